@@ -10,6 +10,8 @@ pub mod attempt_report;
 #[doc(hidden)]
 pub mod call;
 #[doc(hidden)]
+pub mod call_handle;
+#[doc(hidden)]
 pub mod clock;
 #[doc(hidden)]
 pub mod codec;
@@ -32,12 +34,18 @@ pub mod limits;
 #[doc(hidden)]
 pub mod outcome;
 #[doc(hidden)]
+pub mod output;
+#[doc(hidden)]
 pub mod payload;
+#[doc(hidden)]
+pub mod place;
 pub mod policy;
 #[doc(hidden)]
 pub mod printable;
 #[doc(hidden)]
 pub mod progress;
+#[doc(hidden)]
+pub mod progress_queue;
 #[doc(hidden)]
 pub mod refused;
 #[doc(hidden)]
@@ -66,6 +74,7 @@ pub use attempt_report::{
     AttemptOutcome, AttemptReport, Cost, Exit, MemoryLimit, Step, StopReceipt,
 };
 pub use call::Call;
+pub use call_handle::{CallHandle, ProgressStream};
 pub use clock::Clock;
 pub use codec::Codec;
 pub use context::Context;
@@ -77,7 +86,9 @@ pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Parents
 pub use job_context::JobContext;
 pub use limits::{Limits, Rate};
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
+pub use output::{Captured, Output};
 pub use payload::Bytes;
+pub use place::Place;
 pub use progress::Progress;
 pub use retry::Retry;
 pub use schedule::{Missed, Recurrence, Schedule, Scheduled, Tick};

@@ -21,11 +21,14 @@ pub mod remote;
 mod wire;
 mod worker;
 
+#[cfg(any(test, fuzzing))]
+use brigade_core::payload;
 #[cfg(feature = "remote")]
 use brigade_core::printable;
 use brigade_core::{
-    address, attempt_report, call, codec, context, error, event, job_context, outcome, payload,
-    policy, progress, refused, registry, retry, sync, task, traceparent,
+    address, attempt_report, call, call_handle, codec, context, error, event, job_context, outcome,
+    output, place, policy, progress, progress_queue, refused, registry, retry, sync, task,
+    traceparent,
 };
 use brigade_runtime::shutdown;
 
@@ -34,9 +37,9 @@ pub use entry::init;
 #[doc(hidden)]
 pub use entry::{block_on, enter_before_main};
 pub use pool::{
-    Builder, CallHandle, Events, Map, Neighbours, Order, Pool, ProgressStream, Shutdown, Stats,
-    Times, WorkerCount, WorkerInfo, WorkerState,
+    Builder, Events, Map, Neighbours, Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo,
+    WorkerState,
 };
-pub use process::{Captured, GroupLimits, Output};
+pub use process::GroupLimits;
 #[doc(hidden)]
 pub use worker::{Start, create_thread};

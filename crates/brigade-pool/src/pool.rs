@@ -50,8 +50,10 @@ use self::config::Config;
 use self::core::{Admission, Core, Stage};
 use self::shared::{RuntimeGuard, Shared};
 use crate::call::Call;
+use crate::call_handle::CallHandle;
 use crate::entry::worker_entry_is_set;
 use crate::error::{Error, ErrorKind};
+use crate::place::Place;
 use crate::registry;
 use crate::shutdown::Scope;
 use crate::task::{Args, Function};
@@ -67,7 +69,6 @@ pub use builder::Builder;
 pub use config::Neighbours;
 pub use count::WorkerCount;
 pub use events::Events;
-pub use handle::{CallHandle, ProgressStream};
 pub use map::Map;
 pub use queue::Order;
 pub use stats::{Stats, Times, WorkerInfo, WorkerState};
@@ -189,12 +190,13 @@ impl Pool {
     /// queue is full, it waits for room while the handle is awaited.
     pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
         let (shared, codec) = (self.shared(), call.request.codec);
-        let cell = Arc::new(Cell::default());
+        let cell = Arc::new(Cell::with_handle(shared.as_call_pool()));
         match shared.admit(call.request, &cell) {
-            Admission::Admitted(id) => CallHandle::inside(Arc::clone(shared), cell, codec, id),
-            Admission::Full(request) => CallHandle::outside(Arc::clone(shared), cell, request),
-            Admission::Refused(error) => CallHandle::refused(Arc::clone(shared), codec, error),
+            Admission::Admitted(id) => cell.admitted(id),
+            Admission::Full(request) => cell.wait_for_room(shared.waiting(request, &cell)),
+            Admission::Refused(error) => return CallHandle::rejected(error),
         }
+        CallHandle::new(cell, codec)
     }
 
     /// Makes a call, or refuses where the queue is full.
@@ -205,9 +207,12 @@ impl Pool {
     /// `Encode` ..).
     pub fn try_call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<CallHandle<T>, Error> {
         let (shared, codec) = (self.shared(), call.request.codec);
-        let cell = Arc::new(Cell::default());
+        let cell = Arc::new(Cell::with_handle(shared.as_call_pool()));
         match shared.admit(call.request, &cell) {
-            Admission::Admitted(id) => Ok(CallHandle::inside(Arc::clone(shared), cell, codec, id)),
+            Admission::Admitted(id) => {
+                cell.admitted(id);
+                Ok(CallHandle::new(cell, codec))
+            }
             Admission::Full(_) => {
                 let text = format!(
                     "queue a call: {} are waiting already (Builder::queue_max)",
@@ -462,6 +467,12 @@ fn check_own_program() -> Result<(), Error> {
             Err(Error::new(ErrorKind::Unsupported, text))
         }
         _ => Ok(()),
+    }
+}
+
+impl Place for Pool {
+    fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
+        Self::call(self, call)
     }
 }
 

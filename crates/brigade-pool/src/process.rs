@@ -31,7 +31,6 @@ pub(crate) use command::Command;
 pub(crate) use console::flush as flush_console;
 pub(crate) use exit::{Death, Held, KILL_BOUND, Process, check_children_are_kept};
 pub(crate) use output::Pipe;
-pub use output::{Captured, Output};
 pub(crate) use rights::{check_pool_rights, is_secure};
 pub(crate) use spawn::{Spawned, spawn};
 pub(crate) use tree::{cookie, end_own_strays, reap_orphans, sweep};

@@ -18,7 +18,6 @@ mod stopped;
 
 use crate::to_job::ToJob;
 pub use api::Broker;
-pub use broker_call::{BrokerCall, CallProgress};
 pub(crate) use cancels::Cancels;
 pub use lease::{Lease, TakenJob};
 pub use manager::Manager;

@@ -75,8 +75,9 @@ mod stop;
 pub mod testing;
 
 use brigade_core::{
-    attempt_report, call, clock, codec, context, error, finding, flow, job, job_context, limits,
-    outcome, progress, registry, retry, schedule, sync, task, to_job, traceparent, why,
+    attempt_report, call, call_handle, clock, codec, context, error, finding, flow, job,
+    job_context, limits, outcome, place, progress, registry, retry, schedule, sync, task, to_job,
+    traceparent, why,
 };
 use brigade_runtime::shutdown;
 
@@ -85,12 +86,13 @@ pub use brigade_macros::{main, task};
 #[doc(inline)]
 pub use brigade_core::{
     Args, AttemptKind, AttemptOutcome, AttemptRecord, AttemptReport, Blocker, Bytes, Call,
-    CallCounts, CallError, CancelOutcome, Cancelled, Capabilities, Chain, Clock, Codec, Context,
-    Cost, Edit, Error, ErrorKind, Event, Exit, Explanation, Failure, Finding, FlowStep, Following,
-    Function, Group, Job, JobContext, JobId, JobInfo, JobState, Level, Limits, LiveConsumer,
-    MemoryLimit, Missed, Parents, Pass, Progress, PushOutcome, QueueCounts, Rate, Recurrence,
-    Retry, RetryAdvice, Schedule, Scheduled, Settled, Step, StopReceipt, Task, Tick, TimedOut,
-    ToFlow, ToJob, TraceParent, Unserved,
+    CallCounts, CallError, CallHandle, CancelOutcome, Cancelled, Capabilities, Captured, Chain,
+    Clock, Codec, Context, Cost, Edit, Error, ErrorKind, Event, Exit, Explanation, Failure,
+    Finding, FlowStep, Following, Function, Group, Job, JobContext, JobId, JobInfo, JobState,
+    Level, Limits, LiveConsumer, MemoryLimit, Missed, Output, Parents, Pass, Place, Progress,
+    ProgressStream, PushOutcome, QueueCounts, Rate, Recurrence, Retry, RetryAdvice, Schedule,
+    Scheduled, Settled, Step, StopReceipt, Task, Tick, TimedOut, ToFlow, ToJob, TraceParent,
+    Unserved,
 };
 #[doc(inline)]
 pub use brigade_core::{policy, store};
@@ -102,16 +104,14 @@ pub use brigade_pool::fuzzing;
 pub use brigade_pool::remote;
 #[doc(inline)]
 pub use brigade_pool::{
-    Builder, CallHandle, Captured, Events, GroupLimits, Map, Neighbours, Order, Output, Pool,
-    ProgressStream, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState, init,
+    Builder, Events, GroupLimits, Map, Neighbours, Order, Pool, Shutdown, Stats, Times,
+    WorkerCount, WorkerInfo, WorkerState, init,
 };
 
 #[cfg(feature = "sqlite")]
 #[doc(inline)]
 pub use brigade_sqlite::{PushIn, SqlTransaction, SqlValue};
-pub use broker::{
-    Broker, BrokerCall, CallProgress, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob,
-};
+pub use broker::{Broker, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob};
 pub use consume::{
     Consumer, ConsumerHandle, ConsumerStats, HandlerEnd, HandlerStop, LeasedJob, Served,
     SettledAttempt,

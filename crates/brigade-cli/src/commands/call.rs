@@ -115,7 +115,7 @@ impl Call {
                 }
             }
         };
-        calling.cancel(why);
+        drop(calling.cancel(why));
         // Its worker hears of it, and a second signal, or a worker that is not there, ends the
         // wait.
         tokio::select! {

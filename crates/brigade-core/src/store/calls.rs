@@ -4,20 +4,19 @@
 //! whose result is kept and waited for. Either way a [`CallerLink`] connects the two sides: the
 //! caller asks for a cancel, the transport reports progress.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::job::{Job, JobId};
 use crate::outcome::CallError;
 use crate::progress::Progress;
+use crate::progress_queue::ProgressQueue;
 use crate::sync::lock;
 
 /// The result of a call as JSON.
@@ -58,9 +57,14 @@ pub struct DirectCall {
 pub struct CallerLink {
     cancel: CancellationToken,
     reason: OnceLock<String>,
-    progress: Mutex<VecDeque<Progress>>,
-    ended: AtomicBool,
-    changed: Notify,
+    progress: Mutex<CallerProgress>,
+}
+
+/// What the caller has not read yet.
+#[derive(Default)]
+struct CallerProgress {
+    queue: ProgressQueue,
+    has_ended: bool,
 }
 
 /// What the calls of one connection came to, see
@@ -74,9 +78,6 @@ pub struct CallCounts {
     /// Answers to calls that this connection never made.
     pub foreign: u64,
 }
-
-/// Progress kept for a caller that does not read it.
-const PROGRESS_MAX: usize = 64;
 
 impl CallerLink {
     /// Waits until the caller asks for a cancel, and gives its reason. Cancel safe.
@@ -92,13 +93,8 @@ impl CallerLink {
 
     /// Reports progress. Of progress that is not read, the newest 64 are kept.
     pub fn report(&self, progress: Progress) {
-        let mut kept = lock(&self.progress);
-        if kept.len() == PROGRESS_MAX {
-            kept.pop_front();
-        }
-        kept.push_back(progress);
-        drop(kept);
-        self.changed.notify_waiters();
+        let readers = lock(&self.progress).queue.push(progress);
+        readers.into_iter().for_each(Waker::wake);
     }
 
     /// Asks for a cancel. Only the first time counts.
@@ -109,28 +105,28 @@ impl CallerLink {
         }
     }
 
+    /// Whether the caller has asked for a cancel.
+    #[doc(hidden)]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
     /// The call has ended: no progress follows.
     #[doc(hidden)]
     pub fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-        self.changed.notify_waiters();
+        let readers = {
+            let mut progress = lock(&self.progress);
+            progress.has_ended = true;
+            progress.queue.take_readers()
+        };
+        readers.into_iter().for_each(Waker::wake);
     }
 
-    /// The next progress; `None` when the call has ended. Cancel safe.
+    /// The next progress; `None` when the call has ended.
     #[doc(hidden)]
-    pub async fn next_progress(&self) -> Option<Progress> {
-        loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            // In this order, so that progress reported before the end is read before it.
-            let ended = self.ended.load(Ordering::Acquire);
-            if let Some(progress) = lock(&self.progress).pop_front() {
-                return Some(progress);
-            }
-            if ended {
-                return None;
-            }
-            changed.await;
-        }
+    pub fn poll_progress(&self, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
+        let mut progress = lock(&self.progress);
+        let has_ended = progress.has_ended;
+        progress.queue.poll(has_ended, cx.waker())
     }
 }

@@ -3,8 +3,8 @@
 use crate::attempt_report::{Step, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, TimedOut};
+use crate::output::Output;
 use crate::pool::Outcome;
-use crate::process::Output;
 use crate::wire::remote::{
     ANSWER_HEAD_BYTES_MAX, AnswerHead, OutputSizes, RefusalKind, RemoteOutcome,
 };
@@ -59,7 +59,7 @@ pub(super) fn head_of(ending: RemoteOutcome) -> Vec<u8> {
 
 /// The message with its length, and the output; of that at most so many bytes.
 fn head(ending: RemoteOutcome, output: Option<Output>, output_bytes_max: usize) -> Vec<u8> {
-    let output = output.map(|Output { stdout, stderr }| {
+    let output = output.map(|Output { stdout, stderr, .. }| {
         let stdout = stdout.cut(output_bytes_max);
         let stderr = stderr.cut(output_bytes_max - stdout.text.len());
         (stdout, stderr)

@@ -5,20 +5,23 @@
 //! (`finish` asserts it), and its wakers are woken outside of its lock. A call that was made for
 //! another pool has a [`Relay`] in place of a handle.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use super::core::CallId;
+use super::outside::RuntimeCheck;
 use crate::attempt_report::StopReceipt;
+use crate::call::Request;
+use crate::error::Error;
 use crate::outcome::CallError;
-use crate::process::Output;
+use crate::output::Output;
 use crate::progress::Progress;
+use crate::progress_queue::ProgressQueue;
 use crate::sync::lock;
-
-/// Progress kept for a caller who is not reading it.
-const UPDATES_MAX: usize = 64;
 
 pub(crate) type Outcome = Result<Bytes, CallError>;
 
@@ -27,6 +30,48 @@ pub(crate) struct Cell {
     state: Mutex<CellState>,
     /// Gets the outcome instead of a handle.
     relay: Option<Relayed>,
+    /// The pool that a handle needs. The pool owns the cells of its calls, so a strong reference
+    /// would keep both alive for ever.
+    pool: Option<Weak<dyn CallPool>>,
+    id: OnceLock<CallId>,
+}
+
+/// A call that waits for room in the queue.
+pub(super) struct WaitingCall {
+    pub(super) request: Box<Request>,
+    /// Its own cell, which this is taken out of before the handle is gone.
+    pub(super) cell: Arc<Cell>,
+    /// Ends when there is room, and when the pool closes.
+    pub(super) place: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// A pool as the handles of its calls reach it.
+pub(super) trait CallPool: Send + Sync {
+    /// Takes a call up the kill ladder, or out of the queue.
+    fn cancel(self: Arc<Self>, call: CallId, reason: &str);
+
+    /// Has a stop that is under way take its last step at once.
+    fn hurry(&self, call: CallId);
+
+    /// Admits a call that has its place of the queue. If that fails, its cell has the error.
+    fn admit_waiting(self: Arc<Self>, waiting: WaitingCall) -> Option<CallId>;
+
+    /// Admits a call once it has its place of the queue.
+    fn admit_later(self: Arc<Self>, waiting: WaitingCall);
+
+    /// Whether the caller is a task of the pool's own runtime.
+    fn is_on_its_runtime(&self) -> bool;
+
+    /// The error for a caller, if the pool's runtime is not driven.
+    fn runtime_error(&self, call: Option<CallId>) -> Option<Error>;
+}
+
+/// What a handle finds in its cell.
+pub(super) enum CellPoll {
+    Ended(Outcome),
+    /// There is room for the call now.
+    HasRoom(WaitingCall),
+    Pending,
 }
 
 /// Takes the outcome and the progress of a call that was made for another pool.
@@ -63,17 +108,42 @@ struct Extra {
     watchers: Vec<Waker>,
     receipt: Option<StopReceipt>,
     output: Option<Output>,
-    updates: VecDeque<Progress>,
-    update_wakers: Vec<Waker>,
+    progress: ProgressQueue,
+    waiting: Option<WaitingCall>,
+    /// When the runtime of the pool is checked next, for a handle that is awaited outside of it.
+    check: Option<RuntimeCheck>,
 }
 
 impl Cell {
+    /// A call of this pool that a handle awaits.
+    pub(super) fn with_handle(pool: Weak<dyn CallPool>) -> Self {
+        Self {
+            pool: Some(pool),
+            ..Self::default()
+        }
+    }
+
+    /// The pool, unless it is gone.
+    pub(super) fn pool(&self) -> Option<Arc<dyn CallPool>> {
+        self.pool.as_ref()?.upgrade()
+    }
+
+    /// The pool has admitted the call under this id.
+    pub(super) fn admitted(&self, call: CallId) {
+        self.id.get_or_init(|| call);
+    }
+
+    /// The call in the pool, once it was admitted.
+    pub(super) fn call(&self) -> Option<CallId> {
+        self.id.get().copied()
+    }
+
     /// A call whose outcome a relay gets.
     #[cfg(feature = "remote")]
     pub(crate) fn relayed(relay: Arc<dyn Relay>, tag: Tag) -> Self {
         Self {
-            state: Mutex::default(),
             relay: Some((relay, tag)),
+            ..Self::default()
         }
     }
 
@@ -100,7 +170,7 @@ impl Cell {
             }
             if let Some(extra) = &mut state.extra {
                 wakers.append(&mut extra.watchers);
-                wakers.append(&mut extra.update_wakers);
+                wakers.append(&mut extra.progress.take_readers());
             }
             state.waker.take()
         };
@@ -111,19 +181,42 @@ impl Cell {
         lock(&self.state).finished
     }
 
-    /// Takes the outcome. Pending for ever once it was taken.
-    pub(crate) fn poll_outcome(&self, waker: &Waker) -> Poll<Outcome> {
+    /// Takes the outcome, or the request of a call for which there is room now. Pending for ever
+    /// once the outcome was taken.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> CellPoll {
         let mut state = lock(&self.state);
-        match state.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                match &mut state.waker {
-                    Some(known) => known.clone_from(waker),
-                    none => *none = Some(waker.clone()),
-                }
-                Poll::Pending
-            }
+        if let Some(outcome) = state.outcome.take() {
+            return CellPoll::Ended(outcome);
         }
+        if let Some(extra) = &mut state.extra
+            && let Some(waiting) = &mut extra.waiting
+            && waiting.place.as_mut().poll(cx).is_ready()
+            && let Some(waiting) = extra.waiting.take()
+        {
+            return CellPoll::HasRoom(waiting);
+        }
+        match &mut state.waker {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        CellPoll::Pending
+    }
+
+    /// The call waits for room in the queue.
+    pub(super) fn wait_for_room(&self, waiting: WaitingCall) {
+        lock(&self.state).extra.get_or_insert_default().waiting = Some(waiting);
+    }
+
+    /// The call, if it waits for room in the queue.
+    pub(super) fn take_waiting(&self) -> Option<WaitingCall> {
+        lock(&self.state).extra.as_mut()?.waiting.take()
+    }
+
+    /// Whether it is time to check the runtime of the pool. Wakes the task then.
+    pub(super) fn poll_check(&self, cx: &mut Context<'_>) -> bool {
+        let mut state = lock(&self.state);
+        let check = &mut state.extra.get_or_insert_default().check;
+        check.get_or_insert_with(RuntimeCheck::new).poll(cx)
     }
 
     /// Waits for the end without taking the outcome; gives the receipt if a stop ended it.
@@ -149,12 +242,7 @@ impl Cell {
         }
         let wakers = {
             let mut state = lock(&self.state);
-            let extra = state.extra.get_or_insert_default();
-            if extra.updates.len() == UPDATES_MAX {
-                extra.updates.pop_front();
-            }
-            extra.updates.push_back(update);
-            std::mem::take(&mut extra.update_wakers)
+            state.extra.get_or_insert_default().progress.push(update)
         };
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -164,19 +252,6 @@ impl Cell {
         let mut state = lock(&self.state);
         let finished = state.finished;
         let extra = state.extra.get_or_insert_default();
-        match extra.updates.pop_front() {
-            Some(update) => Poll::Ready(Some(update)),
-            None if finished => Poll::Ready(None),
-            None => {
-                if !extra
-                    .update_wakers
-                    .iter()
-                    .any(|known| known.will_wake(waker))
-                {
-                    extra.update_wakers.push(waker.clone());
-                }
-                Poll::Pending
-            }
-        }
+        extra.progress.poll(finished, waker)
     }
 }

@@ -5,8 +5,9 @@ use std::task::{Context, Poll};
 use serde::de::DeserializeOwned;
 use tower_service::Service;
 
-use super::{CallHandle, Pool};
+use super::Pool;
 use crate::call::Call;
+use crate::call_handle::CallHandle;
 use crate::outcome::CallError;
 
 /// Always ready: where the queue is full, the returned future waits for room. Limit what is in

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::console;
 use super::standard_stream::StandardStream;
 use crate::attempt_report::TAIL_BYTES;
+use crate::output::Captured;
 use crate::sync::lock;
 
 /// Read from a dead worker's pipe at most: a grandchild may still be writing.
@@ -35,37 +36,6 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 const LINE_WAIT: Duration = Duration::from_millis(100);
 /// How long a console that is behind may hold up the news of a worker's end.
 const LAST_WAIT: Duration = Duration::from_millis(200);
-
-/// What an attempt wrote, as far as it was kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Captured {
-    /// What it wrote first, up to the limit of the call.
-    pub text: Vec<u8>,
-    /// How many bytes came after the limit and were dropped.
-    pub dropped: u64,
-}
-
-#[cfg(feature = "remote")]
-impl Captured {
-    /// At most so many bytes of it; the others count as dropped.
-    pub(crate) fn cut(mut self, bytes_max: usize) -> Self {
-        let over = self.text.len().saturating_sub(bytes_max);
-        self.text.truncate(bytes_max);
-        self.dropped = self.dropped.saturating_add(over as u64);
-        self
-    }
-}
-
-/// Standard output and error of one attempt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Output {
-    /// Standard output.
-    pub stdout: Captured,
-    /// Standard error.
-    pub stderr: Captured,
-}
 
 /// One of the two pipes.
 pub(crate) struct Pipe {

@@ -19,7 +19,8 @@ async fn a_cancel_stops_the_call_in_another_process_within_a_second() {
     let mut call = stage.broker.call(waits(stage.path("started")));
     made(&stage.file("started")).await;
     let began = std::time::Instant::now();
-    call.cancel("not needed");
+    let receipt = soon("the receipt", call.cancel("not needed")).await;
+    assert_eq!(receipt.unwrap().step, Step::Asked);
     let CallError::Cancelled(cancelled) = soon("its end", &mut call).await.unwrap_err() else {
         panic!("cancelled")
     };
@@ -83,7 +84,11 @@ async fn what_waits_for_its_turn_and_is_cancelled_is_not_run() {
         plain.counts(&stage.name("waits_for")).await.0 == 1
     })
     .await;
-    waiting.cancel("not needed");
+    assert!(
+        soon("its end", waiting.cancel("not needed"))
+            .await
+            .is_none()
+    );
     // Nobody has it, so there is nobody to wait for.
     let CallError::Cancelled(cancelled) = soon("its end", waiting).await.unwrap_err() else {
         panic!("cancelled")

@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::stopped::last_stop;
 use super::{Cancels, Stopped, ToJob};
 use crate::attempt_report::{Step, StopReceipt};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
-use crate::job::{AttemptKind, Job, JobId, JobInfo, JobState};
+use crate::job::{Job, JobId, JobInfo, JobState};
 use crate::policy::{check_job, check_name, check_payload};
 use crate::store::{
     CancelOutcome, Capabilities, Edit, JobFilter, JobStore, LiveConsumer, PushOutcome, QueueCounts,
@@ -180,12 +181,8 @@ impl Broker {
             CancelOutcome::Asked => None,
         };
         let ended = self.wait(id).await?;
-        let (state, last) =
-            ended.map_or((None, None), |mut job| (Some(job.state), job.history.pop()));
-        let last = last.filter(|record| {
-            state == Some(JobState::Cancelled) && record.kind == AttemptKind::Cancelled
-        });
-        let (stop, report) = last.map_or((None, None), |record| (record.stop, record.report));
+        let state = ended.as_ref().map(|job| job.state);
+        let (stop, report) = ended.map_or((None, None), |mut job| last_stop(&mut job));
         Ok(Some(Stopped {
             state,
             receipt: receipt.or(stop),

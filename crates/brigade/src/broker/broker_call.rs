@@ -1,15 +1,14 @@
-//! [`BrokerCall`]: a call that was made at a broker.
+//! Calls at a broker: [`Broker::call`], and what stands behind their handles.
 //!
 //! A broker that delivers answers itself gets the call as a [`DirectCall`]. At every other one a
-//! call is a job whose result is kept and waited for (`called`).
+//! call is a job whose result is kept and waited for (`called`). Both give a future of the result,
+//! which [`BrokerCall`] drives: whoever waits for anything of the call polls it, and its waker wakes
+//! all who wait.
 
-use std::fmt;
-use std::future::{Future, ready};
-use std::marker::PhantomData;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::future::ready;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -17,81 +16,33 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::{Broker, Queue, ToJob};
+use crate::attempt_report::StopReceipt;
 use crate::call::Call;
+use crate::call_handle::{CallHandle, RunningCall};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::outcome::CallError;
+use crate::place::Place;
 use crate::policy::{RESULT_KEPT, check_job, check_name};
 use crate::progress::Progress;
 use crate::shutdown::Scope;
 use crate::store::{CallCounts, CallResult, CallTransport, CallerLink, DirectCall};
-
-/// A call that was made at a broker: a future of its result. It is on its way whether or not it is
-/// awaited; dropping it cancels it, [`detach`](BrokerCall::detach) lets it run on.
-///
-/// # Cancel safety
-///
-/// Await `&mut calling` in a `select!`: dropping the reference loses nothing. Dropping the whole
-/// cancels the call, by a task of the runtime. In a program that ends at that moment the task may
-/// not get to it: the call is run then, and its answer is nobody's.
-#[must_use = "dropping it cancels the call; detach it to let it run on"]
-pub struct BrokerCall<T> {
-    result: CallResult,
-    caller: Arc<CallerLink>,
-    output: PhantomData<fn() -> T>,
-}
+use crate::sync::lock;
 
 impl Broker {
-    /// Has a task run by whichever worker takes it; awaited, it gives the result. It waits in its
-    /// queue for a worker for as long as its [queue timeout](Call::queue_timeout) says. Where a job
-    /// with its unique key is there already, that one's result is waited for, and that one is
-    /// never cancelled.
+    /// Has a task run by whichever consumer takes it; awaited, it gives the result. It waits in its
+    /// queue for as long as its [queue timeout](Call::queue_timeout) allows. If a job with its
+    /// unique key exists already, the call waits for that job's result and never cancels it.
     ///
     /// # Errors
     ///
-    /// What became of it. A broker that keeps results as jobs (SQLite, Redis) gives `Failed` with
-    /// the reason of the last attempt if it ended among the dead letters. `TimedOut` if it waited
-    /// for longer than its queue timeout. `Rejected` if the broker could not carry it; where that
-    /// error [is uncertain](Error::is_uncertain), it may have run.
-    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> BrokerCall<T> {
-        let caller = Arc::<CallerLink>::default();
-        let (queue_timeout, waits_out_passes) = {
-            let options = call.request.options();
-            (options.queue_timeout, options.waits_out_passes)
-        };
-        self.begin_call(
-            queue_timeout,
-            waits_out_passes,
-            caller,
-            self.call_to_job(call),
-        )
-    }
-
-    fn begin_call<T>(
-        &self,
-        queue_timeout: Option<Duration>,
-        waits_out_passes: bool,
-        caller: Arc<CallerLink>,
-        job: Result<Job, Error>,
-    ) -> BrokerCall<T> {
-        let result = match job {
-            Err(error) => Box::pin(ready(Err(CallError::Rejected(error)))),
-            Ok(job) => match self.transport() {
-                Some(transport) => transport.call(DirectCall {
-                    job,
-                    queue_timeout,
-                    waits_out_passes,
-                    caller: Arc::clone(&caller),
-                }),
-                None => self.call_by_job(job, queue_timeout, &caller),
-            },
-        };
-        BrokerCall {
-            result,
-            caller,
-            output: PhantomData,
-        }
+    /// The handle gives what became of the call. A broker that keeps results as jobs (SQLite,
+    /// Redis) gives `Failed` with the reason of the last attempt if the job became a dead letter.
+    /// `TimedOut` if it waited for longer than its queue timeout. `Rejected` if the broker could
+    /// not carry it; where that error [is uncertain](Error::is_uncertain), it may have run.
+    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
+        self.call_in(None, call)
     }
 
     /// What the calls of this connection came to, at a broker that
@@ -105,8 +56,35 @@ impl Broker {
         Arc::clone(self.store()).calls()
     }
 
-    fn call_to_job<T>(&self, call: Call<T>) -> Result<Job, Error> {
-        let job = call.to_job()?;
+    /// Makes a call through this queue, or that of its task.
+    fn call_in<T>(&self, queue: Option<&str>, call: Call<T>) -> CallHandle<T> {
+        let (queue_timeout, waits_out_passes) = {
+            let options = call.request.options();
+            (options.queue_timeout, options.waits_out_passes)
+        };
+        let job = match self.call_to_job(queue, call) {
+            Ok(job) => job,
+            Err(error) => return CallHandle::rejected(error),
+        };
+        let caller = Arc::<CallerLink>::default();
+        let result = match self.transport() {
+            Some(transport) => transport.call(DirectCall {
+                job,
+                queue_timeout,
+                waits_out_passes,
+                caller: Arc::clone(&caller),
+            }),
+            None => self.call_by_job(job, queue_timeout, &caller),
+        };
+        CallHandle::new(Arc::new(BrokerCall::new(result, caller)), Codec::Json)
+    }
+
+    fn call_to_job<T>(&self, queue: Option<&str>, call: Call<T>) -> Result<Job, Error> {
+        let mut job = call.to_job()?;
+        if let Some(queue) = queue {
+            check_name("queue", queue)?;
+            job.queue = queue.into();
+        }
         check_job(&job, self.capabilities().payload_bytes_max)?;
         Ok(job)
     }
@@ -136,57 +114,167 @@ impl Queue {
     /// # Errors
     ///
     /// As [`Broker::call`].
-    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> BrokerCall<T> {
-        let (queue_timeout, waits_out_passes) = {
-            let options = call.request.options();
-            (options.queue_timeout, options.waits_out_passes)
-        };
-        let to_queue = |mut job: Job| {
-            job.queue = self.name().into();
-            check_name("queue", &job.queue).map(|()| job)
-        };
-        let broker = self.broker();
-        let job = broker.call_to_job(call).and_then(to_queue);
-        broker.begin_call(queue_timeout, waits_out_passes, Arc::default(), job)
+    pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
+        self.broker().call_in(Some(self.name()), call)
     }
 }
 
-impl<T> BrokerCall<T> {
-    /// What the running task tells with [`Context::progress`](crate::Context::progress), in order;
-    /// ends with the call. Of what nobody reads, the newest 64 are kept. Brokers that keep results
-    /// as jobs (SQLite, Redis) tell none.
-    pub fn progress(&self) -> CallProgress {
-        CallProgress(Arc::clone(&self.caller))
+impl Place for Broker {
+    fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
+        Self::call(self, call)
+    }
+}
+
+impl Place for Queue {
+    fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
+        Self::call(self, call)
+    }
+}
+
+/// A call at a broker, as its handle sees it.
+struct BrokerCall {
+    state: Mutex<BrokerCallState>,
+    /// Tasks that wait for anything of the call.
+    waiters: Arc<Waiters>,
+    caller: Arc<CallerLink>,
+}
+
+struct BrokerCallState {
+    /// Gives the outcome; dropped, it cancels the call. `None` once the call has ended or was let
+    /// go.
+    result: Option<CallResult>,
+    outcome: Option<Result<Bytes, CallError>>,
+    receipt: Option<StopReceipt>,
+    cancelled_at: Option<Instant>,
+}
+
+impl BrokerCall {
+    fn new(result: CallResult, caller: Arc<CallerLink>) -> Self {
+        let state = BrokerCallState {
+            result: Some(result),
+            outcome: None,
+            receipt: None,
+            cancelled_at: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            waiters: Arc::default(),
+            caller,
+        }
     }
 
-    /// Asks for the call to be stopped, wherever it is; await it to know what came of that:
-    /// [`CallError::Cancelled`] with the reason and, if it ran in a pool, with how it was stopped;
-    /// or its result, if that came first. A second time does nothing.
-    pub fn cancel(&self, reason: impl Into<String>) {
-        self.caller.cancel(reason.into());
+    /// Lets the call go on. Returns whether it has ended.
+    fn drive(&self) -> bool {
+        let mut state = lock(&self.state);
+        let Some(result) = &mut state.result else {
+            return true;
+        };
+        let waker = Waker::from(Arc::clone(&self.waiters));
+        let Poll::Ready(outcome) = result.as_mut().poll(&mut Context::from_waker(&waker)) else {
+            return false;
+        };
+        state.result = None;
+        state.receipt = outcome
+            .as_ref()
+            .err()
+            .and_then(|error| receipt_of(error, state.cancelled_at));
+        state.outcome = Some(outcome);
+        drop(state);
+        self.caller.end();
+        self.waiters.wake_by_ref();
+        true
     }
 
-    /// Lets the call run on without its caller.
-    pub fn detach(self) {
-        if let Some(scope) = Scope::current() {
-            scope.spawn(async move { drop(self.result.await) });
+    fn drive_for(&self, cx: &mut Context<'_>) -> bool {
+        self.waiters.add(cx.waker());
+        self.drive()
+    }
+}
+
+impl RunningCall for BrokerCall {
+    fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, CallError>> {
+        self.drive_for(cx);
+        match lock(&self.state).outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => Poll::Pending,
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        lock(&self.state).result.is_none()
+    }
+
+    fn cancel(&self, reason: &str) {
+        lock(&self.state)
+            .cancelled_at
+            .get_or_insert_with(Instant::now);
+        self.caller.cancel(reason.to_owned());
+        // So that the cancel is on its way although nothing is awaited.
+        if Scope::current().is_some() {
+            self.drive();
+        }
+    }
+
+    fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<Option<StopReceipt>> {
+        match self.drive_for(cx) {
+            true => Poll::Ready(lock(&self.state).receipt.clone()),
+            false => Poll::Pending,
+        }
+    }
+
+    fn poll_progress(&self, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
+        self.drive_for(cx);
+        self.caller.poll_progress(cx)
+    }
+
+    fn abandon(&self) {
+        // A cancel that is under way is seen through by the task that awaits it.
+        if self.caller.is_cancelled() {
+            return;
+        }
+        let result = lock(&self.state).result.take();
+        drop(result);
+        self.caller.end();
+    }
+
+    fn detach(self: Arc<Self>) {
+        let result = lock(&self.state).result.take();
+        if let (Some(result), Some(scope)) = (result, Scope::current()) {
+            scope.spawn(async move { drop(result.await) });
         }
     }
 }
 
-impl<T: DeserializeOwned> Future for BrokerCall<T> {
-    type Output = Result<T, CallError>;
+/// The receipt of a stop, as far as the outcome has it.
+fn receipt_of(error: &CallError, cancelled_at: Option<Instant>) -> Option<StopReceipt> {
+    let CallError::Cancelled(cancelled) = error else {
+        return None;
+    };
+    let step = cancelled.report.as_ref()?.step?;
+    Some(StopReceipt::new(step, cancelled_at?.elapsed()))
+}
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = std::task::ready!(self.result.as_mut().poll(context));
-        self.caller.end();
-        Poll::Ready(outcome.and_then(|json| Ok(Codec::Json.decode(&json)?)))
+/// The wakers of all tasks that wait for a call.
+#[derive(Default)]
+struct Waiters(Mutex<Vec<Waker>>);
+
+impl Waiters {
+    fn add(&self, waker: &Waker) {
+        let mut wakers = lock(&self.0);
+        if !wakers.iter().any(|known| known.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
     }
 }
 
-impl<T> fmt::Debug for BrokerCall<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BrokerCall").finish_non_exhaustive()
+impl Wake for Waiters {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let wakers = std::mem::take(&mut *lock(&self.0));
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -201,12 +289,12 @@ fn begun(mut waiting: CallResult) -> CallResult {
     {
         return Box::pin(ready(outcome));
     }
-    let (mut teller, told) = oneshot::channel();
+    let (mut answer, receiver) = oneshot::channel();
     scope.spawn(async move {
         tokio::select! {
-            outcome = waiting => drop(teller.send(outcome)),
-            // Nobody waits any more, and what waits here is dropped, which cancels the job.
-            () = teller.closed() => {}
+            outcome = waiting => drop(answer.send(outcome)),
+            // The caller is gone, and the future is dropped, which cancels the job.
+            () = answer.closed() => {}
         }
     });
     let ended = || {
@@ -215,21 +303,5 @@ fn begun(mut waiting: CallResult) -> CallResult {
             "wait for a result: the runtime has ended",
         )
     };
-    Box::pin(async move { told.await.unwrap_or_else(|_| Err(ended().into())) })
-}
-
-/// Progress of one call, see [`BrokerCall::progress`]. Several of one call share it between them.
-pub struct CallProgress(Arc<CallerLink>);
-
-impl CallProgress {
-    /// The next progress; `None` when the call has ended and was awaited. Cancel safe.
-    pub async fn next(&mut self) -> Option<Progress> {
-        self.0.next_progress().await
-    }
-}
-
-impl fmt::Debug for CallProgress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallProgress").finish_non_exhaustive()
-    }
+    Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended().into())) })
 }

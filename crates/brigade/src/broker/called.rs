@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::Broker;
+use super::stopped::last_stop;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobState};
@@ -42,15 +43,17 @@ impl Broker {
             }
         };
         caller.job = Awaited::Nothing;
-        let ended = ended
+        let mut ended = ended
             .ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
         match ended.state {
             JobState::Done => {
                 Ok(Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?)
             }
-            JobState::Cancelled => Err(CallError::Cancelled(Cancelled::without_report(
-                ended.reason.unwrap_or_default(),
-            ))),
+            JobState::Cancelled => {
+                let (_, report) = last_stop(&mut ended);
+                let reason = ended.reason.unwrap_or_default();
+                Err(CallError::Cancelled(Cancelled::new(reason, report)))
+            }
             _ => Err(CallError::Failed(Box::new(Failure::new(
                 ended.reason.unwrap_or_default(),
             )))),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::attempt_report::{AttemptReport, StopReceipt};
-use crate::job::JobState;
+use crate::job::{AttemptKind, JobInfo, JobState};
 
 /// What [`Broker::stop`](crate::Broker::stop) came to.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -20,4 +20,13 @@ pub struct Stopped {
     /// From the request until the end was known here.
     #[serde(serialize_with = "crate::codec::seconds::serialize")]
     pub took: Duration,
+}
+
+/// How the last attempt of a cancelled job was stopped, and its report, as far as they are known.
+pub(super) fn last_stop(job: &mut JobInfo) -> (Option<StopReceipt>, Option<Box<AttemptReport>>) {
+    let last = job
+        .history
+        .pop()
+        .filter(|record| job.state == JobState::Cancelled && record.kind == AttemptKind::Cancelled);
+    last.map_or((None, None), |record| (record.stop, record.report))
 }

@@ -28,6 +28,7 @@ use super::ending::{Ended, Why, ending_of};
 use super::handler::{Handled, HandlerStop};
 use super::here::Here;
 use crate::call::Call;
+use crate::call_handle::{CallHandle, ProgressStream};
 use crate::clock::{BootTime, FAR};
 use crate::codec::Codec;
 use crate::context::Sink;
@@ -39,7 +40,7 @@ use crate::progress::Progress;
 use crate::registry::{self, TaskEntry};
 use crate::store::{Answer, CallTransport, Leased};
 use crate::sync::lock;
-use brigade_pool::{CallHandle, Pool, ProgressStream};
+use brigade_pool::Pool;
 
 /// A job whose holders fell silent so often runs with nothing beside it.
 const LOSSES_BESIDE_OTHERS: u32 = 2;

@@ -21,6 +21,7 @@ mod flow_options;
 mod flow_sizes;
 mod flows;
 mod handlers;
+mod handles;
 mod keys;
 mod leases;
 mod limits;

@@ -389,7 +389,7 @@ fn imports_are_understood() {
 /// concept each.
 const LIBRARIES: [&str; 4] = ["brigade-core", "brigade-runtime", "brigade-pool", "brigade"];
 
-const VALUES: [&str; 20] = [
+const VALUES: [&str; 24] = [
     "attempt_report",
     "codec",
     "error",
@@ -399,14 +399,18 @@ const VALUES: [&str; 20] = [
     "job",
     "job_context",
     "limits",
+    "options",
     "outcome",
+    "output",
     "payload",
     "policy",
     "printable",
     "progress",
+    "progress_queue",
     "refused",
     "retry",
     "schedule",
+    "tick",
     "to_job",
     "traceparent",
     "why",
@@ -415,7 +419,20 @@ const VALUES: [&str; 20] = [
 const GROUND: [&str; 3] = ["clock", "shutdown", "sync"];
 const LINK: [&str; 2] = ["wire", "link"];
 /// What a user writes: it says what runs, and never where.
-const USERS: [&str; 5] = ["address", "call", "context", "registry", "task"];
+const USERS: [&str; 12] = [
+    "address",
+    "args",
+    "call",
+    "call_handle",
+    "context",
+    "function",
+    "invocation",
+    "place",
+    "registry",
+    "request",
+    "signature",
+    "task",
+];
 
 /// What a module may use besides itself.
 fn may_use(module: &str) -> Vec<&'static str> {

@@ -6,11 +6,11 @@ use crate::within;
 /// Longest file of code.
 const LINES_MAX: usize = 500;
 /// Files that are longer today.
-const TOO_LONG: usize = 13;
+const TOO_LONG: usize = 14;
 /// A file that is longer needs a header.
 const LINES_WITHOUT_HEADER: usize = 150;
 /// Files of the libraries that have no such header yet.
-const HEADERLESS: usize = 35;
+const HEADERLESS: usize = 34;
 
 #[test]
 fn no_source_file_is_too_long() {

@@ -36,7 +36,7 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade-sqlite/tests/durability", 19),
     ("crates/brigade-testkit/src", 12),
     ("crates/brigade/src", 12),
-    ("crates/brigade/src/broker", 20),
+    ("crates/brigade/src/broker", 17),
     ("crates/brigade/src/consume", 37),
     ("crates/brigade/tests", 5),
     ("crates/brigade/tests/conformance", 39),

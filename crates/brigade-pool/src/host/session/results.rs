@@ -3,8 +3,8 @@
 use super::Session;
 use super::held::HeldCall;
 use crate::host::answer::answer;
+use crate::output::Output;
 use crate::pool::{Outcome, Relay, Tag};
-use crate::process::Output;
 use crate::progress::Progress;
 use crate::sync::lock;
 use crate::wire::remote::kind;

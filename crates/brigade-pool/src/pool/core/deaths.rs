@@ -15,8 +15,9 @@ use crate::attempt_report::{AttemptOutcome, Cost, Exit, MemoryLimit, Step};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{CallError, RetryAdvice};
+use crate::output::Output;
 use crate::policy::ChargedEnd;
-use crate::process::{Death, Output};
+use crate::process::Death;
 use crate::wire::{CrashNote, PanicNote};
 
 /// What is known of a worker process that has ended.

@@ -15,7 +15,7 @@ use super::reports::report_mut;
 use super::{CallId, StopReason, WorkerId};
 use crate::attempt_report::{Step, StopReceipt};
 use crate::event::Event;
-use crate::process::Output;
+use crate::output::Output;
 use crate::progress::Progress;
 
 type Conn = Arc<dyn WorkerConn>;

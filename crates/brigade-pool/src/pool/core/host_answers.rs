@@ -14,8 +14,8 @@ use super::{CallId, Core, Effects, WorkerId};
 use crate::attempt_report::{AttemptOutcome, AttemptReport, Step};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, RetryAdvice, TimedOut};
+use crate::output::Output;
 use crate::policy::ChargedEnd;
-use crate::process::Output;
 use crate::wire::remote::{RefusalKind, RemoteOutcome};
 
 impl Core {

@@ -30,8 +30,9 @@ use super::{OutgoingAttempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written
 use crate::codec::Codec;
 use crate::link::Channel;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
+use crate::output::Output;
 use crate::process::proc_fs::resident_bytes;
-use crate::process::{Group, Output, Pipe, Process};
+use crate::process::{Group, Pipe, Process};
 use crate::wire::{CallMeta, CancelFrame, Decoder, kind};
 
 /// A control message is small; progress and results go over the data channel.
@@ -144,10 +145,7 @@ impl WorkerProcess {
     /// by now.
     fn end_capture(&self) -> Option<Output> {
         let was_capturing = self.is_capturing.swap(false, Ordering::AcqRel);
-        was_capturing.then(|| Output {
-            stdout: self.stdout.end_capture(),
-            stderr: self.stderr.end_capture(),
-        })
+        was_capturing.then(|| Output::new(self.stdout.end_capture(), self.stderr.end_capture()))
     }
 }
 

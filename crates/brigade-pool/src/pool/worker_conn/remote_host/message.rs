@@ -9,8 +9,8 @@ use bytes::Bytes;
 use crate::attempt_report::AttemptReport;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::REASON_BYTES_MAX;
+use crate::output::{Captured, Output};
 use crate::printable::printable;
-use crate::process::{Captured, Output};
 use crate::wire::Frame;
 use crate::wire::remote::{ANSWER_HEAD_BYTES_MAX, AnswerHead, OutputSizes, RemoteOutcome, kind};
 
@@ -89,15 +89,9 @@ fn answer(body: &Bytes) -> Result<HostMessage, Error> {
             stderr_bytes,
             stderr_dropped,
         }) => {
-            let stdout = Captured {
-                text: take(stdout_bytes)?.to_vec(),
-                dropped: stdout_dropped,
-            };
-            let stderr = Captured {
-                text: take(stderr_bytes)?.to_vec(),
-                dropped: stderr_dropped,
-            };
-            Some(Output { stdout, stderr })
+            let stdout = Captured::new(take(stdout_bytes)?.to_vec(), stdout_dropped);
+            let stderr = Captured::new(take(stderr_bytes)?.to_vec(), stderr_dropped);
+            Some(Output::new(stdout, stderr))
         }
     };
     Ok(HostMessage::Answer {
