@@ -1,15 +1,16 @@
 //! What `check` finds: settings of the server that lose jobs, commands that its user may not use,
 //! clocks that differ, and queues whose jobs nothing takes.
 //!
-//! A command that is forbidden is a finding, never an error: jobs run without it.
+//! A command that is forbidden is a finding, never an error: jobs run without it. Nothing here
+//! changes anything.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::{Value, cmd};
 
+use super::blockers::ASKED_WITHIN;
 use super::keys::key;
-use super::link::Link;
-use super::look::ASKED_WITHIN;
+use super::link::RedisClient;
 use crate::error::Error;
 use crate::finding::{Finding, Level};
 use crate::job::JobState;
@@ -18,7 +19,7 @@ use crate::store::QueueCounts;
 /// More than a lease's margin.
 const CLOCK_APART_MAX: Duration = Duration::from_secs(5);
 
-impl Link {
+impl RedisClient {
     /// What of the server's settings, and of its queues, endangers jobs or keeps them waiting.
     pub(super) async fn check(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = Vec::new();

@@ -1,4 +1,8 @@
-//! What errors of the server's, or of the way to it, mean for a person.
+//! Errors of the server, or of the way to it: what they mean for a person.
+//!
+//! A [`RedisFault`] keeps whether the server may have got the request: then a write that failed is
+//! *uncertain*. Errors that the server raised within a script are read from its text where the
+//! server has no code for them (6.2).
 
 use std::io;
 
@@ -9,7 +13,7 @@ use brigade_core::store::url::redact::scrub;
 
 /// Why there is no answer.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
+pub(super) struct RedisFault {
     pub(super) source: RedisError,
     /// What is known beyond the source.
     hint: Option<(ErrorKind, &'static str)>,
@@ -17,7 +21,7 @@ pub(super) struct Fault {
     sent: bool,
 }
 
-impl Fault {
+impl RedisFault {
     /// The server was never asked.
     pub(super) fn unsent(source: impl Into<RedisError>) -> Self {
         Self {

@@ -1,4 +1,9 @@
-//! Handing out.
+//! Handing out jobs: to consumers as leases, to plain clients through their line.
+//!
+//! A lease asks the queues in the order of the request, one script each, until it has enough jobs;
+//! of many queues only the open ones (`probe`). What was handed out is in this process's hands
+//! whatever becomes of the other queues. A job that cannot be read is set aside on the way: other
+//! programs push too. Behind that come the jobs of holders that are gone (`takeover`).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,7 +11,7 @@ use redis::Value;
 
 use super::arguments::millis;
 use super::keys::{check_name, id_of, key};
-use super::link::Link;
+use super::link::RedisClient;
 use super::open_queues::FEW;
 use super::presence::holder;
 use super::reply::read;
@@ -30,12 +35,12 @@ pub(super) struct LeaseAnswer {
 
 /// What stands before the jobs in an answer of `lease.lua`.
 #[derive(Default)]
-struct Head {
+struct AnswerHead {
     due_in: Option<Duration>,
     others: u64,
 }
 
-impl Head {
+impl AnswerHead {
     fn read(value: Value) -> Result<Self, Error> {
         let text: String = read(value)?;
         let numbers = text
@@ -51,7 +56,7 @@ impl Head {
     }
 }
 
-impl Link {
+impl RedisClient {
     /// Hands out jobs.
     pub(super) async fn lease(&self, ask: &LeaseRequest) -> Result<LeaseAnswer, Error> {
         let (mut leased, mut others) = (Vec::new(), 0);
@@ -152,12 +157,12 @@ impl Link {
         queue: &str,
         ask: &LeaseRequest,
         leased: &mut Vec<Leased>,
-    ) -> Result<Head, Error> {
+    ) -> Result<AnswerHead, Error> {
         self.list_queue_if_possible(queue).await;
         if self.is_cluster() && self.is_list_away().await {
             self.fire_of(queue).await?;
         }
-        let mut head = Head::default();
+        let mut head = AnswerHead::default();
         while leased.len() < ask.max {
             let time = match ask.mode {
                 DeliveryMode::Take => 0,
@@ -213,7 +218,7 @@ impl Link {
             .run("manage a queue", scripts::lease(), queue, arguments)
             .await?;
         let handed = (answer.len().saturating_sub(1) / LEASED_VALUES) as u64;
-        let head = Head::read(answer.into_iter().next().unwrap_or(Value::Nil))?;
+        let head = AnswerHead::read(answer.into_iter().next().unwrap_or(Value::Nil))?;
         // As many as fit: there may be more.
         let next = if handed == MANAGED_MAX {
             Some(Duration::ZERO)
@@ -229,13 +234,13 @@ impl Link {
         answer: Vec<Value>,
         mode: DeliveryMode,
         since: BootTime,
-    ) -> Result<(Vec<Leased>, bool, Head), Error> {
+    ) -> Result<(Vec<Leased>, bool, AnswerHead), Error> {
         let mut values = answer.into_iter();
-        let answer_head = Head::read(values.next().unwrap_or(Value::Nil))?;
+        let answer_head = AnswerHead::read(values.next().unwrap_or(Value::Nil))?;
         let (mut leased, mut damaged) = (Vec::new(), false);
         while let Some(head) = values.next() {
             let mut next = || values.next().unwrap_or(Value::Nil);
-            let found = Found::read(
+            let found = FoundJob::read(
                 &read::<String>(head)?,
                 read(next())?,
                 read(next())?,
@@ -261,7 +266,7 @@ impl Link {
         Ok((leased, damaged, answer_head))
     }
 
-    async fn set_aside(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
+    async fn set_aside(&self, queue: &str, job: &UnreadableJob) -> Result<(), Error> {
         let arguments = (&job.number, job.token, "dead", &job.why, "", "");
         self.run::<Value>("set a job aside", scripts::settle(), queue, arguments)
             .await
@@ -269,7 +274,7 @@ impl Link {
     }
 
     /// One that was taken is not there any more.
-    async fn bury(&self, queue: &str, job: &Unreadable) -> Result<(), Error> {
+    async fn bury(&self, queue: &str, job: &UnreadableJob) -> Result<(), Error> {
         let arguments = ("bury", &job.number, &job.payload, &job.why);
         self.run::<Value>("set a job aside", scripts::order(), queue, arguments)
             .await
@@ -289,7 +294,7 @@ const MANAGED_MAX: u64 = 100;
 const LEASED_VALUES: usize = 4;
 
 /// A job as it is stored.
-struct Found {
+struct FoundJob {
     number: String,
     token: i64,
     failed: u32,
@@ -303,14 +308,14 @@ struct Found {
 }
 
 /// A job that can never be run: other programs push here too.
-struct Unreadable {
+struct UnreadableJob {
     number: String,
     token: i64,
     payload: Vec<u8>,
     why: String,
 }
 
-impl Found {
+impl FoundJob {
     fn read(
         head: &str,
         payload: Vec<u8>,
@@ -340,7 +345,7 @@ impl Found {
         found.ok_or_else(|| unreadable(head))
     }
 
-    fn check(self, queue: &str, since: BootTime) -> Result<Leased, Unreadable> {
+    fn check(self, queue: &str, since: BootTime) -> Result<Leased, UnreadableJob> {
         let Self {
             number,
             token,
@@ -359,7 +364,7 @@ impl Found {
         let (options, payload) = match (options, text_of(payload)) {
             (Ok(options), Ok(payload)) => (options, payload),
             (Err(e), Ok(payload)) => {
-                return Err(Unreadable {
+                return Err(UnreadableJob {
                     number,
                     token,
                     payload: payload.into(),
@@ -367,7 +372,7 @@ impl Found {
                 });
             }
             (_, Err((payload, why))) => {
-                return Err(Unreadable {
+                return Err(UnreadableJob {
                     number,
                     token,
                     payload,

@@ -14,10 +14,13 @@
 //! can be moved to a caller that has given up.
 
 mod arguments;
+mod blockers;
 mod check;
+mod counts;
 mod fault;
 mod hand_out;
 mod holder_checks;
+mod job_fields;
 mod keys;
 mod line;
 mod link;
@@ -54,10 +57,10 @@ use redis::Value;
 use tokio::time::{sleep, sleep_until};
 
 use self::hand_out::LeaseAnswer;
-use self::link::Link;
+use self::link::RedisClient;
 use self::push::{Push, StoredPush};
 use self::script_error::is_incoming;
-use self::settle::{Endings, settled};
+use self::settle::{SettlementBatch, settled};
 use self::wake::Wake;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
@@ -103,13 +106,13 @@ const SCRIPTS_MAX: usize = 2;
 const SCRIPT_WEIGHT_MAX: usize = 256 << 10;
 
 struct Redis {
-    link: Arc<Link>,
+    link: Arc<RedisClient>,
     wake: Wake,
     /// By queue.
     pushes: Batcher<Push, Result<StoredPush, Error>>,
-    endings: Batcher<Endings, Result<Vec<Value>, Error>>,
+    endings: Batcher<SettlementBatch, Result<Vec<Value>, Error>>,
     /// Extensions of leases. They wait for no replica: one that is away must not end long attempts.
-    extensions: Batcher<Endings, Result<Vec<Value>, Error>>,
+    extensions: Batcher<SettlementBatch, Result<Vec<Value>, Error>>,
 }
 
 /// Connects to the servers of a URL.
@@ -118,7 +121,7 @@ struct Redis {
 ///
 /// Those of `Broker::connect`.
 pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
-    let link = Arc::new(Link::connect(url, clock).await?);
+    let link = Arc::new(RedisClient::connect(url, clock).await?);
     let wake = Wake::start(
         Arc::clone(link.nodes()),
         Arc::clone(&link.open),
@@ -147,7 +150,7 @@ pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error
             scope.clone(),
             SCRIPTS_MAX,
             SCRIPT_WEIGHT_MAX,
-            move |queue, endings: Vec<Endings>| {
+            move |queue, endings: Vec<SettlementBatch>| {
                 let link = Arc::clone(&link);
                 async move { link.settle_together(&queue, &endings, waits).await }
             },
@@ -253,7 +256,7 @@ impl JobStore for Redis {
                     Err(error) if is_incoming(&error) && tries < TRIES => {
                         self.link.merge_all(&jobs).await?
                     }
-                    stored => return stored.map(|stored| Link::outcomes(&jobs, stored)),
+                    stored => return stored.map(|stored| RedisClient::outcomes(&jobs, stored)),
                 }
             }
         })

@@ -14,7 +14,7 @@ use futures_util::future::Shared;
 use redis::Value;
 use tokio::time::sleep;
 
-use super::fault::Fault;
+use super::fault::RedisFault;
 use super::reach::{Connection, Reach, Target};
 use crate::retry::jitter;
 use crate::sync::lock;
@@ -30,7 +30,7 @@ const PAUSES: [Duration; 3] = [
     Duration::from_millis(300),
 ];
 
-type Making<T> = Shared<Pin<Box<dyn Future<Output = Result<T, Fault>> + Send>>>;
+type Making<T> = Shared<Pin<Box<dyn Future<Output = Result<T, RedisFault>> + Send>>>;
 
 /// Something that is made when it is needed, by one for all who wait for it, and again once it is
 /// found to be no good.
@@ -45,15 +45,15 @@ impl<T> Default for Renewed<T> {
 impl<T: Clone> Renewed<T> {
     /// Gives it with its number. What cannot be made is forgotten, after all who wait have heard
     /// why. Cancel safe.
-    pub(super) async fn get<F>(&self, make: impl FnOnce() -> F) -> Result<(u64, T), Fault>
+    pub(super) async fn get<F>(&self, make: impl FnOnce() -> F) -> Result<(u64, T), RedisFault>
     where
-        F: Future<Output = Result<T, Fault>> + Send + 'static,
+        F: Future<Output = Result<T, RedisFault>> + Send + 'static,
     {
         let (number, making) = {
             let mut state = lock(&self.0);
             let number = state.0;
             let making = state.1.get_or_insert_with(|| {
-                let making: Pin<Box<dyn Future<Output = Result<T, Fault>> + Send>> =
+                let making: Pin<Box<dyn Future<Output = Result<T, RedisFault>> + Send>> =
                     Box::pin(make());
                 making.shared()
             });
@@ -125,20 +125,20 @@ impl Line {
         self.note(opened.as_ref().err());
     }
 
-    fn note(&self, fault: Option<&Fault>) {
+    fn note(&self, fault: Option<&RedisFault>) {
         *lock(&self.away) = fault
             .filter(|fault| fault.ends_connection())
             .map(|_| Instant::now() + AWAY);
     }
 
     /// All answers, errors among them. Fails if the connection broke, or could not be made.
-    pub(super) async fn send(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, Fault> {
+    pub(super) async fn send(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, RedisFault> {
         let answers = self.send_once(pipeline).await;
         self.note(answers.as_ref().err());
         answers
     }
 
-    async fn send_once(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, Fault> {
+    async fn send_once(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, RedisFault> {
         let get = || {
             self.connection
                 .get(|| open(Arc::clone(&self.reach), self.target.clone()))
@@ -164,7 +164,7 @@ impl Line {
     }
 }
 
-async fn open(reach: Arc<Reach>, target: Target) -> Result<Connection, Fault> {
+async fn open(reach: Arc<Reach>, target: Target) -> Result<Connection, RedisFault> {
     for pause in PAUSES {
         match reach.open(&target, None).await {
             Err(fault) if fault.is_passing() => sleep(pause.mul_f64(jitter(0.5))).await,

@@ -1,4 +1,9 @@
-//! Scripts and commands, each to the server that has its keys.
+//! The client: scripts and commands, each to the server that has its keys.
+//!
+//! [`RedisClient`] owns what this process remembers between two scripts: which queues are listed
+//! and open, the time of each server, the presence of holders, the next tick. Methods that push,
+//! hand out, settle and look are in the files of those names. A script names all its keys by one
+//! queue; a server that forgot a script gets its code once more.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -6,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, ToRedisArgs, Value, cmd};
 
-use super::fault::Fault;
+use super::fault::RedisFault;
 use super::holder_checks::HolderChecks;
 use super::keys::{QUEUES, key};
 use super::listed_queues::ListedQueues;
@@ -18,7 +23,7 @@ use super::reach::{Connection, Reach};
 use super::reply::convert;
 use super::scripts::{self, Lua, with_code};
 use super::server_time::ServerTimes;
-use super::url::{How, Place};
+use super::url::{RedisConfig, Topology};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::store::CancelRequest;
@@ -26,7 +31,8 @@ use crate::store::CancelRequest;
 /// 6.2 has LPOP with a count and ZRANGE by all orders.
 const VERSION_MIN: (u32, u32) = (6, 2);
 
-pub(super) struct Link {
+/// The way to the server, and what this process remembers of it.
+pub(super) struct RedisClient {
     nodes: Arc<Nodes>,
     clock: Clock,
     pub(super) times: Arc<ServerTimes>,
@@ -58,10 +64,10 @@ fn is_forbidden(error: &RedisError) -> bool {
     is_unknown || error.code() == Some("NOPERM")
 }
 
-impl Link {
+impl RedisClient {
     /// Must be called within the runtime.
     pub(super) async fn connect(url: &str, clock: Clock) -> Result<Self, Error> {
-        let nodes = Arc::new(Nodes::new(Arc::new(Reach::new(Place::parse(url)?)?)));
+        let nodes = Arc::new(Nodes::new(Arc::new(Reach::new(RedisConfig::parse(url)?)?)));
         let what = "connect to Redis";
         // Lines connect when they are first used, and try for a while; a caller that connects wants to
         // hear at once what is wrong.
@@ -75,7 +81,8 @@ impl Link {
                 Ok(connection) => connection,
                 // The queues of its other nodes can be used.
                 Err(fault)
-                    if fault.is_passing() && matches!(nodes.reach().place.how, How::Cluster(_)) =>
+                    if fault.is_passing()
+                        && matches!(nodes.reach().config.topology, Topology::Cluster(_)) =>
                 {
                     away = Some(fault);
                     continue;
@@ -84,7 +91,7 @@ impl Link {
             };
             reached = true;
             match server_facts(&connection).await {
-                Ok(facts) => check_server(&facts, &nodes.reach().place.how)?,
+                Ok(facts) => check_server(&facts, &nodes.reach().config.topology)?,
                 Err(fault) => return Err(fault.into_error(what, false)),
             }
         }
@@ -182,7 +189,7 @@ impl Link {
         arguments: impl ToRedisArgs,
         waits: bool,
     ) -> Result<Vec<Value>, Error> {
-        let wait = self.nodes.reach().place.wait.filter(|_| waits);
+        let wait = self.nodes.reach().config.wait.filter(|_| waits);
         let purpose = if wait.is_some() {
             Purpose::Wait
         } else {
@@ -268,7 +275,7 @@ impl Link {
         pipeline: &Pipeline,
         script: &Lua,
         purpose: Purpose,
-    ) -> Result<Vec<Value>, Fault> {
+    ) -> Result<Vec<Value>, RedisFault> {
         let answers = self.nodes.send(key, pipeline, purpose).await?;
         if !is_answered_with(&answers, "NOSCRIPT") {
             return Ok(answers);
@@ -360,7 +367,7 @@ impl Link {
     }
 
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.nodes.reach().place.how, How::Cluster(_))
+        matches!(self.nodes.reach().config.topology, Topology::Cluster(_))
     }
 
     async fn ask_together(
@@ -391,7 +398,7 @@ fn key_of(command: &Cmd) -> &[u8] {
 
 /// What a server says of itself, as lines of a name, a colon and a value. A user that may not use
 /// INFO may use HELLO.
-async fn server_facts(connection: &Connection) -> Result<String, Fault> {
+async fn server_facts(connection: &Connection) -> Result<String, RedisFault> {
     let mut info = cmd("INFO");
     info.arg("server");
     match connection.ask::<String>(info).await {
@@ -417,7 +424,7 @@ async fn server_facts(connection: &Connection) -> Result<String, Fault> {
 }
 
 /// Whether it is new enough, and of the kind that the URL says.
-fn check_server(info: &str, how: &How) -> Result<(), Error> {
+fn check_server(info: &str, topology: &Topology) -> Result<(), Error> {
     let fact = |name: &str| {
         info.lines()
             .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
@@ -444,8 +451,8 @@ fn check_server(info: &str, how: &How) -> Result<(), Error> {
         .into_iter()
         .find(|mode| !mode.is_empty())
         .unwrap_or_default();
-    let hint = match (mode, how) {
-        ("cluster", How::One(_) | How::Sentinel { .. }) => {
+    let hint = match (mode, topology) {
+        ("cluster", Topology::One(_) | Topology::Sentinel { .. }) => {
             "the server is a node of a cluster; write redis+cluster://"
         }
         ("sentinel", _) => "the server is a sentinel; write redis+sentinel://host:26379/mymaster",

@@ -11,12 +11,12 @@ use redis::cmd;
 
 use super::arguments::Arguments;
 use super::keys::{QUEUES, key};
-use super::link::Link;
+use super::link::RedisClient;
 use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 
-impl Link {
+impl RedisClient {
     /// Sees to it that a queue is on the list; says whether it was put there now.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Link {
         }
     }
 
-    /// As [`list_queue`](Link::list_queue), for what must not fail because of it.
+    /// As [`list_queue`](RedisClient::list_queue), for what must not fail because of it.
     pub(super) async fn list_queue_if_possible(&self, queue: &str) {
         if let Err(error) = self.list_queue(queue).await {
             tracing::warn!(%error, queue, "could not list a queue");
@@ -102,7 +102,7 @@ impl Link {
         Ok(())
     }
 
-    /// As [`merge`](Link::merge), if there is any.
+    /// As [`merge`](RedisClient::merge), if there is any.
     pub(super) async fn merge_if_needed(&self, queue: &str) -> Result<(), Error> {
         let mut command = cmd("EXISTS");
         command

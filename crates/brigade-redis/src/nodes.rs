@@ -13,10 +13,10 @@ use redis::{Pipeline, ServerErrorKind, Value};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::fault::Fault;
+use super::fault::RedisFault;
 use super::line::{Line, Renewed};
 use super::reach::{Reach, Target};
-use super::url::{Address, How};
+use super::url::{Address, Topology};
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
@@ -71,16 +71,16 @@ impl Nodes {
     }
 
     /// Who has a key.
-    pub(super) async fn target_of(&self, key: &[u8]) -> Result<Target, Fault> {
+    pub(super) async fn target_of(&self, key: &[u8]) -> Result<Target, RedisFault> {
         self.locate(key).await.map(|(_, target)| target)
     }
 
     /// Who has a key, as far as that is known without asking.
     pub(super) fn known_target_of(&self, key: &[u8]) -> Option<Target> {
-        match &self.reach.place.how {
-            How::One(address) => Some(Target::At(address.clone())),
-            How::Sentinel { .. } => Some(Target::Primary),
-            How::Cluster(_) => {
+        match &self.reach.config.topology {
+            Topology::One(address) => Some(Target::At(address.clone())),
+            Topology::Sentinel { .. } => Some(Target::Primary),
+            Topology::Cluster(_) => {
                 let slots = self.slots.peek()?;
                 let slots = lock(&slots);
                 let place = slots.owners[usize::from(slot_of(key))]?;
@@ -91,15 +91,15 @@ impl Nodes {
 
     /// Whether queues may be on different servers.
     pub(super) fn are_many(&self) -> bool {
-        matches!(self.reach.place.how, How::Cluster(_))
+        matches!(self.reach.config.topology, Topology::Cluster(_))
     }
 
     /// All servers that have keys.
-    pub(super) async fn targets(&self) -> Result<Vec<Target>, Fault> {
-        match &self.reach.place.how {
-            How::One(address) => Ok(vec![Target::At(address.clone())]),
-            How::Sentinel { .. } => Ok(vec![Target::Primary]),
-            How::Cluster(_) => {
+    pub(super) async fn targets(&self) -> Result<Vec<Target>, RedisFault> {
+        match &self.reach.config.topology {
+            Topology::One(address) => Ok(vec![Target::At(address.clone())]),
+            Topology::Sentinel { .. } => Ok(vec![Target::Primary]),
+            Topology::Cluster(_) => {
                 let (_, slots) = self.slots().await?;
                 let slots = lock(&slots);
                 let mut used: Vec<u16> = slots.owners.iter().copied().flatten().collect();
@@ -119,7 +119,7 @@ impl Nodes {
         key: &[u8],
         pipeline: &Pipeline,
         purpose: Purpose,
-    ) -> Result<Vec<Value>, Fault> {
+    ) -> Result<Vec<Value>, RedisFault> {
         let mut tried = 0;
         let mut asked_aside = None;
         loop {
@@ -158,10 +158,10 @@ impl Nodes {
         key: &[u8],
         pipeline: &Pipeline,
         purpose: Purpose,
-    ) -> Result<Vec<Value>, Fault> {
+    ) -> Result<Vec<Value>, RedisFault> {
         let (number, target) = self.locate(key).await?;
         let answered = self.line(target, purpose).send(pipeline).await;
-        if answered.as_ref().is_err_and(Fault::ends_connection) {
+        if answered.as_ref().is_err_and(RedisFault::ends_connection) {
             // Its replica may have its slots by now.
             self.forget(number);
         }
@@ -173,7 +173,7 @@ impl Nodes {
         &self,
         target: Target,
         pipeline: &Pipeline,
-    ) -> Result<Vec<Value>, Fault> {
+    ) -> Result<Vec<Value>, RedisFault> {
         self.line(target, Purpose::Ask).send(pipeline).await
     }
 
@@ -183,7 +183,7 @@ impl Nodes {
         target: Target,
         pipeline: &Pipeline,
         purpose: Purpose,
-    ) -> Result<Vec<Value>, Fault> {
+    ) -> Result<Vec<Value>, RedisFault> {
         let mut both = Pipeline::with_capacity(2 * pipeline.len());
         for command in pipeline.cmd_iter() {
             both.cmd("ASKING").add_command(command.clone());
@@ -195,7 +195,7 @@ impl Nodes {
     /// Whether the server that has a key is known to be away, so that a caller that can do without it
     /// need not wait for it. It is tried again in the background.
     pub(super) async fn is_away(&self, key: &[u8]) -> bool {
-        if !matches!(self.reach.place.how, How::Cluster(_)) {
+        if !matches!(self.reach.config.topology, Topology::Cluster(_)) {
             return false;
         }
         let Ok(target) = self.target_of(key).await else {
@@ -218,11 +218,11 @@ impl Nodes {
         )
     }
 
-    async fn locate(&self, key: &[u8]) -> Result<(u64, Target), Fault> {
-        match &self.reach.place.how {
-            How::One(address) => Ok((0, Target::At(address.clone()))),
-            How::Sentinel { .. } => Ok((0, Target::Primary)),
-            How::Cluster(_) => {
+    async fn locate(&self, key: &[u8]) -> Result<(u64, Target), RedisFault> {
+        match &self.reach.config.topology {
+            Topology::One(address) => Ok((0, Target::At(address.clone()))),
+            Topology::Sentinel { .. } => Ok((0, Target::Primary)),
+            Topology::Cluster(_) => {
                 let (number, slots) = self.slots().await?;
                 let slots = lock(&slots);
                 let owner = slots.owners[usize::from(slot_of(key))]
@@ -230,7 +230,7 @@ impl Nodes {
                 let no_node = (redis::ErrorKind::Client, "no node has this slot");
                 let owner = owner.ok_or_else(|| {
                     self.slots.forget(number);
-                    Fault::hinted(
+                    RedisFault::hinted(
                         ErrorKind::Unreachable,
                         "no node of the cluster has this queue",
                         no_node,
@@ -241,14 +241,14 @@ impl Nodes {
         }
     }
 
-    async fn slots(&self) -> Result<(u64, Arc<Mutex<Slots>>), Fault> {
+    async fn slots(&self) -> Result<(u64, Arc<Mutex<Slots>>), RedisFault> {
         self.slots
             .get(|| ask_for_slots(Arc::clone(&self.reach), self.known()))
             .await
     }
 
     fn forget(&self, number: u64) {
-        if matches!(self.reach.place.how, How::Cluster(_)) {
+        if matches!(self.reach.config.topology, Topology::Cluster(_)) {
             self.slots.forget(number);
             self.moved.send_modify(|count| *count += 1);
         }
@@ -256,7 +256,7 @@ impl Nodes {
 
     /// Nodes that were asked before, and those of the URL.
     fn known(&self) -> Vec<Address> {
-        let How::Cluster(named) = &self.reach.place.how else {
+        let Topology::Cluster(named) = &self.reach.config.topology else {
             return Vec::new();
         };
         let mut known = named.clone();
@@ -342,8 +342,11 @@ fn address(host: &str, port: u16, asked: &Address) -> Address {
 }
 
 /// Asks one node after the other.
-async fn ask_for_slots(reach: Arc<Reach>, known: Vec<Address>) -> Result<Arc<Mutex<Slots>>, Fault> {
-    let mut fault = Fault::timeout();
+async fn ask_for_slots(
+    reach: Arc<Reach>,
+    known: Vec<Address>,
+) -> Result<Arc<Mutex<Slots>>, RedisFault> {
+    let mut fault = RedisFault::timeout();
     for asked in known {
         let asking = async {
             let connection = reach.open(&Target::At(asked.clone()), None).await?;
@@ -359,7 +362,7 @@ async fn ask_for_slots(reach: Arc<Reach>, known: Vec<Address>) -> Result<Arc<Mut
                 _ => {
                     let hint =
                         "the cluster has no slots yet; create it with redis-cli --cluster create";
-                    fault = Fault::hinted(
+                    fault = RedisFault::hinted(
                         ErrorKind::Unreachable,
                         hint,
                         (redis::ErrorKind::Client, "no slots"),
@@ -370,7 +373,7 @@ async fn ask_for_slots(reach: Arc<Reach>, known: Vec<Address>) -> Result<Arc<Mut
                 if error.source.kind()
                     == redis::ErrorKind::Server(ServerErrorKind::ResponseError) =>
             {
-                return Err(Fault::hinted(
+                return Err(RedisFault::hinted(
                     ErrorKind::BadOption,
                     "the server is no node of a cluster; write redis://",
                     error.source,
@@ -389,7 +392,7 @@ enum Redirection {
     Ask(Address),
 }
 
-fn redirection(fault: &Fault) -> Option<Redirection> {
+fn redirection(fault: &RedisFault) -> Option<Redirection> {
     let (node, slot) = fault.source.redirect_node()?;
     let (host, port) = node.rsplit_once(':').filter(|(host, _)| !host.is_empty())?;
     let address = Address::Tcp(host.into(), port.parse().ok()?);
@@ -401,7 +404,7 @@ fn redirection(fault: &Fault) -> Option<Redirection> {
 
 /// Why the request is to be asked again, perhaps elsewhere. The keys of a pipeline are of one slot,
 /// so that the first answer speaks for all, but for a slot on its way.
-fn refusal_in(answers: &[Value], purpose: Purpose) -> Option<Fault> {
+fn refusal_in(answers: &[Value], purpose: Purpose) -> Option<RedisFault> {
     // Behind a request that was carried out, only the replicas have still to say something.
     let speak = if purpose == Purpose::Wait {
         answers.len().min(1)
@@ -412,7 +415,7 @@ fn refusal_in(answers: &[Value], purpose: Purpose) -> Option<Fault> {
         let Value::ServerError(error) = answer else {
             return None;
         };
-        let fault = Fault::sent(error.clone());
+        let fault = RedisFault::sent(error.clone());
         (fault.is_refused_for_now() || fault.source.redirect_node().is_some()).then_some(fault)
     })
 }

@@ -20,7 +20,7 @@ use redis::{Value, cmd, pipe};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::fault::Fault;
+use super::fault::RedisFault;
 use super::keys::key;
 use super::nodes::Nodes;
 use super::reach::Target;
@@ -144,7 +144,7 @@ impl HolderPresence {
     }
 
     /// The connection failed, or could not be opened again.
-    pub(super) fn note_fault(&self, target: &Target, fault: &Fault) {
+    pub(super) fn note_fault(&self, target: &Target, fault: &RedisFault) {
         let is_down = fault.is_refusal();
         self.change(target, |standing| match standing {
             Standing::Announced if fault.source.is_timeout() => Standing::Silent,
@@ -182,7 +182,7 @@ impl HolderPresence {
         &self,
         nodes: &Nodes,
         holders: &[(Box<str>, Box<str>)],
-    ) -> Result<Vec<(Box<str>, Box<str>)>, Fault> {
+    ) -> Result<Vec<(Box<str>, Box<str>)>, RedisFault> {
         let mut of: HashMap<Target, Vec<usize>> = HashMap::new();
         for (place, (queue, _)) in holders.iter().enumerate() {
             let target = nodes.target_of(key(queue, "").as_bytes()).await?;
@@ -202,7 +202,7 @@ impl HolderPresence {
             let counts: Vec<(String, u64)> = answer
                 .extract_error()
                 .and_then(|answer| Ok(redis::from_redis_value(answer)?))
-                .map_err(Fault::sent)?;
+                .map_err(RedisFault::sent)?;
             let now = BootTime::now();
             for (place, (_, count)) in places.into_iter().zip(counts) {
                 if self.note_look(&target, &holders[place].1, count == 0, now) {
@@ -267,17 +267,17 @@ mod tests {
         let presence = HolderPresence::default();
         let standing = || *lock(&presence.standings).get(&target()).unwrap();
         presence.note_announced(&target());
-        presence.note_fault(&target(), &Fault::timeout());
+        presence.note_fault(&target(), &RedisFault::timeout());
         assert_eq!(standing(), Standing::Silent);
         presence.note_announced(&target());
         presence.note_end(&target());
         assert!(matches!(standing(), Standing::Ended(_)) && !presence.is_cut_off(&target()));
         let long_ago = Standing::Ended(BootTime::default());
         lock(&presence.standings).insert(target(), long_ago);
-        presence.note_fault(&target(), &Fault::timeout());
+        presence.note_fault(&target(), &RedisFault::timeout());
         assert!(presence.is_cut_off(&target()));
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        presence.note_fault(&target(), &Fault::unsent(refused));
+        presence.note_fault(&target(), &RedisFault::unsent(refused));
         assert!(!presence.is_cut_off(&target()));
     }
 

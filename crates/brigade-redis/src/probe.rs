@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 
 use super::arguments::Arguments;
 use super::keys::key;
-use super::link::Link;
+use super::link::RedisClient;
 use super::open_queues::FEW;
 use super::presence::holder;
 use super::scripts;
@@ -23,7 +23,7 @@ const PROBE_IN_CLUSTER: usize = 100;
 const SWEEP_EVERY: Duration = Duration::from_millis(1500);
 const SWEEP_EVERY_IN_CLUSTER: Duration = Duration::from_secs(10);
 
-impl Link {
+impl RedisClient {
     /// Of many queues those that are worth asking, in their order; and in how long there may be
     /// others.
     pub(super) async fn worth_asking(

@@ -1,5 +1,8 @@
-//! Pushing. What several callers push at the same time goes in one script, each push whole or not
-//! at all.
+//! Pushing.
+//!
+//! What several callers push at the same time goes in one script (`Batcher`), each push whole or
+//! not at all. Plain jobs, which are due now and have to do with no other job, are stored the
+//! cheap way. Pushes that are too large for one script take the way of `stage`.
 
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
@@ -8,7 +11,7 @@ use redis::Value;
 
 use super::arguments::{Arguments, millis};
 use super::keys::{check_name, id_of, key};
-use super::link::Link;
+use super::link::RedisClient;
 use super::reply::convert;
 use super::script_error::{duplicate, is_duplicate};
 use super::scripts;
@@ -62,7 +65,7 @@ impl Push {
     }
 }
 
-impl Link {
+impl RedisClient {
     /// Checks jobs, the first of which is of this queue, and writes them down.
     pub(super) async fn prepare(&self, queue: &str, jobs: &[Job]) -> Result<Push, Error> {
         self.admit(queue, jobs).await?;

@@ -1,4 +1,8 @@
 //! Opening connections: to an address, or to the primary that the sentinels name.
+//!
+//! A connection is ready when this returns: encrypted if the URL says so, logged in, in its
+//! database. Each step has a bound of its own. Errors never contain a password, also where a server
+//! quotes the arguments of a command that it does not know.
 
 use std::future::Future;
 use std::io;
@@ -15,8 +19,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::fault::Fault;
-use super::url::{Address, How, Login, Place};
+use super::fault::RedisFault;
+use super::url::{Address, Login, RedisConfig, Topology};
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::Scope;
 use brigade_runtime::tls::{self, Tls};
@@ -35,7 +39,7 @@ pub(super) enum Target {
 }
 
 pub(super) struct Reach {
-    pub(super) place: Place,
+    pub(super) config: RedisConfig,
     tls: Option<Tls>,
     scope: Scope,
 }
@@ -50,22 +54,22 @@ pub(super) struct Connection {
 }
 
 /// Gets what the server sends without being asked.
-pub(super) type Listener = Arc<dyn Fn(PushInfo) + Send + Sync>;
+pub(super) type PushListener = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 impl Reach {
     /// Must be called within the runtime.
-    pub(super) fn new(place: Place) -> Result<Self, Error> {
+    pub(super) fn new(config: RedisConfig) -> Result<Self, Error> {
         let scope = Scope::current().ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsupported,
                 "open a broker outside of an async runtime (tokio)",
             )
         })?;
-        let tls = place.tls.as_ref().map(Tls::new).transpose()?;
-        Ok(Self { place, tls, scope })
+        let tls = config.tls.as_ref().map(Tls::new).transpose()?;
+        Ok(Self { config, tls, scope })
     }
 
     /// Does something in the background, for as long as the runtime runs.
@@ -77,18 +81,18 @@ impl Reach {
     pub(super) async fn open(
         &self,
         target: &Target,
-        listener: Option<Listener>,
-    ) -> Result<Connection, Fault> {
+        listener: Option<PushListener>,
+    ) -> Result<Connection, RedisFault> {
         let opening = async {
             match target {
                 Target::At(address) => {
-                    self.open_at(address, &self.place.login, self.place.database, listener)
+                    self.open_at(address, &self.config.login, self.config.database, listener)
                         .await
                 }
                 Target::Primary => {
                     let primary = self.primary().await?;
                     let connection = self
-                        .open_at(&primary, &self.place.login, self.place.database, listener)
+                        .open_at(&primary, &self.config.login, self.config.database, listener)
                         .await?;
                     // A sentinel may name the one before for a moment.
                     let role: Vec<Value> = connection.ask(redis::cmd("ROLE")).await?;
@@ -103,8 +107,8 @@ impl Reach {
         };
         let opened = timeout(CONNECT_TIMEOUT, opening)
             .await
-            .unwrap_or_else(|_| Err(Fault::timeout()));
-        opened.map_err(|fault| fault.into_unsent().without(&self.place.passwords()))
+            .unwrap_or_else(|_| Err(RedisFault::timeout()));
+        opened.map_err(|fault| fault.into_unsent().without(&self.config.passwords()))
     }
 
     async fn open_at(
@@ -112,8 +116,8 @@ impl Reach {
         address: &Address,
         login: &Login,
         database: i64,
-        listener: Option<Listener>,
-    ) -> Result<Connection, Fault> {
+        listener: Option<PushListener>,
+    ) -> Result<Connection, RedisFault> {
         let stream = self.stream(address).await?;
         let mut info =
             RedisConnectionInfo::default().set_lib_name("brigade", env!("CARGO_PKG_VERSION"));
@@ -124,7 +128,7 @@ impl Reach {
             info = info.set_password(password);
         }
         let mut config =
-            AsyncConnectionConfig::new().set_response_timeout(Some(self.place.answer_timeout));
+            AsyncConnectionConfig::new().set_response_timeout(Some(self.config.answer_timeout));
         if let Some(listener) = listener {
             info = info.set_protocol(ProtocolVersion::RESP3);
             config = config.set_push_sender(move |info| {
@@ -152,16 +156,18 @@ impl Reach {
         Ok(connection)
     }
 
-    async fn stream(&self, address: &Address) -> Result<Box<dyn Stream>, Fault> {
+    async fn stream(&self, address: &Address) -> Result<Box<dyn ByteStream>, RedisFault> {
         match address {
             Address::Unix(path) => Ok(Box::new(
-                UnixStream::connect(path).await.map_err(Fault::unsent)?,
+                UnixStream::connect(path)
+                    .await
+                    .map_err(RedisFault::unsent)?,
             )),
             Address::Tcp(host, port) => {
                 let stream = TcpStream::connect((&**host, *port))
                     .await
-                    .map_err(Fault::unsent)?;
-                stream.set_nodelay(true).map_err(Fault::unsent)?;
+                    .map_err(RedisFault::unsent)?;
+                stream.set_nodelay(true).map_err(RedisFault::unsent)?;
                 let Some(tls) = &self.tls else {
                     return Ok(Box::new(stream));
                 };
@@ -173,15 +179,15 @@ impl Reach {
                             "the server does not speak TLS there; write redis://, or the port of \
                                 TLS",
                         ) {
-                            Some((kind, hint)) => Fault::hinted(kind, hint, error),
-                            None => Fault::unsent(error),
+                            Some((kind, hint)) => RedisFault::hinted(kind, hint, error),
+                            None => RedisFault::unsent(error),
                         },
                     ),
                     // A server without TLS waits for the end of a line.
                     Err(_) => {
                         let hint = "the server does not answer the TLS handshake; if it speaks \
                             none, write redis://";
-                        Err(Fault::hinted(
+                        Err(RedisFault::hinted(
                             ErrorKind::Unreachable,
                             hint,
                             io::Error::from(io::ErrorKind::TimedOut),
@@ -193,9 +199,9 @@ impl Reach {
     }
 
     /// A fresh connection that breaks at the first word has often met the other kind of server.
-    fn explain(&self, error: RedisError) -> Fault {
+    fn explain(&self, error: RedisError) -> RedisFault {
         if self.tls.is_none() && error.kind() == Kind::Parse {
-            return Fault::hinted(
+            return RedisFault::hinted(
                 ErrorKind::Protocol,
                 "what answers there is not Redis; if it wants TLS, write rediss://",
                 error,
@@ -204,13 +210,13 @@ impl Reach {
         if matches!(error.kind(), Kind::Io | Kind::Parse) {
             return match self.tls {
                 // With TLS 1.3, a server refuses a certificate only after the handshake.
-                Some(_) => Fault::hinted(
+                Some(_) => RedisFault::hinted(
                     ErrorKind::Refused,
                     "the server ended the connection; it may want a certificate of this side: \
                         ?cert=file.pem&key=file.pem",
                     error,
                 ),
-                None => Fault::hinted(
+                None => RedisFault::hinted(
                     ErrorKind::Unreachable,
                     "the server ended the connection at the first word; if it wants TLS, write \
                         rediss://",
@@ -218,19 +224,19 @@ impl Reach {
                 ),
             };
         }
-        Fault::unsent(error)
+        RedisFault::unsent(error)
     }
 
     /// Asks one sentinel after the other.
-    async fn primary(&self) -> Result<Address, Fault> {
-        let How::Sentinel { sentinels, name } = &self.place.how else {
+    async fn primary(&self) -> Result<Address, RedisFault> {
+        let Topology::Sentinel { sentinels, name } = &self.config.topology else {
             return Err(other("there are no sentinels"));
         };
-        let mut fault = Fault::timeout();
+        let mut fault = RedisFault::timeout();
         for sentinel in sentinels {
             let asking = async {
                 let connection = self
-                    .open_at(sentinel, &self.place.sentinel_login, 0, None)
+                    .open_at(sentinel, &self.config.sentinel_login, 0, None)
                     .await?;
                 let mut command = redis::cmd("SENTINEL");
                 command.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
@@ -241,7 +247,7 @@ impl Reach {
                 Ok(Ok(None)) => {
                     let hint = "the sentinels know no primary of that name; write the one of \
                         `sentinel monitor`";
-                    fault = Fault::hinted(
+                    fault = RedisFault::hinted(
                         ErrorKind::BadOption,
                         hint,
                         (Kind::Client, "unknown primary"),
@@ -257,21 +263,21 @@ impl Reach {
 }
 
 /// Here, because the client keeps what the server says of it to itself.
-async fn select(connection: &Connection, database: i64) -> Result<(), Fault> {
+async fn select(connection: &Connection, database: i64) -> Result<(), RedisFault> {
     let mut command = redis::cmd("SELECT");
     command.arg(database);
     connection.ask(command).await.map_err(|fault| match fault.source.kind() {
         Kind::Server(redis::ServerErrorKind::ResponseError) => {
             let hint = "the server has no database of that number; they begin at 0, and it has as \
                 many as its option `databases` says";
-            Fault::hinted(ErrorKind::BadOption, hint, fault.source)
+            RedisFault::hinted(ErrorKind::BadOption, hint, fault.source)
         }
         _ => fault,
     })
 }
 
-fn other(text: &'static str) -> Fault {
-    Fault::hinted(ErrorKind::Unreachable, text, (Kind::Client, text))
+fn other(text: &'static str) -> RedisFault {
+    RedisFault::hinted(ErrorKind::Unreachable, text, (Kind::Client, text))
 }
 
 impl Connection {
@@ -280,21 +286,24 @@ impl Connection {
     }
 
     /// All answers, errors among them, of commands that go together.
-    pub(super) async fn send(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, Fault> {
+    pub(super) async fn send(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, RedisFault> {
         self.shared
             .clone()
             .send_packed_commands(pipeline, 0, pipeline.len())
             .await
-            .map_err(Fault::sent)
+            .map_err(RedisFault::sent)
     }
 
     /// Listens to a channel. Only a connection with a listener may.
-    pub(super) async fn subscribe(&self, channel: &str) -> Result<(), Fault> {
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<(), RedisFault> {
         let mut shared = self.shared.clone();
-        shared.subscribe(channel).await.map_err(Fault::sent)
+        shared.subscribe(channel).await.map_err(RedisFault::sent)
     }
 
-    pub(super) async fn ask<T: FromRedisValue>(&self, command: redis::Cmd) -> Result<T, Fault> {
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        command: redis::Cmd,
+    ) -> Result<T, RedisFault> {
         let answer = self
             .shared
             .clone()
@@ -303,6 +312,6 @@ impl Connection {
             .and_then(Value::extract_error);
         answer
             .and_then(|value| Ok(redis::from_redis_value(value)?))
-            .map_err(Fault::sent)
+            .map_err(RedisFault::sent)
     }
 }

@@ -2,7 +2,7 @@
 
 use redis::{FromRedisValue, RedisError, Value};
 
-use super::fault::Fault;
+use super::fault::RedisFault;
 use crate::error::{Error, ErrorKind};
 
 /// Reads an answer, which may be an error. `writes`: whether the request changes something.
@@ -14,7 +14,7 @@ pub(super) fn convert<T: FromRedisValue>(
     let converted = answer
         .extract_error()
         .and_then(|answer| Ok(redis::from_redis_value(answer)?));
-    converted.map_err(|error: RedisError| Fault::sent(error).into_error(what, writes))
+    converted.map_err(|error: RedisError| RedisFault::sent(error).into_error(what, writes))
 }
 
 /// Reads a part of an answer that a script gave.

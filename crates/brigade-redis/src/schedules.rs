@@ -1,15 +1,17 @@
 //! Schedules: each is with its queue, so that its jobs and its step to the next tick are one
-//! script. Two keys of no queue help to find them: which queue a schedule is of, and when each
-//! wants to be looked at. They are hints: what counts is with the queue.
+//! script.
+//!
+//! Two keys of no queue help to find them: which queue a schedule is of, and when each wants to be
+//! looked at. They are hints: what counts is with the queue.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use redis::{Value, cmd, pipe};
+use redis::{Pipeline, Value, cmd, pipe};
 
 use super::arguments::Arguments;
 use super::keys::{check_name, id_of, key};
-use super::link::Link;
+use super::link::RedisClient;
 use super::next_tick::NextTick;
 use super::push::write_fields;
 use super::reply::read;
@@ -74,7 +76,7 @@ fn write(name: &str, value: &impl serde::Serialize) -> Result<String, Error> {
     })
 }
 
-impl Link {
+impl RedisClient {
     /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due
     /// or not.
     pub(super) async fn schedule(&self, schedule: &Schedule) -> Result<SystemTime, Error> {
@@ -328,83 +330,53 @@ impl Link {
         let Some(queue) = new.or(seen).map(|stored| stored.queue.as_str()) else {
             return Ok(None);
         };
-        let mut arguments = Arguments::default();
-        arguments.push(name);
-        arguments.push(&key(seen.map_or(queue, |seen| &seen.queue), ""));
-        let mut push = |of: Option<&ScheduleRecord>, part: fn(&ScheduleRecord) -> &str| {
-            arguments.push(of.map_or("", part))
-        };
-        push(seen, |it| &it.plan);
-        push(seen, |it| &it.tick);
-        push(new, |it| &it.plan);
-        push(new, |it| &it.job);
-        push(new, |it| &it.tick);
-        for job in jobs {
-            arguments.push(job.options.unique.as_deref().unwrap_or(""));
-            write_fields(job, true, &mut arguments)?;
-        }
+        let arguments = change_arguments(name, seen, new, jobs)?;
         // The hint first: if all ends here, it leads to a schedule that is not due, or to none, and
         // is put right.
-        if let Some(new) = new {
-            let mut pipeline = pipe();
-            pipeline
-                .hset(SCHEDULES, name, queue)
-                .zadd(TICKS, name, new.tick());
-            if seen.is_none() {
-                self.ask_all::<()>("store a schedule", &pipeline).await?;
-            }
+        if let (Some(new), None) = (new, seen) {
+            self.ask_all::<()>("store a schedule", &note(name, queue, Some(new)))
+                .await?;
         }
+        let what = "change a schedule";
         let answer: Vec<Value> = match self
-            .run(
-                "change a schedule",
-                scripts::schedule(),
-                queue,
-                arguments.clone(),
-            )
+            .run(what, scripts::schedule(), queue, arguments.clone())
             .await
         {
             Err(error) if is_incoming(&error) => {
                 self.merge(queue).await?;
-                self.run("change a schedule", scripts::schedule(), queue, arguments)
+                self.run(what, scripts::schedule(), queue, arguments)
                     .await?
             }
             answer => answer?,
         };
         let mut answer = answer.into_iter();
-        let is_done: i64 = read(answer.next().unwrap_or(Value::Nil))?;
-        let mut pipeline = pipe();
-        match new {
-            _ if is_done == 0 => {}
-            Some(new) => {
-                pipeline
-                    .hset(SCHEDULES, name, queue)
-                    .zadd(TICKS, name, new.tick());
-            }
-            None => {
-                pipeline.hdel(SCHEDULES, name).zrem(TICKS, name);
-            }
-        }
-        if is_done == 1
+        let is_done = read::<i64>(answer.next().unwrap_or(Value::Nil))? == 1;
+        if is_done
             && !self.is_list_away().await
-            && let Err(error) = self.ask_all::<()>("note a schedule", &pipeline).await
+            && let Err(error) = self
+                .ask_all::<()>("note a schedule", &note(name, queue, new))
+                .await
         {
             // The schedule itself is as it should be. A hint that is behind is put right by the
             // next look.
             tracing::warn!(%error, schedule = name, "could not note when a schedule is due");
         }
         *lock(&self.next_tick) = None;
-        if is_done == 0 {
-            // The hint may be behind what others have done.
-            if let Some(known) = self.stored(name).await? {
-                self.ask::<()>(
-                    "look at a schedule",
-                    cmd("ZADD").arg(TICKS).arg(known.tick()).arg(name),
-                )
-                .await?;
-            }
+        if !is_done {
+            self.mend_note(name).await?;
             return Ok(None);
         }
         Ok(Some(answer.map(read).collect::<Result<_, _>>()?))
+    }
+
+    /// Notes when a schedule is due: the hint may be behind what others have done.
+    async fn mend_note(&self, name: &str) -> Result<(), Error> {
+        let Some(known) = self.stored(name).await? else {
+            return Ok(());
+        };
+        let mut note = cmd("ZADD");
+        note.arg(TICKS).arg(known.tick()).arg(name);
+        self.ask("look at a schedule", &note).await
     }
 
     async fn stored(&self, name: &str) -> Result<Option<ScheduleRecord>, Error> {
@@ -435,4 +407,46 @@ impl Link {
             _ => None,
         })
     }
+}
+
+/// What `schedule.lua` wants.
+fn change_arguments(
+    name: &str,
+    seen: Option<&ScheduleRecord>,
+    new: Option<&ScheduleRecord>,
+    jobs: &[Job],
+) -> Result<Arguments, Error> {
+    let mut arguments = Arguments::default();
+    arguments.push(name);
+    let first = seen.or(new).map_or("", |record| record.queue.as_str());
+    arguments.push(&key(first, ""));
+    let mut push = |of: Option<&ScheduleRecord>, part: fn(&ScheduleRecord) -> &str| {
+        arguments.push(of.map_or("", part));
+    };
+    push(seen, |it| &it.plan);
+    push(seen, |it| &it.tick);
+    push(new, |it| &it.plan);
+    push(new, |it| &it.job);
+    push(new, |it| &it.tick);
+    for job in jobs {
+        arguments.push(job.options.unique.as_deref().unwrap_or(""));
+        write_fields(job, true, &mut arguments)?;
+    }
+    Ok(arguments)
+}
+
+/// The hints that lead to a schedule, or their removal.
+fn note(name: &str, queue: &str, new: Option<&ScheduleRecord>) -> Pipeline {
+    let mut pipeline = pipe();
+    match new {
+        Some(new) => {
+            pipeline
+                .hset(SCHEDULES, name, queue)
+                .zadd(TICKS, name, new.tick());
+        }
+        None => {
+            pipeline.hdel(SCHEDULES, name).zrem(TICKS, name);
+        }
+    }
+    pipeline
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use redis::{Value, cmd};
 
 use super::arguments::Arguments;
-use super::fault::Fault;
+use super::fault::RedisFault;
 use super::keys::key;
 use super::nodes::{Nodes, Purpose};
 use super::reach::{Connection, Target};
@@ -175,12 +175,12 @@ impl ServerTimes {
     }
 
     /// Reads the time of the server that has a key, and corrects it if it was set.
-    pub(super) async fn look_at(&self, at: &[u8]) -> Result<(), Fault> {
+    pub(super) async fn look_at(&self, at: &[u8]) -> Result<(), RedisFault> {
         let target = self.nodes.target_of(at).await?;
         self.look(&target).await.map(drop)
     }
 
-    async fn look(&self, target: &Target) -> Result<KnownTime, Fault> {
+    async fn look(&self, target: &Target) -> Result<KnownTime, RedisFault> {
         let stored = self.stored(target).await;
         let sent = BootTime::now();
         let mut pipeline = redis::pipe();
@@ -195,7 +195,7 @@ impl ServerTimes {
         &self,
         connection: &Connection,
         target: &Target,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), RedisFault> {
         let stored = self.stored(target).await;
         let sent = BootTime::now();
         let time = connection.ask::<Value>(cmd("TIME")).await?;
@@ -208,11 +208,11 @@ impl ServerTimes {
         stored: Option<Correction>,
         sent: BootTime,
         time: Value,
-    ) -> Result<KnownTime, Fault> {
+    ) -> Result<KnownTime, RedisFault> {
         let (seconds, micros): (i64, i64) = time
             .extract_error()
             .and_then(|time| Ok(redis::from_redis_value(time)?))
-            .map_err(Fault::sent)?;
+            .map_err(RedisFault::sent)?;
         let uncertainty = BootTime::now().since(sent) / 2;
         let reading = TimeReading {
             wall_millis: seconds.saturating_mul(1000).saturating_add(micros / 1000),

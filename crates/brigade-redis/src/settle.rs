@@ -1,4 +1,9 @@
-//! Settlements, and changes of jobs and queues.
+//! Settlements, cancels, and changes of jobs and queues.
+//!
+//! Settlements are written down by queue ([`SettlementBatch`]) and go to the server with those of
+//! other callers (`Batcher`): one script settles all of a queue that arrive at about the same time,
+//! and each has its own answer. A retry is decided here by `policy`; the script only compares its
+//! pause with the time that is left, by the server's clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -7,7 +12,7 @@ use redis::Value;
 
 use super::arguments::{Arguments, millis};
 use super::keys::{check_name, id_of, key, parts_of};
-use super::link::Link;
+use super::link::RedisClient;
 use super::presence::holder;
 use super::reply::convert;
 use super::script_error::{duplicate, has_code, is_duplicate};
@@ -39,26 +44,26 @@ struct FailedJob {
 
 /// What one caller settles in a queue, as `settle.lua` wants it.
 #[derive(Default)]
-pub(super) struct Endings {
+pub(super) struct SettlementBatch {
     /// The place of each among the caller's settlements.
     pub(super) places: Vec<usize>,
     arguments: Arguments,
 }
 
-impl Endings {
+impl SettlementBatch {
     /// For how much of a script it is.
     pub(super) fn weight(&self) -> usize {
         self.arguments.bytes() + self.places.len() * SETTLEMENT_WEIGHT
     }
 }
 
-impl Link {
+impl RedisClient {
     /// Settlements by their queues. An id of another broker holds no lease here, and is left out.
     pub(super) async fn sort<'a>(
         &self,
         settlements: &'a [Arc<Settlement>],
-    ) -> Result<BTreeMap<&'a str, Endings>, Error> {
-        let mut queues: BTreeMap<&str, Endings> = BTreeMap::new();
+    ) -> Result<BTreeMap<&'a str, SettlementBatch>, Error> {
+        let mut queues: BTreeMap<&str, SettlementBatch> = BTreeMap::new();
         let mut failed = self.failed_jobs(settlements).await?;
         for (place, settlement) in settlements.iter().enumerate() {
             let Some((queue, number)) = parts_of(&settlement.id) else {
@@ -79,7 +84,7 @@ impl Link {
     pub(super) async fn settle_together(
         &self,
         queue: &str,
-        all: &[Endings],
+        all: &[SettlementBatch],
         waits: bool,
     ) -> Vec<Result<Vec<Value>, Error>> {
         let mut arguments = Arguments::default();
@@ -381,27 +386,18 @@ fn write_ending(
     let mut write = |words: &[&str]| words.iter().for_each(|word| arguments.push(word));
     match ending {
         Ending::Ack(result) => write(&["done", result.as_deref().unwrap_or("")]),
-        Ending::DeadLetter(reason) => write(&[
-            "dead",
-            reason,
-            &record(AttemptKind::SetAside, reason, None, None)?,
-            "",
-        ]),
+        Ending::DeadLetter(reason) => {
+            let record = record(AttemptKind::SetAside, reason, None, None)?;
+            write(&["dead", reason, &record, ""]);
+        }
         Ending::Cancelled {
             reason,
             stop,
             report,
         } => {
-            write(&[
-                "cancelled",
-                reason,
-                &record(
-                    AttemptKind::Cancelled,
-                    reason,
-                    report.as_deref(),
-                    stop.as_ref(),
-                )?,
-            ]);
+            let (report, stop) = (report.as_deref(), stop.as_ref());
+            let record = record(AttemptKind::Cancelled, reason, report, stop)?;
+            write(&["cancelled", reason, &record]);
         }
         Ending::Extend(time) => write(&["extend", &millis(*time).to_string()]),
         Ending::GiveBack {
@@ -409,18 +405,9 @@ fn write_ending(
             reason,
             after,
         } => {
-            let counter = match kind {
-                AttemptKind::Interrupted => "interrupted",
-                AttemptKind::Unserved => "unserved",
-                _ => "",
-            };
-            write(&[
-                "back",
-                &format!("scheduled:{}", millis(*after)),
-                &record(*kind, reason, None, None)?,
-                counter,
-                "",
-            ]);
+            let record = record(*kind, reason, None, None)?;
+            let state = format!("scheduled:{}", millis(*after));
+            write(&["back", &state, &record, counter(*kind), ""]);
         }
         Ending::Fail {
             kind,
@@ -430,26 +417,29 @@ fn write_ending(
             ..
         } => {
             let record = record(*kind, reason, report.as_deref(), None)?;
-            let counter = if *kind == AttemptKind::Crashed {
-                "crashed"
-            } else {
-                "failed"
-            };
-            let end = ChargedEnd::of(*kind, *advice);
+            let (end, counter) = (ChargedEnd::of(*kind, *advice), counter(*kind));
             // The script compares the pause with the time that is left, by the server's clock.
             match failed.rule.decide(failed.charged, end, None, jitter(0.5)) {
-                RetryDecision::Retry(pause) => write(&[
-                    "back",
-                    &format!("retrying:{}", millis(pause)),
-                    &record,
-                    counter,
-                    reason,
-                ]),
+                RetryDecision::Retry(pause) => {
+                    let state = format!("retrying:{}", millis(pause));
+                    write(&["back", &state, &record, counter, reason]);
+                }
                 RetryDecision::Stop(_) => write(&["dead", reason, &record, counter]),
             }
         }
     }
     Ok(())
+}
+
+/// The field of a job that counts attempts of this kind; empty if they are not counted.
+fn counter(kind: AttemptKind) -> &'static str {
+    match kind {
+        AttemptKind::Failed => "failed",
+        AttemptKind::Crashed => "crashed",
+        AttemptKind::Interrupted => "interrupted",
+        AttemptKind::Unserved => "unserved",
+        _ => "",
+    }
 }
 
 /// An entry of a job's history from the kind on; the script puts attempt and moment before it.

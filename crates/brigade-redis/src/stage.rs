@@ -13,7 +13,7 @@ use redis::{Value, cmd, pipe};
 
 use super::arguments::{Arguments, millis};
 use super::keys::{id_of, key};
-use super::link::Link;
+use super::link::RedisClient;
 use super::push::fields_of;
 use super::reply::convert;
 use super::script_error::{duplicate, has_code, is_duplicate, is_incoming};
@@ -39,7 +39,7 @@ pub(super) fn is_large(jobs: &[Job]) -> bool {
 }
 
 /// Where a job stands in a large push.
-struct Spot {
+struct QueuePosition {
     /// The beginning of its queue's keys, and its place among the jobs of that queue.
     queue: String,
     offset: usize,
@@ -49,14 +49,14 @@ struct Spot {
     parents: usize,
 }
 
-fn spots(jobs: &[Job]) -> Vec<Spot> {
+fn queue_positions(jobs: &[Job]) -> Vec<QueuePosition> {
     let mut offsets: HashMap<&str, usize> = HashMap::new();
-    let mut spots: Vec<Spot> = jobs
+    let mut queue_positions: Vec<QueuePosition> = jobs
         .iter()
         .map(|job| {
             let next = offsets.entry(&job.queue).or_default();
             *next += 1;
-            Spot {
+            QueuePosition {
                 queue: key(&job.queue, ""),
                 offset: *next - 1,
                 place: 0,
@@ -66,11 +66,11 @@ fn spots(jobs: &[Job]) -> Vec<Spot> {
         .collect();
     for (position, job) in jobs.iter().enumerate() {
         if let Some(next) = dependent_of(job) {
-            spots[position].place = spots[next].parents;
-            spots[next].parents += 1;
+            queue_positions[position].place = queue_positions[next].parents;
+            queue_positions[next].parents += 1;
         }
     }
-    spots
+    queue_positions
 }
 
 fn dependent_of(job: &Job) -> Option<usize> {
@@ -106,8 +106,8 @@ fn order_of(jobs: &[Job]) -> Vec<usize> {
 }
 
 /// An element of a stage: a JSON list of texts, as `read_staged` of `chores.lua` reads it.
-fn element(job: &Job, spots: &[Spot], position: usize) -> Result<String, Error> {
-    let (options, spot) = (&job.options, &spots[position]);
+fn element(job: &Job, queue_positions: &[QueuePosition], position: usize) -> Result<String, Error> {
+    let (options, in_queue) = (&job.options, &queue_positions[position]);
     let at = options
         .at
         .map_or(0, |at| at.duration_since(UNIX_EPOCH).map_or(0, millis));
@@ -116,7 +116,7 @@ fn element(job: &Job, spots: &[Spot], position: usize) -> Result<String, Error> 
     } else {
         options.delay.map_or(0, millis)
     };
-    let next = dependent_of(job).map(|next| &spots[next]);
+    let next = dependent_of(job).map(|next| &queue_positions[next]);
     let dependent_kind = job
         .link
         .as_ref()
@@ -125,14 +125,14 @@ fn element(job: &Job, spots: &[Spot], position: usize) -> Result<String, Error> 
     let numbers =
         [at, delay, options.unique_for.map_or(0, millis)].map(|number| number.to_string());
     let (offset, place, parents) = (
-        spot.offset.to_string(),
-        spot.place.to_string(),
-        spot.parents.to_string(),
+        in_queue.offset.to_string(),
+        in_queue.place.to_string(),
+        in_queue.parents.to_string(),
     );
     let dependent_offset = next.map_or(String::new(), |next| next.offset.to_string());
     let dependent_queue = next.map_or("", |next| next.queue.as_str());
     let mut words = vec![
-        &spot.queue,
+        &in_queue.queue,
         &offset,
         &numbers[0],
         &numbers[1],
@@ -153,22 +153,22 @@ fn element(job: &Job, spots: &[Spot], position: usize) -> Result<String, Error> 
 }
 
 /// A large push that is being made.
-struct Batch<'a> {
+struct LargePush<'a> {
     name: String,
     /// Of the first job: this one has the stage.
     home: &'a str,
     jobs: &'a [Job],
-    spots: Vec<Spot>,
+    queue_positions: Vec<QueuePosition>,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> LargePush<'a> {
     fn new(home: &'a str, jobs: &'a [Job]) -> Self {
         let random = || RandomState::new().hash_one(jobs.len());
         Self {
             name: format!("{:016x}{:016x}", random(), random()),
             home,
             jobs,
-            spots: spots(jobs),
+            queue_positions: queue_positions(jobs),
         }
     }
 
@@ -185,7 +185,7 @@ impl<'a> Batch<'a> {
         queues
     }
 
-    fn has_marks(&self) -> bool {
+    fn has_unique_keys(&self) -> bool {
         self.jobs.iter().any(|job| job.options.unique.is_some())
     }
 
@@ -221,16 +221,16 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl Link {
+impl RedisClient {
     /// Pushes jobs of which there are too many for one script.
     pub(super) async fn push_large(&self, jobs: &[Job]) -> Result<Vec<PushOutcome>, Error> {
         let Some(first) = jobs.first() else {
             return Ok(Vec::new());
         };
         self.admit(&first.queue, jobs).await?;
-        let batch = Batch::new(&first.queue, jobs);
-        let made = match self.stage(&batch).await {
-            Ok(()) => self.commit(&batch).await,
+        let push = LargePush::new(&first.queue, jobs);
+        let made = match self.stage(&push).await {
+            Ok(()) => self.commit(&push).await,
             Err(error) => Err(error),
         };
         let firsts = match made {
@@ -240,7 +240,7 @@ impl Link {
                     // It would go by itself, later.
                     self.ask::<u64>(
                         "remove what was staged",
-                        cmd("UNLINK").arg(batch.key("stage")),
+                        cmd("UNLINK").arg(push.key("stage")),
                     )
                     .await
                     .ok();
@@ -249,39 +249,42 @@ impl Link {
             }
         };
         let mut moved = Ok(());
-        for queue in batch.queues().keys() {
+        for queue in push.queues().keys() {
             moved = moved.and(self.merge(queue).await);
         }
         match moved {
             Ok(()) => {}
             // Which of its jobs were there already is not known.
-            Err(error) if batch.has_marks() => return Err(error.uncertain()),
+            Err(error) if push.has_unique_keys() => return Err(error.uncertain()),
             // The push was made; others go on with it.
             Err(error) => {
-                tracing::warn!(%error, queue = batch.home, "a large push is moved into its queue \
+                tracing::warn!(%error, queue = push.home, "a large push is moved into its queue \
                     by those who use that")
             }
         }
-        let known = if batch.has_marks() {
-            self.duplicates(&batch).await.map_err(Error::uncertain)?
+        let known = if push.has_unique_keys() {
+            self.duplicates(&push).await.map_err(Error::uncertain)?
         } else {
             HashMap::new()
         };
-        let outcomes = jobs.iter().zip(&batch.spots).map(|(job, spot)| {
-            match known.get(&format!("{}{}", spot.queue, spot.offset)) {
-                Some(number) => PushOutcome::Duplicate(id_of(&job.queue, number)),
-                None => PushOutcome::New(id_of(
-                    &job.queue,
-                    &(firsts.get(&*job.queue).copied().unwrap_or(0) + spot.offset as u64)
-                        .to_string(),
-                )),
-            }
-        });
+        let outcomes = jobs
+            .iter()
+            .zip(&push.queue_positions)
+            .map(|(job, in_queue)| {
+                match known.get(&format!("{}{}", in_queue.queue, in_queue.offset)) {
+                    Some(number) => PushOutcome::Duplicate(id_of(&job.queue, number)),
+                    None => PushOutcome::New(id_of(
+                        &job.queue,
+                        &(firsts.get(&*job.queue).copied().unwrap_or(0) + in_queue.offset as u64)
+                            .to_string(),
+                    )),
+                }
+            });
         Ok(outcomes.collect())
     }
 
-    async fn stage(&self, batch: &Batch<'_>) -> Result<(), Error> {
-        let stage = batch.key("stage");
+    async fn stage(&self, push: &LargePush<'_>) -> Result<(), Error> {
+        let stage = push.key("stage");
         let send = async |elements: &[String]| {
             let mut pipeline = pipe();
             pipeline.cmd("RPUSH").arg(&stage).arg(elements);
@@ -291,8 +294,8 @@ impl Link {
                 .map(drop)
         };
         let (mut elements, mut bytes) = (Vec::new(), 0);
-        for position in order_of(batch.jobs) {
-            let next = element(&batch.jobs[position], &batch.spots, position)?;
+        for position in order_of(push.jobs) {
+            let next = element(&push.jobs[position], &push.queue_positions, position)?;
             bytes += next.len();
             elements.push(next);
             if elements.len() == PIECE_JOBS || bytes >= PIECE_BYTES {
@@ -308,30 +311,28 @@ impl Link {
     }
 
     /// From here on the push has been made. Gives the first number of each queue.
-    async fn commit<'a>(&self, batch: &Batch<'a>) -> Result<HashMap<&'a str, u64>, Error> {
+    async fn commit<'a>(&self, push: &LargePush<'a>) -> Result<HashMap<&'a str, u64>, Error> {
         let mut tries = 0;
         let answers = loop {
             tries += 1;
             match self
-                .run_for_all("push", scripts::commit(), batch.home, batch.commit()?, true)
+                .run_for_all("push", scripts::commit(), push.home, push.commit()?, true)
                 .await
             {
-                Err(error) if is_incoming(&error) && tries < TRIES => {
-                    self.merge(batch.home).await?
-                }
+                Err(error) if is_incoming(&error) && tries < TRIES => self.merge(push.home).await?,
                 Err(error) if is_duplicate(&error) => return Err(duplicate("push a flow", &error)),
                 Err(error) if has_code(&error, "UNSTAGED") => {
                     let text = format!(
                         "push {} jobs: nothing was stored, as writing them took longer than \
                             {STAGED_FOR:?}",
-                        batch.jobs.len()
+                        push.jobs.len()
                     );
                     return Err(Error::new(ErrorKind::Unreachable, text));
                 }
                 answers => break answers?,
             }
         };
-        let firsts = batch
+        let firsts = push
             .jobs
             .iter()
             .map(|job| &*job.queue)
@@ -344,8 +345,8 @@ impl Link {
     }
 
     /// Jobs that were there already for their unique keys: by queue and place, the id of the other.
-    async fn duplicates(&self, batch: &Batch<'_>) -> Result<HashMap<String, String>, Error> {
-        let (of, mut found, mut cursor) = (batch.key("duplicates"), HashMap::new(), 0_u64);
+    async fn duplicates(&self, push: &LargePush<'_>) -> Result<HashMap<String, String>, Error> {
+        let (of, mut found, mut cursor) = (push.key("duplicates"), HashMap::new(), 0_u64);
         loop {
             let mut scan = cmd("HSCAN");
             scan.arg(&of).arg(cursor).arg("COUNT").arg(PIECE_JOBS);

@@ -10,7 +10,7 @@
 use redis::pipe;
 
 use super::keys::key;
-use super::link::Link;
+use super::link::RedisClient;
 use super::presence::{channel, read_name};
 use super::scripts;
 use crate::error::Error;
@@ -19,7 +19,7 @@ use brigade_runtime::owner::own_name;
 /// Holders of a queue that are looked at.
 const HOLDERS_MAX: isize = 200;
 
-impl Link {
+impl RedisClient {
     /// Gives back what processes held that are gone; the queues in which there was anything.
     pub(super) async fn take_over(&self, queues: &[Box<str>]) -> Result<Vec<Box<str>>, Error> {
         let mut changed: Vec<Box<str>> = Vec::new();

@@ -23,8 +23,8 @@ const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
 /// All that a URL says. Not `Debug`: it has passwords.
-pub(super) struct Place {
-    pub(super) how: How,
+pub(super) struct RedisConfig {
+    pub(super) topology: Topology,
     pub(super) login: Login,
     /// For the sentinels, which have users of their own.
     pub(super) sentinel_login: Login,
@@ -35,7 +35,7 @@ pub(super) struct Place {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub(super) enum Topology {
     One(Address),
     Sentinel {
         sentinels: Vec<Address>,
@@ -64,14 +64,14 @@ pub(super) struct Wait {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum UrlKind {
     One,
     Unix,
     Sentinel,
     Cluster,
 }
 
-impl Place {
+impl RedisConfig {
     /// # Errors
     ///
     /// `BadOption`, with what to write.
@@ -86,67 +86,38 @@ impl Place {
                 "write %23 for # in a password; a URL of Redis has no fragment",
             ));
         }
-        if query.contains('@') && !rest.contains('@') && kind != Kind::Unix {
+        if query.contains('@') && !rest.contains('@') && kind != UrlKind::Unix {
             return Err(bad(
                 "there is an @ behind a question mark: write %3F for a ? in a password, %40 for an \
                     @ in an option",
             ));
         }
-        let mut options = Options::parse(query)?;
+        let mut options = UrlOptions::parse(query)?;
         let (authority, path) = match kind {
-            Kind::Unix => ("", rest),
+            UrlKind::Unix => ("", rest),
             _ => rest.split_once('/').unwrap_or((rest, "")),
         };
-        if path.contains('@') && kind != Kind::Unix {
+        if path.contains('@') && kind != UrlKind::Unix {
             return Err(bad(
                 "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @",
             ));
         }
-        let (mut login, hosts) = login_of(authority)?;
-        let (how, database) = match kind {
-            Kind::One => (How::One(address(hosts, PORT)?), database(path)?),
-            Kind::Cluster => {
-                if database(path)? != 0 {
-                    return Err(bad("a cluster has database 0 only; leave it out"));
-                }
-                (How::Cluster(addresses(hosts, PORT)?), 0)
-            }
-            Kind::Sentinel => {
-                let (name, path) = path.split_once('/').unwrap_or((path, ""));
-                if name.is_empty() {
-                    return Err(bad(
-                        "write the name that the sentinels know the primary by: \
-                            redis+sentinel://host:26379/mymaster",
-                    ));
-                }
-                (
-                    How::Sentinel {
-                        sentinels: addresses(hosts, SENTINEL_PORT)?,
-                        name: decode(name)?,
-                    },
-                    database(path)?,
-                )
-            }
-            Kind::Unix => {
-                if !path.starts_with('/') {
-                    return Err(bad("write three slashes and the path of the socket: \
-                            redis+unix:///run/redis.sock"));
-                }
-                login = Login {
-                    user: options.take("user"),
-                    password: options.take("password"),
-                };
-                (
-                    How::One(Address::Unix(decode(path)?.into())),
-                    database(&options.take("db").unwrap_or_default())?,
-                )
-            }
+        let (login, hosts) = login_of(authority)?;
+        let (topology, database) = match kind {
+            UrlKind::One => (Topology::One(address(hosts, PORT)?), database(path)?),
+            UrlKind::Cluster => (cluster(hosts, path)?, 0),
+            UrlKind::Sentinel => sentinel(hosts, path)?,
+            UrlKind::Unix => (
+                socket(path)?,
+                database(&options.take("db").unwrap_or_default())?,
+            ),
+        };
+        let login = match kind {
+            UrlKind::Unix => options.login("user", "password"),
+            _ => login,
         };
         let sentinel_login = match kind {
-            Kind::Sentinel => Login {
-                user: options.take("sentinel_user"),
-                password: options.take("sentinel_password"),
-            },
+            UrlKind::Sentinel => options.login("sentinel_user", "sentinel_password"),
             _ => Login::default(),
         };
         let tls = if is_tls { Some(options.tls()?) } else { None };
@@ -156,7 +127,7 @@ impl Place {
         let wait = options.wait(answer_timeout)?;
         options.none_left(kind, is_tls)?;
         Ok(Self {
-            how,
+            topology,
             login,
             sentinel_login,
             database,
@@ -167,7 +138,7 @@ impl Place {
     }
 }
 
-impl Place {
+impl RedisConfig {
     pub(super) fn passwords(&self) -> Vec<&str> {
         [&self.login, &self.sentinel_login]
             .into_iter()
@@ -183,15 +154,15 @@ fn bad(text: impl std::fmt::Display) -> Error {
     )
 }
 
-fn kind_of(scheme: &str) -> Result<(Kind, bool), Error> {
+fn kind_of(scheme: &str) -> Result<(UrlKind, bool), Error> {
     Ok(match scheme {
-        "redis" => (Kind::One, false),
-        "rediss" => (Kind::One, true),
-        "redis+unix" | "unix" => (Kind::Unix, false),
-        "redis+sentinel" => (Kind::Sentinel, false),
-        "rediss+sentinel" => (Kind::Sentinel, true),
-        "redis+cluster" => (Kind::Cluster, false),
-        "rediss+cluster" => (Kind::Cluster, true),
+        "redis" => (UrlKind::One, false),
+        "rediss" => (UrlKind::One, true),
+        "redis+unix" | "unix" => (UrlKind::Unix, false),
+        "redis+sentinel" => (UrlKind::Sentinel, false),
+        "rediss+sentinel" => (UrlKind::Sentinel, true),
+        "redis+cluster" => (UrlKind::Cluster, false),
+        "rediss+cluster" => (UrlKind::Cluster, true),
         _ => {
             return Err(bad(
                 "the schemes are redis, rediss (TLS), redis+unix, redis+sentinel and \
@@ -237,6 +208,36 @@ fn address(host: &str, default_port: u16) -> Result<Address, Error> {
         .map_err(bad)
 }
 
+fn cluster(hosts: &str, path: &str) -> Result<Topology, Error> {
+    if database(path)? != 0 {
+        return Err(bad("a cluster has database 0 only; leave it out"));
+    }
+    Ok(Topology::Cluster(addresses(hosts, PORT)?))
+}
+
+fn sentinel(hosts: &str, path: &str) -> Result<(Topology, i64), Error> {
+    let (name, path) = path.split_once('/').unwrap_or((path, ""));
+    if name.is_empty() {
+        return Err(bad(
+            "write the name that the sentinels know the primary by: \
+                redis+sentinel://host:26379/mymaster",
+        ));
+    }
+    let topology = Topology::Sentinel {
+        sentinels: addresses(hosts, SENTINEL_PORT)?,
+        name: decode(name)?,
+    };
+    Ok((topology, database(path)?))
+}
+
+fn socket(path: &str) -> Result<Topology, Error> {
+    if !path.starts_with('/') {
+        return Err(bad("write three slashes and the path of the socket: \
+                redis+unix:///run/redis.sock"));
+    }
+    Ok(Topology::One(Address::Unix(decode(path)?.into())))
+}
+
 fn database(path: &str) -> Result<i64, Error> {
     if path.is_empty() {
         return Ok(0);
@@ -251,15 +252,22 @@ fn decode(text: &str) -> Result<String, Error> {
 }
 
 /// What stands behind the `?`; taken out one by one.
-struct Options(url::Options);
+struct UrlOptions(url::Options);
 
-impl Options {
+impl UrlOptions {
     fn parse(query: &str) -> Result<Self, Error> {
         url::Options::parse(query).map(Self).map_err(bad)
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
         self.0.take(name)
+    }
+
+    fn login(&mut self, user: &str, password: &str) -> Login {
+        Login {
+            user: self.take(user),
+            password: self.take(password),
+        }
     }
 
     fn duration(&mut self, name: &str) -> Result<Option<Duration>, Error> {
@@ -292,7 +300,7 @@ impl Options {
         self.0.tls().map_err(bad)
     }
 
-    fn none_left(&self, kind: Kind, is_tls: bool) -> Result<(), Error> {
+    fn none_left(&self, kind: UrlKind, is_tls: bool) -> Result<(), Error> {
         let Some(name) = self.0.left() else {
             return Ok(());
         };
@@ -300,7 +308,7 @@ impl Options {
             name if TlsOptions::has(name) && !is_tls => {
                 bad("insecure, ca, cert, key and server_name are for TLS: write rediss://")
             }
-            "user" | "password" | "db" if kind != Kind::Unix => bad(
+            "user" | "password" | "db" if kind != UrlKind::Unix => bad(
                 "write user:password@ before the host and the database behind it; only redis+unix \
                     has them as options",
             ),

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::fault::Fault;
+use super::fault::RedisFault;
 use super::keys::key;
 use super::nodes::Nodes;
 use super::open_queues::OpenQueues;
@@ -43,7 +43,7 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 
 /// A queue that nothing had to do with for this long is watched no more.
 const WATCHED_FOR: Duration = Duration::from_secs(15 * 60);
-/// Queues that are watched at most; those unused for longest go first.
+/// QueueNames that are watched at most; those unused for longest go first.
 const WATCHED_MAX: usize = 100_000;
 /// The same names are not gone through for each ask.
 const TOUCH_EVERY: Duration = Duration::from_secs(30);
@@ -52,29 +52,29 @@ const TOUCH_EVERY: Duration = Duration::from_secs(30);
 /// to time instead.
 const NARROW_MAX: usize = 32;
 
-type Queues = BTreeSet<Box<str>>;
+type QueueNames = BTreeSet<Box<str>>;
 
 pub(super) struct Wake {
     changed: Arc<Notify>,
-    watched: watch::Sender<Queues>,
-    state: Arc<State>,
+    watched: watch::Sender<QueueNames>,
+    state: Arc<WatchState>,
     /// Ends the watching task.
     _stop: DropGuard,
 }
 
 /// What is known of the queues that are watched.
-struct State {
+struct WatchState {
     open: Arc<OpenQueues>,
     used: Mutex<HashMap<Box<str>, Instant>>,
     /// The names that were touched last, by where they are, and when.
     touched: Mutex<Option<(usize, usize, Instant)>>,
-    /// Queues whose bells rang since cancels were looked for; `None` for all.
+    /// QueueNames whose bells rang since cancels were looked for; `None` for all.
     rung: Mutex<Option<BTreeSet<Box<str>>>>,
     /// The server does not notify.
     is_deaf: AtomicBool,
 }
 
-impl State {
+impl WatchState {
     /// Whether this process has to do with what changed.
     fn note(&self, keys: Option<Vec<Vec<u8>>>) -> bool {
         let Some(keys) = keys else {
@@ -129,14 +129,14 @@ impl Wake {
             Arc::new(Notify::new()),
             watch::Sender::default(),
         );
-        let state = Arc::new(State {
+        let state = Arc::new(WatchState {
             open,
             used: Mutex::default(),
             touched: Mutex::default(),
             rung: Mutex::default(),
             is_deaf: AtomicBool::new(false),
         });
-        let ear = Ear {
+        let listener = ChangeListener {
             nodes,
             times,
             presence,
@@ -146,7 +146,7 @@ impl Wake {
         };
         let until = stop.clone();
         scope.spawn(async move {
-            until.run_until_cancelled(ear.watch()).await;
+            until.run_until_cancelled(listener.watch()).await;
         });
         Ok(Self {
             changed,
@@ -230,7 +230,7 @@ impl Wake {
                     used.remove(queue);
                 });
         }
-        let watched: Queues = used.keys().cloned().collect();
+        let watched: QueueNames = used.keys().cloned().collect();
         drop(used);
         if let Some(rung) = &mut *lock(&self.state.rung) {
             rung.extend(new);
@@ -239,17 +239,17 @@ impl Wake {
     }
 }
 
-/// What listens.
-struct Ear {
+/// Listens to the servers.
+struct ChangeListener {
     nodes: Arc<Nodes>,
     times: Arc<ServerTimes>,
     presence: Arc<HolderPresence>,
     changed: Arc<Notify>,
-    watched: watch::Receiver<Queues>,
-    state: Arc<State>,
+    watched: watch::Receiver<QueueNames>,
+    state: Arc<WatchState>,
 }
 
-impl Ear {
+impl ChangeListener {
     /// Sees to it that each server with a watched queue is listened to, for ever.
     async fn watch(&self) {
         let (mut watched, mut moves) = (self.watched.clone(), self.nodes.moves());
@@ -300,7 +300,7 @@ impl Ear {
     }
 
     /// Listens until the connection breaks, or there is nothing to listen for.
-    async fn listen(&self, target: &Target) -> Result<(), Fault> {
+    async fn listen(&self, target: &Target) -> Result<(), RedisFault> {
         let (mut watched, mut moves) = (self.watched.clone(), self.nodes.moves());
         let broken = CancellationToken::new();
         let (ends, tell, state) = (
@@ -368,7 +368,7 @@ impl Ear {
     }
 
     /// Has others see that this process is there, while this connection is.
-    async fn announce(&self, connection: &Connection, target: &Target) -> Result<(), Fault> {
+    async fn announce(&self, connection: &Connection, target: &Target) -> Result<(), RedisFault> {
         if !HolderPresence::is_possible() || self.presence.is_announced(target) {
             return Ok(());
         }
@@ -386,7 +386,7 @@ impl Ear {
 
     /// A server that does not notify, as its user may not ask for that, is looked at from time to
     /// time.
-    async fn bear_silence(&self, fault: &Fault) {
+    async fn bear_silence(&self, fault: &RedisFault) {
         if !self.state.is_deaf.swap(true, Ordering::Relaxed) {
             tracing::warn!(error = %fault.source, "the server may not be asked to tell of changes \
                 (CLIENT TRACKING): idle consumers look every 2 s");
@@ -395,12 +395,12 @@ impl Ear {
     }
 
     /// The watched queues that a server has.
-    async fn queues_of(&self, target: &Target) -> Result<Queues, Fault> {
+    async fn queues_of(&self, target: &Target) -> Result<QueueNames, RedisFault> {
         let watched = self.watched.borrow().clone();
         if !self.nodes.are_many() {
             return Ok(watched);
         }
-        let mut queues = Queues::new();
+        let mut queues = QueueNames::new();
         for queue in watched {
             if self.nodes.target_of(key(&queue, "").as_bytes()).await? == *target {
                 queues.insert(queue);
@@ -418,7 +418,7 @@ fn bell(queue: &str) -> String {
 const ALL_BELLS: &str = "brigade:bell:";
 
 /// The beginnings of the keys that the server is to tell of.
-fn beginnings(queues: &Queues) -> BTreeSet<String> {
+fn beginnings(queues: &QueueNames) -> BTreeSet<String> {
     if queues.len() > NARROW_MAX {
         return BTreeSet::from([ALL_BELLS.to_owned()]);
     }
@@ -431,9 +431,9 @@ fn beginnings(queues: &Queues) -> BTreeSet<String> {
 /// Has the server tell of the queues that it does not tell of yet; whether there were any.
 async fn track(
     connection: &Connection,
-    queues: &Queues,
+    queues: &QueueNames,
     tracked: &mut BTreeSet<String>,
-) -> Result<bool, Fault> {
+) -> Result<bool, RedisFault> {
     let wanted = beginnings(queues);
     let new: Vec<&String> = wanted.difference(tracked).collect();
     if new.is_empty() {

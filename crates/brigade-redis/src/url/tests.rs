@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn parsed(url: &str) -> Place {
-    Place::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+fn parsed(url: &str) -> RedisConfig {
+    RedisConfig::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
 fn tcp(host: &str, port: u16) -> Address {
@@ -13,34 +13,40 @@ fn tcp(host: &str, port: u16) -> Address {
 #[test]
 fn urls_say_where_and_how() {
     let place = parsed("redis://localhost");
-    assert_eq!(place.how, How::One(tcp("localhost", 6379)));
+    assert_eq!(config.topology, Topology::One(tcp("localhost", 6379)));
     assert!(
-        place.login.user.is_none()
-            && place.login.password.is_none()
-            && place.tls.is_none()
-            && place.wait.is_none()
+        config.login.user.is_none()
+            && config.login.password.is_none()
+            && config.tls.is_none()
+            && config.wait.is_none()
     );
-    assert_eq!((place.database, place.answer_timeout), (0, ANSWER_TIMEOUT));
+    assert_eq!(
+        (config.database, config.answer_timeout),
+        (0, ANSWER_TIMEOUT)
+    );
 
     let place = parsed("redis://me:p%40s%2Fs:1@[::1]:7000/3?response_timeout=2s");
-    assert_eq!(place.how, How::One(tcp("::1", 7000)));
+    assert_eq!(config.topology, Topology::One(tcp("::1", 7000)));
     assert_eq!(
-        (place.login.user.as_deref(), place.login.password.as_deref()),
+        (
+            config.login.user.as_deref(),
+            config.login.password.as_deref()
+        ),
         (Some("me"), Some("p@s/s:1"))
     );
     assert_eq!(
-        (place.database, place.answer_timeout),
+        (config.database, config.answer_timeout),
         (3, Duration::from_secs(2))
     );
 
     let place = parsed("rediss://:secret@redis.example?ca=/etc/a%20b.pem&cert=c.pem&key=k.pem");
     assert_eq!(
-        (place.login.user, place.login.password.as_deref()),
+        (config.login.user, config.login.password.as_deref()),
         (None, Some("secret"))
     );
     let identity = Some(("c.pem".into(), "k.pem".into()));
     assert_eq!(
-        place.tls,
+        config.tls,
         Some(TlsOptions {
             ca: Some("/etc/a b.pem".into()),
             identity,
@@ -60,11 +66,14 @@ fn urls_say_where_and_how() {
             "{scheme}:///run/a%3Fb.sock?db=2&user=me&password=a%26b"
         ));
         assert_eq!(
-            (place.how, place.database),
-            (How::One(Address::Unix("/run/a?b.sock".into())), 2)
+            (config.topology, config.database),
+            (Topology::One(Address::Unix("/run/a?b.sock".into())), 2)
         );
         assert_eq!(
-            (place.login.user.as_deref(), place.login.password.as_deref()),
+            (
+                config.login.user.as_deref(),
+                config.login.password.as_deref()
+            ),
             (Some("me"), Some("a&b"))
         );
     }
@@ -72,18 +81,18 @@ fn urls_say_where_and_how() {
     let place =
         parsed("redis+sentinel://me:secret@one,two:70/main/4?sentinel_password=other&wait=2");
     assert_eq!(
-        place.how,
-        How::Sentinel {
+        config.topology,
+        Topology::Sentinel {
             sentinels: vec![tcp("one", 26379), tcp("two", 70)],
             name: "main".to_owned()
         }
     );
     assert_eq!(
-        (place.database, place.sentinel_login.password.as_deref()),
+        (config.database, config.sentinel_login.password.as_deref()),
         (4, Some("other"))
     );
     assert_eq!(
-        place.wait,
+        config.wait,
         Some(Wait {
             replicas: 2,
             timeout: WAIT_TIMEOUT
@@ -91,10 +100,13 @@ fn urls_say_where_and_how() {
     );
 
     let place = parsed("rediss+cluster://one:1,two:2?wait=1&wait_timeout=250ms");
-    assert_eq!(place.how, How::Cluster(vec![tcp("one", 1), tcp("two", 2)]));
-    assert!(place.tls.is_some());
     assert_eq!(
-        place.wait,
+        config.topology,
+        Topology::Cluster(vec![tcp("one", 1), tcp("two", 2)])
+    );
+    assert!(config.tls.is_some());
+    assert_eq!(
+        config.wait,
         Some(Wait {
             replicas: 1,
             timeout: Duration::from_millis(250)
@@ -145,7 +157,7 @@ fn refusals_say_what_to_write_and_no_secret() {
         ("redis://host?response_timeout=soon", "250ms"),
     ];
     for (url, word) in cases {
-        let Err(error) = Place::parse(url) else {
+        let Err(error) = RedisConfig::parse(url) else {
             panic!("{url} was read")
         };
         assert_eq!(error.kind(), ErrorKind::BadOption, "{url}");
