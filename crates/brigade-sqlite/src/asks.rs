@@ -145,7 +145,7 @@ impl Store<'_> {
         (cache.is_ending, cache.is_waiting_for_end) = (false, false);
         cache.gone.clear();
         for holder in &holders {
-            match cache.heirs.left(holder) {
+            match cache.descendants.left(holder) {
                 Left::Runs => {}
                 Left::Workers(ended_for) => {
                     cache.is_ending = true;
@@ -154,7 +154,7 @@ impl Store<'_> {
                 Left::Nothing => cache.gone.push(holder.clone()),
             }
         }
-        cache.heirs.keep_only(&holders);
+        cache.descendants.keep_only(&holders);
         Ok(())
     }
 

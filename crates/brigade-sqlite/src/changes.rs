@@ -6,7 +6,7 @@
 
 use rusqlite::{Row, params};
 
-use super::flow::DependencyResult;
+use super::parent_results::DependencyResult;
 use super::push::begins_by;
 use super::store::{Store, code, row_id};
 use crate::error::{Error, ErrorKind};

@@ -5,7 +5,9 @@
 //! moved or replaced cannot be read any more, which is a finding too ([`lost_file`]). Nothing here
 //! changes anything.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use rusqlite::params;
 
@@ -137,74 +139,90 @@ pub(super) fn storage(config: &SqliteConfig, watching: bool) -> Vec<Finding> {
         ));
     }
     if !watching {
-        let what = "the file cannot be watched, so idle workers look only once a second";
+        let what = "the file cannot be watched, so idle consumers look only once a second";
         findings.push(Finding::new(
             Level::Warning,
             what,
             "raise fs.inotify.max_user_instances, or use a local filesystem",
         ));
     }
-    for name in [
-        path.clone(),
+    findings.extend(open_to_others(path));
+    findings.extend(filesystem(path));
+    findings.extend(full_disk(path));
+    findings.extend(long_log(path));
+    findings
+}
+
+/// Files of the database that other users may read.
+fn open_to_others(path: &Path) -> Vec<Finding> {
+    let files = [
+        path.to_owned(),
         super::config::log_of(path),
-        super::config::beside(path, "-shm"),
-    ] {
-        let mode = std::fs::metadata(&name).map_or(0, |file| file.permissions().mode() & 0o777);
-        if mode & 0o077 != 0 {
-            let what = format!(
-                "{} is open to other users (mode {mode:03o}): jobs and their payloads are there",
-                name.display()
-            );
-            findings.push(Finding::new(
-                Level::Warning,
-                what,
-                "chmod 600, unless several users are to share it",
-            ));
-        }
+        super::config::sibling(path, "-shm"),
+    ];
+    let mode = |file: &PathBuf| fs::metadata(file).map_or(0, |it| it.permissions().mode() & 0o777);
+    let open = files.iter().filter(|file| mode(file) & 0o077 != 0);
+    open.map(|file| {
+        let what = format!(
+            "{} is open to other users (mode {:03o}): jobs and their payloads are there",
+            file.display(),
+            mode(file)
+        );
+        Finding::new(
+            Level::Warning,
+            what,
+            "chmod 600, unless several users are to share it",
+        )
+    })
+    .collect()
+}
+
+/// A filesystem that loses jobs: of another host, or in memory.
+fn filesystem(path: &Path) -> Option<Finding> {
+    let stat = rustix::fs::statfs(path).ok()?;
+    let kind = u64::from_ne_bytes(stat.f_type.to_ne_bytes()) & 0xffff_ffff;
+    let name_in = |known: &[(u64, &'static str)]| {
+        let found = known.iter().find(|(magic, _)| *magic == kind);
+        found.map(|(_, name)| *name)
+    };
+    if let Some(name) = name_in(&REMOTE) {
+        let what = format!(
+            "the file lies on a network filesystem ({name}), where several hosts would damage it"
+        );
+        return Some(Finding::new(
+            Level::Problem,
+            what,
+            "put it on a local disk; for several hosts use redis:// or amqp://",
+        ));
     }
-    if let Ok(stat) = rustix::fs::statfs(path) {
-        let kind = u64::from_ne_bytes(stat.f_type.to_ne_bytes()) & 0xffff_ffff;
-        if let Some((_, name)) = REMOTE.iter().find(|(magic, _)| *magic == kind) {
-            let what = format!(
-                "the file lies on a network filesystem ({name}), where several hosts would damage \
-                    it"
-            );
-            findings.push(Finding::new(
-                Level::Problem,
-                what,
-                "put it on a local disk; for several hosts use redis:// or amqp://",
-            ));
-        }
-        if let Some((_, name)) = VOLATILE.iter().find(|(magic, _)| *magic == kind) {
-            findings.push(Finding::new(
-                Level::Warning,
-                format!("the file lies in memory ({name}) and is gone after a reboot"),
-                "put it on a disk",
-            ));
-        }
-    }
-    if let Ok(stat) = rustix::fs::statvfs(path) {
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free < FREE_BYTES_MIN {
-            let what = format!("the disk has {} MiB left", free >> 20);
-            findings.push(Finding::new(
-                Level::Problem,
-                what,
-                "make room: when it is full, pushes are refused",
-            ));
-        }
-    }
-    let log = std::fs::metadata(super::config::log_of(path)).map_or(0, |log| log.len());
-    if log > LOG_BYTES_MAX {
+    name_in(&VOLATILE).map(|name| {
+        Finding::new(
+            Level::Warning,
+            format!("the file lies in memory ({name}) and is gone after a reboot"),
+            "put it on a disk",
+        )
+    })
+}
+
+fn full_disk(path: &Path) -> Option<Finding> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    (free < FREE_BYTES_MIN).then(|| {
+        Finding::new(
+            Level::Problem,
+            format!("the disk has {} MiB left", free >> 20),
+            "make room: when it is full, pushes are refused",
+        )
+    })
+}
+
+fn long_log(path: &Path) -> Option<Finding> {
+    let log = fs::metadata(super::config::log_of(path)).map_or(0, |log| log.len());
+    (log > LOG_BYTES_MAX).then(|| {
         let what = format!(
             "the write-ahead log has {} MiB: some process holds a read transaction open",
             log >> 20
         );
-        findings.push(Finding::new(
-            Level::Warning,
-            what,
-            "find and end it (fuser, lsof)",
-        ));
-    }
-    findings
+        Finding::new(Level::Warning, what, "find and end it (fuser, lsof)")
+    })
 }

@@ -118,11 +118,11 @@ impl SqliteConfig {
 
 /// The write-ahead log of a file.
 pub(super) fn log_of(path: &Path) -> PathBuf {
-    beside(path, "-wal")
+    sibling(path, "-wal")
 }
 
 /// The file that stands next to a database and has its name with this ending.
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn sibling(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()

@@ -158,8 +158,8 @@ fn answerer() -> Option<mpsc::Sender<FinishedTransaction>> {
         .ok()
         .filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     let scope = runtime.and_then(|_| Scope::current())?;
-    let (answerer, mut told) = mpsc::channel(ANSWERS_MAX);
-    scope.spawn(async move { while told.recv().await.is_some() {} });
+    let (answerer, mut finished) = mpsc::channel(ANSWERS_MAX);
+    scope.spawn(async move { while finished.recv().await.is_some() {} });
     Some(answerer)
 }
 

@@ -6,7 +6,8 @@
 //! keeps what it leaves in `brigade_parent_results`: its result, if that is handed on, or why it is
 //! *missed*, if it ended otherwise than done. When the last one is counted the job goes on, or is a
 //! dead letter if one was missed (`finally` goes on in any case). That is an end like any other and
-//! reaches the next dependents in turn, in a loop: a flow may be long.
+//! reaches the next dependents in turn, in a loop: a flow may be long. What is too long for one
+//! transaction is noted and goes on in the next (`flow_ends`).
 //!
 //! A job that was not run has `missed` > 0 and keeps what was gathered. Retrying the member at
 //! fault takes its end back, so that all those behind it wait again.
@@ -14,15 +15,13 @@
 //! An id of a job that waits is greater than those of its parents, and a key's jobs go in the order
 //! of their ids, so nothing waits in a circle.
 
-use std::borrow::Cow;
-
 use rusqlite::{Row, params};
 
+use super::parent_results::{DependencyResult, hands_on};
 use super::push::{begins_by, due_of};
 use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobOptions, JobState};
-use crate::policy::{MISSED_BYTES_MAX, MISSED_NAMED_MAX, PAYLOAD_BYTES_MAX};
 use brigade_core::store::PushOutcome;
 
 /// A job that ended, as far as others want to know.
@@ -30,8 +29,8 @@ pub(super) struct EndedJob {
     pub(super) id: i64,
     queue: String,
     key: Option<String>,
-    dependent: Option<i64>,
-    place: Option<i64>,
+    pub(super) dependent: Option<i64>,
+    pub(super) place: Option<i64>,
     parents: i64,
 }
 
@@ -47,32 +46,6 @@ impl EndedJob {
             place: row.get(4)?,
             parents: row.get(5)?,
         })
-    }
-}
-
-/// What a job that ended is to the one that waits for it.
-pub(super) enum DependencyResult<'a> {
-    /// Done, with this result, JSON text.
-    Done(Option<Cow<'a, str>>),
-    /// Not done, as in "job 17 before it is dead: ..".
-    Missed(String),
-}
-
-impl DependencyResult<'_> {
-    pub(super) fn missed(id: i64, state: JobState, reason: Option<&str>) -> Self {
-        let ended = if state == JobState::Cancelled {
-            "was cancelled"
-        } else {
-            "is dead"
-        };
-        Self::Missed(reason.map_or_else(
-            || format!("job {id} before it {ended}"),
-            |reason| format!("job {id} before it {ended}: {reason}"),
-        ))
-    }
-
-    pub(super) fn removed(id: i64) -> Self {
-        Self::Missed(format!("job {id} before it was removed"))
     }
 }
 
@@ -163,26 +136,32 @@ impl Store<'_> {
         if ended.parents > 0 {
             self.forget_parent_results(ended.id)?;
         }
-        match fate
-            .map(|fate| self.count(ended, fate))
-            .transpose()?
-            .flatten()
-        {
+        match (ended.dependent, fate) {
+            (Some(dependent), Some(fate)) => self.count_and_go_on(dependent, ended.place, fate),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a parent that ended with the job that waits for it, which goes on if it was the last.
+    pub(super) fn count_and_go_on(
+        &self,
+        dependent: i64,
+        place: Option<i64>,
+        fate: &DependencyResult<'_>,
+    ) -> Result<(), Error> {
+        match self.count(dependent, place, fate)? {
             Some(complete) => self.go_on(complete),
             None => Ok(()),
         }
     }
 
-    /// Counts a member that ended with the job that waits for it; gives that one when it was the
-    /// last.
+    /// Counts a parent that ended; gives its dependent when it was the last.
     fn count(
         &self,
-        ended: &EndedJob,
+        next: i64,
+        place: Option<i64>,
         fate: &DependencyResult<'_>,
     ) -> Result<Option<ReadyDependent>, Error> {
-        let Some(next) = ended.dependent else {
-            return Ok(None);
-        };
         let missed = i64::from(matches!(fate, DependencyResult::Missed(_)));
         let sql = "UPDATE brigade_jobs SET parents_left = parents_left - 1, missed = missed + ?2 WHERE id = ?1 \
             AND state = 2 AND parents_left > 0
@@ -201,25 +180,8 @@ impl Store<'_> {
             return Ok(None);
         };
         let dependent_kind = dependent_kind_of(dependent_kind.as_deref());
-        let (result, reason) = match fate {
-            DependencyResult::Done(result) => {
-                (result.as_deref().filter(|_| hands_on(dependent_kind)), None)
-            }
-            DependencyResult::Missed(reason) => (
-                None,
-                Some(&reason[..reason.floor_char_boundary(MISSED_BYTES_MAX)]),
-            ),
-        };
-        if dependent_kind != DependentKind::Finally
-            && (hands_on(dependent_kind) || reason.is_some())
-        {
-            let sql = "INSERT OR REPLACE INTO brigade_parent_results (job, place, result, missed) VALUES \
-                (?1, ?2, ?3, ?4)";
-            self.execute(
-                "keep what a member leaves",
-                sql,
-                params![next, ended.place, result, reason],
-            )?;
+        if dependent_kind != DependentKind::Finally {
+            self.keep_parent_result(next, place, dependent_kind, fate)?;
         }
         Ok((parents_left == 0).then_some(ReadyDependent {
             id: next,
@@ -228,22 +190,31 @@ impl Store<'_> {
         }))
     }
 
-    /// A job goes on whose parents are all settled, and then those dependents that this settles.
+    /// A job goes on whose parents are all settled, and then those dependents that this settles; what
+    /// is too much for this transaction is noted (`flow_ends`).
     fn go_on(&self, first: ReadyDependent) -> Result<(), Error> {
         let mut complete = Some(first);
         while let Some(job) = complete {
-            let told = if job.missed > 0 && job.dependent_kind != DependentKind::Finally {
+            let ended = if job.missed > 0 && job.dependent_kind != DependentKind::Finally {
                 Some(self.not_run(job.id)?)
             } else {
                 self.hand_on(&job)?
             };
-            complete = match told {
+            complete = match ended {
                 None => None,
                 Some((ended, fate)) => {
                     if let Some(key) = &ended.key {
                         self.release_key(&ended.queue, key)?;
                     }
-                    self.count(&ended, &fate)?
+                    match ended.dependent {
+                        Some(next) if self.has_flow_step() => {
+                            self.count(next, ended.place, &fate)?
+                        }
+                        _ => {
+                            self.note_end(&ended, &fate)?;
+                            None
+                        }
+                    }
                 }
             };
         }
@@ -253,24 +224,7 @@ impl Store<'_> {
     /// Sets a job aside whose parents did not all end well. What was gathered stays, for when they
     /// are retried.
     fn not_run(&self, id: i64) -> Result<(EndedJob, DependencyResult<'static>), Error> {
-        let sql = "SELECT missed FROM brigade_parent_results WHERE job = ?1 AND missed IS NOT NULL ORDER \
-            BY place LIMIT ?2";
-        let named = self.rows(
-            "read why parents were missed",
-            sql,
-            params![id, MISSED_NAMED_MAX],
-            |row| row.get::<_, String>(0),
-        )?;
-        let sql = "SELECT missed FROM brigade_jobs WHERE id = ?1";
-        let all = self
-            .row("count missed parents", sql, params![id], |row| {
-                row.get::<_, i64>(0)
-            })?
-            .unwrap_or(0);
-        let mut missed = named.join("; ");
-        if all > MISSED_NAMED_MAX {
-            missed.push_str(&format!("; and {} more", all - MISSED_NAMED_MAX));
-        }
+        let missed = self.missed_parents(id)?;
         let ended = self.set_aside(id, &format!("not run: {missed}"))?;
         Ok((ended, DependencyResult::Missed(missed)))
     }
@@ -306,7 +260,7 @@ impl Store<'_> {
             .and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or_default();
         if hands_on(job.dependent_kind) {
-            let text = match self.assemble(job, &payload)? {
+            let text = match self.assemble(id, job.dependent_kind, &payload)? {
                 Ok(text) => text,
                 // What was gathered stays: another build may allow more.
                 Err(why) => {
@@ -339,55 +293,6 @@ impl Store<'_> {
         Ok(None)
     }
 
-    /// The payload of a job that is given results, or the result of a barrier; why there can be
-    /// none, otherwise.
-    fn assemble(
-        &self,
-        job: &ReadyDependent,
-        payload: &str,
-    ) -> Result<Result<String, String>, Error> {
-        let sql = "SELECT coalesce(sum(length(CAST(coalesce(result, 'null') AS BLOB)) + 1), 0) \
-            FROM brigade_parent_results WHERE job = ?1";
-        let bytes = self
-            .row("measure results", sql, params![job.id], |row| {
-                row.get::<_, i64>(0)
-            })?
-            .unwrap_or(0);
-        let bytes = usize::try_from(bytes)
-            .unwrap_or(usize::MAX)
-            .saturating_add(payload.len() + 2);
-        if bytes > PAYLOAD_BYTES_MAX {
-            return Ok(Err(format!(
-                "the results of those it waited for have {bytes} bytes and {PAYLOAD_BYTES_MAX} are \
-                    allowed"
-            )));
-        }
-        let sql = "SELECT coalesce(result, 'null') FROM brigade_parent_results WHERE job = ?1 ORDER BY place";
-        let results = self
-            .rows("gather results", sql, params![job.id], |row| {
-                row.get::<_, String>(0)
-            })?
-            .join(",");
-        if job.dependent_kind == DependentKind::Barrier {
-            return Ok(Ok(format!("[{results}]")));
-        }
-        let Some(rest) = payload.trim().strip_prefix('[') else {
-            return Ok(Err(
-                "its payload is no array, so no result can be put in front".to_owned(),
-            ));
-        };
-        let comma = if rest.trim_start().starts_with(']') {
-            ""
-        } else {
-            ","
-        };
-        Ok(Ok(if job.dependent_kind == DependentKind::Front {
-            format!("[{results}{comma}{rest}")
-        } else {
-            format!("[[{results}]{comma}{rest}")
-        }))
-    }
-
     /// A group's own job is done with the results of its parents.
     fn raise(
         &self,
@@ -416,20 +321,15 @@ impl Store<'_> {
         Ok((ended, DependencyResult::Done(Some(results.into()))))
     }
 
-    fn forget_parent_results(&self, id: i64) -> Result<(), Error> {
-        self.execute(
-            "forget what was gathered",
-            "DELETE FROM brigade_parent_results WHERE job = ?1",
-            params![id],
-        )
-        .map(drop)
-    }
-
     /// Takes the end of a dead letter back with those behind it: they wait for it again. Before it
     /// is itself put back.
     pub(super) fn take_back(&self, id: i64) -> Result<(), Error> {
         let mut member = id;
         loop {
+            if self.forget_end(member)? {
+                // Its dependent was not told yet.
+                return Ok(());
+            }
             let sql = "SELECT member.place, job.id, job.state, job.queue, job.unique_key FROM \
                 brigade_jobs AS member JOIN brigade_jobs AS job ON job.id = member.dependent
                        WHERE member.id = ?1 AND job.missed > 0 AND (job.state = 2 AND job.parents_left > \
@@ -478,14 +378,6 @@ impl Store<'_> {
             None => self.make_ready(id),
         }
     }
-}
-
-/// Whether it is given the results of its parents.
-fn hands_on(dependent_kind: DependentKind) -> bool {
-    matches!(
-        dependent_kind,
-        DependentKind::Front | DependentKind::Collect | DependentKind::Barrier
-    )
 }
 
 fn dependent_kind_of(text: Option<&str>) -> DependentKind {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use rusqlite::{Row, params};
 
 use super::budget::{PAUSE_MIN, SWEEP_ROWS};
-use super::flow::DependencyResult;
 use super::look::unserved;
+use super::parent_results::DependencyResult;
 use super::store::{Store, millis, moment_of, row_id};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
@@ -23,7 +23,7 @@ use crate::policy::too_late;
 use brigade_core::store::{DeliveryMode, LeaseRequest, Leased, Queues};
 use brigade_runtime::owner::own_name;
 
-/// Queues that are looked at one by one, besides two for each job that is asked for.
+/// Queues that are looked at one by one, plus two for each job that is asked for.
 const DIRECT_QUEUES: usize = 16;
 /// Queues with rates whose next moment an idle consumer waits for; the others are looked at when it
 /// looks again in any case.

@@ -105,9 +105,9 @@ impl Gate {
 }
 
 /// In which order a limited queue is gone through.
-enum Order {
+enum ReadyOrder {
     /// Priority, then place: no partition matters.
-    SqliteConfig,
+    ByPlace,
     /// The same, among the partitions that are open: the first of each.
     Firsts(BinaryHeap<(i64, Reverse<i64>, String)>),
     /// Partition after partition, from the one after this.
@@ -189,9 +189,9 @@ impl Store<'_> {
         self.forget_starts(queue, limits)?;
         let mut gate = self.gate(queue, limits)?;
         let mut order = match (limits.turns, limits.is_by_partition()) {
-            (true, _) => Order::Turns(settings.turn.clone()),
-            (false, true) => Order::Firsts(self.firsts(queue)?),
-            (false, false) => Order::SqliteConfig,
+            (true, _) => ReadyOrder::Turns(settings.turn.clone()),
+            (false, true) => ReadyOrder::Firsts(self.firsts(queue)?),
+            (false, false) => ReadyOrder::ByPlace,
         };
         while leased.len() < ask.max
             && !self.has_set_aside_enough()
@@ -204,12 +204,12 @@ impl Store<'_> {
                 gate.count(&partition, ask.mode);
                 leased.push(job);
             }
-            if let Order::Firsts(firsts) = &mut order {
+            if let ReadyOrder::Firsts(firsts) = &mut order {
                 firsts.extend(self.first_of(queue, &partition)?);
             }
         }
         match order {
-            Order::Turns(turn) if turn != settings.turn => {
+            ReadyOrder::Turns(turn) if turn != settings.turn => {
                 let sql = "UPDATE brigade_queues SET turn = ?2 WHERE queue = ?1";
                 self.execute("pass the turn on", sql, params![queue, turn])
                     .map(drop)
@@ -223,17 +223,17 @@ impl Store<'_> {
         &self,
         queue: &str,
         gate: &Gate,
-        order: &mut Order,
+        order: &mut ReadyOrder,
     ) -> Result<Option<(ReadyRow, String)>, Error> {
         match order {
-            Order::SqliteConfig => {
+            ReadyOrder::ByPlace => {
                 let sql = ReadyRow::select("queue = ?2");
                 let found = self.row("find a ready job", &sql, params![1, queue], |row| {
                     ReadyRow::read(queue, row)
                 })?;
                 Ok(found.map(|found| (found, String::new())))
             }
-            Order::Firsts(firsts) => {
+            ReadyOrder::Firsts(firsts) => {
                 while let Some((_, _, partition)) = firsts.pop() {
                     if gate.partition_closed(&partition).is_none() {
                         return self.first_job_of(queue, partition);
@@ -241,7 +241,7 @@ impl Store<'_> {
                 }
                 Ok(None)
             }
-            Order::Turns(turn) => {
+            ReadyOrder::Turns(turn) => {
                 let (mut after, mut first_closed) = (turn.clone(), None);
                 while let Some(partition) = self.next_partition(queue, &after)? {
                     if gate.partition_closed(&partition).is_none() {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::config::{beside, log_of};
+use super::config::{log_of, sibling};
 use super::sql_error::sql_error;
 use crate::error::{Error, ErrorKind};
 
@@ -50,7 +50,7 @@ pub(super) fn broken_set(path: &Path) -> Result<(), Error> {
     }
     // Both are removed when the last connection is closed, the index first. Another process may be
     // doing that, or opening it again, right now.
-    let index = beside(path, "-shm");
+    let index = sibling(path, "-shm");
     let log_is_gone = || !log_of(path).exists() && length(&index) > 0 && !log_of(path).exists();
     if size.is_some() && (0..LOOKS).all(|_| log_is_gone()) {
         let (log, index) = (log_of(path), index.display());

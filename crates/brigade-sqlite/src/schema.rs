@@ -116,6 +116,9 @@ CREATE TABLE brigade_consumers (
   PRIMARY KEY (holder, asks)
 ) STRICT;
 CREATE TABLE brigade_holders (holder TEXT PRIMARY KEY, seen INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE brigade_flow_ends (
+  job INTEGER PRIMARY KEY, dependent INTEGER NOT NULL, place INTEGER, result TEXT, missed TEXT
+) STRICT;
 CREATE TABLE brigade_cancels (job INTEGER PRIMARY KEY, after INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
 CREATE TABLE brigade_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 "];

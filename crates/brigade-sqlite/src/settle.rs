@@ -10,7 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rusqlite::{Row, params};
 
-use super::flow::{DependencyResult, EndedJob};
+use super::flow::EndedJob;
+use super::parent_results::DependencyResult;
 use super::store::{Store, code, millis, row_id};
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
@@ -76,30 +77,7 @@ impl Store<'_> {
         if matches!(settlement.ending, Ending::Ack(_)) && self.remove_plain(id, settlement.token)? {
             return Ok(Settled::Accepted(None));
         }
-        let sql = "SELECT options, failed, crashed, cancel, begins_by FROM brigade_jobs
-                   WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
-        let held = self.row(
-            "look up a lease",
-            sql,
-            params![id, settlement.token, self.now.boot],
-            |row| {
-                let options: Option<String> = row.get(0)?;
-                // They were read when the job was handed out.
-                let options = options
-                    .and_then(|options| serde_json::from_str(&options).ok())
-                    .unwrap_or_default();
-                Ok(LeasedRow {
-                    options,
-                    charged: Charged {
-                        failed: row.get(1)?,
-                        crashed: row.get(2)?,
-                    },
-                    cancel: row.get(3)?,
-                    begins_by: row.get(4)?,
-                })
-            },
-        )?;
-        let Some(held) = held else {
+        let Some(held) = self.held_lease(id, settlement.token)? else {
             return Ok(Settled::Stale);
         };
         match &settlement.ending {
@@ -129,26 +107,54 @@ impl Store<'_> {
                 stop,
                 report,
             } => {
-                self.note(
-                    id,
-                    AttemptKind::Cancelled,
-                    reason,
-                    report.clone(),
-                    stop.clone(),
-                )?;
+                let (report, stop) = (report.clone(), stop.clone());
+                self.note(id, AttemptKind::Cancelled, reason, report, stop)?;
                 self.cancelled(id, reason)?;
             }
             Ending::Extend(time) => {
-                let until = self.now.boot.saturating_add(millis(*time));
-                self.execute(
-                    "extend a lease",
-                    "UPDATE brigade_jobs SET lease_until = ?2 WHERE id = ?1",
-                    params![id, until],
-                )?;
+                self.extend(id, *time)?;
                 return Ok(Settled::Accepted(held.cancel));
             }
         }
         Ok(Settled::Accepted(None))
+    }
+
+    /// The job, if this token holds it and the lease has not run out.
+    fn held_lease(&self, id: i64, token: i64) -> Result<Option<LeasedRow>, Error> {
+        let sql = "SELECT options, failed, crashed, cancel, begins_by FROM brigade_jobs
+                   WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
+        let read = |row: &Row<'_>| {
+            let options: Option<String> = row.get(0)?;
+            // They were read when the job was handed out.
+            let options = options
+                .and_then(|options| serde_json::from_str(&options).ok())
+                .unwrap_or_default();
+            Ok(LeasedRow {
+                options,
+                charged: Charged {
+                    failed: row.get(1)?,
+                    crashed: row.get(2)?,
+                },
+                cancel: row.get(3)?,
+                begins_by: row.get(4)?,
+            })
+        };
+        self.row(
+            "look up a lease",
+            sql,
+            params![id, token, self.now.boot],
+            read,
+        )
+    }
+
+    fn extend(&self, id: i64, time: Duration) -> Result<(), Error> {
+        let until = self.now.boot.saturating_add(millis(time));
+        self.execute(
+            "extend a lease",
+            "UPDATE brigade_jobs SET lease_until = ?2 WHERE id = ?1",
+            params![id, until],
+        )
+        .map(drop)
     }
 
     /// Most jobs that are done leave nothing behind and let no other go on: one statement removes

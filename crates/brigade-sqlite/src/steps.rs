@@ -13,8 +13,9 @@ use tokio::time::sleep;
 
 use super::Sqlite;
 use super::budget::{StepBudget, limit_of, pause_after};
-use super::flow::{DependencyResult, EndedJob};
+use super::flow::EndedJob;
 use super::operation::{OperationAccess, Synced};
+use super::parent_results::DependencyResult;
 use super::store::Store;
 use crate::error::Error;
 use brigade_core::limits::Limits;

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
+use super::flow_ends::FLOW_STEPS_MAX;
 use super::sql_error::sql_error;
 use crate::clock::{BootTime, Clock};
 use crate::error::{Error, ErrorKind};
@@ -32,6 +33,8 @@ pub(super) struct Store<'a> {
     pub(super) must_write: Cell<bool>,
     /// What has come due was seen to in this transaction; whether some of it is left to the next.
     pub(super) swept: Cell<Option<bool>>,
+    /// Jobs whose ends this transaction may still pass on within their flows, see `flow_ends`.
+    pub(super) flow_steps: Cell<usize>,
     /// Jobs that this transaction set aside instead of handing them out.
     pub(super) set_aside: Cell<usize>,
 }
@@ -47,7 +50,7 @@ pub(super) struct ConnectionCache {
     pub(super) held: Option<i64>,
     /// When it was last looked for holders that are gone, boot clock.
     pub(super) looked: Option<i64>,
-    pub(super) heirs: Descendants,
+    pub(super) descendants: Descendants,
     /// Holders of which nothing is left, and whose leases were not all ended yet.
     pub(super) gone: Vec<String>,
     /// A holder is gone and its workers are ending: worth another look soon.
@@ -129,6 +132,7 @@ impl<'a> Store<'a> {
             is_look: false,
             must_write: Cell::new(false),
             swept: Cell::new(None),
+            flow_steps: Cell::new(FLOW_STEPS_MAX),
             set_aside: Cell::new(0),
         }
     }
@@ -137,6 +141,7 @@ impl<'a> Store<'a> {
     pub(super) fn forget(&self) {
         self.cache.take();
         self.swept.set(None);
+        self.flow_steps.set(FLOW_STEPS_MAX);
         self.set_aside.set(0);
     }
 }

@@ -1,4 +1,4 @@
-//! Work whose time has come (due, late, expired, ended jobs), in steps that are short however much
+//! Work whose time has come (due, late, expired, ended jobs, long flows), in steps that are short however much
 //! of it there is.
 //!
 //! Each hand-out begins with a step ([`Store::sweep`]). A step has a [`StepBudget`] of rows and
@@ -29,12 +29,13 @@ const CLAIM: Duration = Duration::from_secs(1);
 type SweepKind = fn(&Store<'_>, usize) -> Result<usize, Error>;
 
 /// The kinds of work.
-const KINDS: [SweepKind; 7] = [
+const KINDS: [SweepKind; 8] = [
     |store, limit| store.expire_leases(limit),
     |store, limit| store.fire_schedules(limit),
     |store, limit| store.end_late(limit),
     |store, limit| store.promote_due(limit),
     |store, limit| store.cancel_flows(limit),
+    |store, limit| store.continue_flows(limit),
     |store, limit| store.remove_ended(limit),
     |store, limit| store.remove_notes(limit),
 ];
@@ -88,7 +89,8 @@ impl Store<'_> {
                        OR EXISTS (SELECT 1 FROM brigade_jobs WHERE state IN (1, 4) AND due <= ?2)
                        OR EXISTS (SELECT 1 FROM brigade_jobs WHERE remove_at <= ?2)
                        OR EXISTS (SELECT 1 FROM brigade_unique_keys WHERE until <= ?2)
-                       OR EXISTS (SELECT 1 FROM brigade_cancels)";
+                       OR EXISTS (SELECT 1 FROM brigade_cancels)
+                       OR EXISTS (SELECT 1 FROM brigade_flow_ends)";
         let found = self.row(
             "look for what is due",
             sql,
