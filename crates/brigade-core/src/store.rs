@@ -205,7 +205,23 @@ pub trait JobStore: Send + Sync {
         unsupported("manage", "manager")
     }
 
-    /// The consumers that are alive ([`consumers`](Capabilities::consumers)).
+    /// Notes that a consumer is alive, for this long from now on; the next note renews that. It is
+    /// listed until then, or until the store knows that its process has ended
+    /// ([`consumers`](Capabilities::consumers)).
+    fn announce_consumer<'a>(
+        &'a self,
+        _consumer: &'a LiveConsumer,
+        _lasts: Duration,
+    ) -> Reply<'a, ()> {
+        unsupported("announce_consumer", "consumers")
+    }
+
+    /// Takes a consumer that ends off the list ([`consumers`](Capabilities::consumers)).
+    fn retire_consumer<'a>(&'a self, _consumer: &'a LiveConsumer) -> Reply<'a, ()> {
+        unsupported("retire_consumer", "consumers")
+    }
+
+    /// The consumers that are alive, at most 10,000 ([`consumers`](Capabilities::consumers)).
     fn consumers(&self) -> Reply<'_, Vec<LiveConsumer>> {
         unsupported("consumers", "consumers")
     }

@@ -16,6 +16,7 @@
 mod arguments;
 mod blockers;
 mod check;
+mod consumers;
 mod counts;
 mod fault;
 mod hand_out;
@@ -73,7 +74,7 @@ use crate::schedule::{Schedule, Scheduled};
 use crate::shutdown::Scope;
 use crate::store::{
     CancelOutcome, CancelRequest, Capabilities, Edit, Ending, JobFilter, JobStore, LeaseRequest,
-    Leased, Managed, PushOutcome, QueueCounts, Reply, Settled, Settlement,
+    Leased, LiveConsumer, Managed, PushOutcome, QueueCounts, Reply, Settled, Settlement,
 };
 use crate::why::Explanation;
 use brigade_core::{
@@ -223,7 +224,7 @@ impl JobStore for Redis {
             limits: true,
             flows: true,
             manager: true,
-            consumers: false,
+            consumers: true,
             schedules: true,
             results: true,
             answers: false,
@@ -342,6 +343,22 @@ impl JobStore for Redis {
             }
             Ok(answers)
         })
+    }
+
+    fn announce_consumer<'a>(
+        &'a self,
+        consumer: &'a LiveConsumer,
+        lasts: Duration,
+    ) -> Reply<'a, ()> {
+        Box::pin(self.link.announce_consumer(consumer, lasts))
+    }
+
+    fn retire_consumer<'a>(&'a self, consumer: &'a LiveConsumer) -> Reply<'a, ()> {
+        Box::pin(self.link.retire_consumer(consumer))
+    }
+
+    fn consumers(&self) -> Reply<'_, Vec<LiveConsumer>> {
+        Box::pin(self.link.consumers())
     }
 
     fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64> {

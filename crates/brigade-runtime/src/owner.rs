@@ -32,6 +32,12 @@ const EXITING: u64 = 0x4;
 /// Hexadecimal digits of the boot id in a name.
 const BOOT_DIGITS: usize = 8;
 
+/// The name of this host, for people.
+pub fn host_name() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned()
+}
+
 /// This process.
 pub fn own_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();

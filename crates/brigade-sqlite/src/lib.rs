@@ -15,6 +15,7 @@ mod change_watch;
 mod changes;
 mod check;
 mod config;
+mod consumers;
 mod db_thread;
 mod disk_reserve;
 mod file;
@@ -68,7 +69,7 @@ use crate::schedule::{Schedule, Scheduled};
 use brigade_core::limits::Limits;
 use brigade_core::store::{
     CancelOutcome, CancelRequest, Capabilities, DeliveryMode, Edit, JobFilter, JobStore,
-    LeaseRequest, Leased, PushOutcome, QueueCounts, Reply, Settled, Settlement,
+    LeaseRequest, Leased, LiveConsumer, PushOutcome, QueueCounts, Reply, Settled, Settlement,
 };
 use brigade_core::why::Explanation;
 use brigade_core::{
@@ -121,7 +122,7 @@ impl JobStore for Sqlite {
             unique: true,
             limits: true,
             manager: false,
-            consumers: false,
+            consumers: true,
             flows: true,
             results: true,
             answers: false,
@@ -156,6 +157,34 @@ impl JobStore for Sqlite {
                 .run(OperationAccess::Write(Synced::Now), move |store| {
                     store.settle_all(&settlements)
                 }),
+        )
+    }
+
+    fn announce_consumer<'a>(
+        &'a self,
+        consumer: &'a LiveConsumer,
+        lasts: Duration,
+    ) -> Reply<'a, ()> {
+        let consumer = consumer.clone();
+        // After a loss of power no consumer is alive.
+        let access = OperationAccess::Write(Synced::Later);
+        let announce = move |store: &Store<'_>| store.announce_consumer(&consumer, lasts);
+        Box::pin(self.thread.run(access, announce))
+    }
+
+    fn retire_consumer<'a>(&'a self, consumer: &'a LiveConsumer) -> Reply<'a, ()> {
+        let id = consumer.id.clone();
+        let access = OperationAccess::Write(Synced::Later);
+        Box::pin(
+            self.thread
+                .run(access, move |store| store.retire_consumer(&id)),
+        )
+    }
+
+    fn consumers(&self) -> Reply<'_, Vec<LiveConsumer>> {
+        Box::pin(
+            self.thread
+                .run(OperationAccess::Look, |store| store.consumers()),
         )
     }
 

@@ -115,6 +115,9 @@ CREATE TABLE brigade_consumers (
   holder TEXT NOT NULL, asks INTEGER NOT NULL, asked_at INTEGER NOT NULL, queues TEXT NOT NULL,
   PRIMARY KEY (holder, asks)
 ) STRICT;
+CREATE TABLE brigade_live_consumers (
+  id TEXT PRIMARY KEY, holder TEXT NOT NULL, until INTEGER NOT NULL, consumer TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE brigade_holders (holder TEXT PRIMARY KEY, seen INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE brigade_flow_ends (
   job INTEGER PRIMARY KEY, dependent INTEGER NOT NULL, place INTEGER, result TEXT, missed TEXT
@@ -328,6 +331,10 @@ fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
         while connection.execute(sql, (boot, FORGOTTEN_AT_ONCE))? > 0 {}
         connection.execute(
             "DELETE FROM brigade_consumers WHERE instr(holder, '-' || ?1 || '-') = 0",
+            [boot],
+        )?;
+        connection.execute(
+            "DELETE FROM brigade_live_consumers WHERE instr(holder, '-' || ?1 || '-') = 0",
             [boot],
         )?;
         connection.execute(

@@ -1,7 +1,7 @@
 //! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers
 //! and pools.
 //!
-//! `consumer` is one that runs, and the story of its life. `leases` leases while there is room
+//! `consumer` is one that runs, and the story of its life. `announce` shows that it is alive. `leases` leases while there is room
 //! (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement,
 //! `here` its attempt in this process; `ending` says what becomes of a job, `settling` tells the
 //! broker; `turns` which queue is asked first; `control` what a handle tells; `reload` how workers
@@ -12,6 +12,7 @@
 //! renews nothing more. Attempts in this process have threads of their own, so that renewals depend
 //! on no code of users.
 
+mod announce;
 mod attempt;
 mod consumer;
 mod control;
@@ -68,6 +69,7 @@ pub struct Consumer {
     unserved_timeout: Duration,
     losses_max: u32,
     abort_after: Duration,
+    version: Option<String>,
     on_settled: Option<OnSettled>,
     control: Arc<Control>,
     /// What `task` was given that is none.
@@ -133,6 +135,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const UNSERVED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// A job whose holders fell silent so often is set aside.
 const LOSSES_MAX: u32 = 5;
+/// Of the version of a program.
+const VERSION_BYTES_MAX: usize = 100;
 /// How long a handler may take to end once it was asked to.
 const ABORT_AFTER: Duration = Duration::from_secs(5);
 
@@ -157,6 +161,7 @@ impl Broker {
             unserved_timeout: UNSERVED_TIMEOUT,
             losses_max: LOSSES_MAX,
             abort_after: ABORT_AFTER,
+            version: None,
             on_settled: None,
             control: Arc::default(),
             wrong: None,
@@ -267,6 +272,16 @@ impl Consumer {
     /// next await. Default: 5 s. The lease is kept for that long; a lost lease leaves it less.
     pub fn abort_after(mut self, time: Duration) -> Self {
         self.abort_after = time.min(FAR);
+        self
+    }
+
+    /// The version of this program, as the list of live consumers shows it
+    /// ([`Broker::consumers`]): `.version(env!("CARGO_PKG_VERSION"))`. Default: none. At most
+    /// 100 bytes are kept.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        let mut version = version.into();
+        version.truncate(version.floor_char_boundary(VERSION_BYTES_MAX));
+        self.version = Some(version);
         self
     }
 

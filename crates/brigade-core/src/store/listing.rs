@@ -44,18 +44,47 @@ impl QueueCounts {
 }
 
 /// A consumer that is alive: its process takes jobs from this broker.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+///
+/// A consumer announces itself when it starts and renews that for as long as it runs. A clean stop
+/// takes it off the list at once. One that was killed, or is cut off from its broker, is listed
+/// until its last announcement runs out, at most a minute later; on SQLite no longer than its
+/// process runs.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct LiveConsumer {
-    /// Names the consumer at its broker.
+    /// Names the consumer among all consumers of its broker.
     pub id: String,
-    /// The queues that it serves.
+    /// The queues that it serves, the first [`QUEUES_NAMED_MAX`](Self::QUEUES_NAMED_MAX) of them.
     pub queues: Vec<String>,
+    /// How many queues it serves.
+    pub queues_served: usize,
     /// The host it runs on.
     pub host: String,
     /// Its process on that host.
     pub pid: u32,
-    /// When it was first seen.
+    /// The version of its program, if that says one (`Consumer::version`).
+    pub version: Option<String>,
+    /// When it started, by the clock of its host.
     pub since: SystemTime,
+}
+
+impl LiveConsumer {
+    /// The most queues that are named; a consumer may serve more.
+    pub const QUEUES_NAMED_MAX: usize = 100;
+
+    /// A consumer of these queues that starts now, in this process.
+    pub fn new(id: impl Into<String>, host: impl Into<String>, queues: &[Box<str>]) -> Self {
+        let named = queues.iter().take(Self::QUEUES_NAMED_MAX);
+        Self {
+            id: id.into(),
+            queues: named.map(ToString::to_string).collect(),
+            queues_served: queues.len(),
+            host: host.into(),
+            pid: std::process::id(),
+            version: None,
+            since: SystemTime::now(),
+        }
+    }
 }
 
 /// A lease whose job is to be cancelled.

@@ -14,6 +14,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
 
+mod alive;
+mod chains;
 mod commit;
 mod crash;
 mod damaged;

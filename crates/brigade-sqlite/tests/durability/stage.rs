@@ -23,7 +23,9 @@ use rusqlite::{Connection, OpenFlags};
 pub(crate) type Roles = &'static [(&'static str, fn())];
 
 /// Everything that this binary can be started as.
-const ROLES: [Roles; 8] = [
+const ROLES: [Roles; 10] = [
+    crate::alive::ROLES,
+    crate::chains::ROLES,
     crate::commit::ROLES,
     crate::crash::ROLES,
     crate::frozen::ROLES,

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::announce::announcement;
 use super::attempt::Held;
 use super::control::Control;
 use super::ending::Policy;
@@ -20,7 +21,7 @@ use crate::broker::Broker;
 use crate::error::{Error, ErrorKind};
 use crate::registry;
 use crate::shutdown::Scope;
-use crate::store::{CallTransport, JobStore, Leased};
+use crate::store::{CallTransport, JobStore, Leased, LiveConsumer};
 use brigade_pool::Pool;
 
 /// Settlements that the broker does not take at the moment and that hold no place in the consumer
@@ -57,6 +58,8 @@ pub(super) struct RunningConsumer {
     pub(super) numbers: AtomicU64,
     pub(super) control: Arc<Control>,
     /// Nothing waits any longer for attempts in this process that do not end.
+    /// How the list of live consumers shows it.
+    pub(super) announcement: LiveConsumer,
     pub(super) abandoning: CancellationToken,
     pub(super) scope: Scope,
 }
@@ -166,6 +169,7 @@ impl RunningConsumer {
         worker
             .control
             .serve(Serving::of(&worker.broker, turns.all().names().to_vec()));
+        let announcement = announcement(turns.all().names(), worker.version);
         let slots = pool.as_ref().map_or(1, |pool| 2 * pool.slots());
         let prefetch = if worker.prefetch == 0 {
             slots
@@ -200,6 +204,7 @@ impl RunningConsumer {
             holding: Notify::new(),
             numbers: AtomicU64::new(0),
             control: worker.control,
+            announcement,
             abandoning: CancellationToken::new(),
             scope,
         })
@@ -214,6 +219,7 @@ impl RunningConsumer {
             Arc::clone(&self).renew().boxed(),
             Arc::clone(&self).hear_of_cancels().boxed(),
             Arc::clone(&self).watch_leases().boxed(),
+            Arc::clone(&self).stay_announced().boxed(),
         ];
         for task in beside {
             let ended = ended.clone();
@@ -226,6 +232,7 @@ impl RunningConsumer {
         drop(ends);
         self.scope.close();
         self.scope.ended().await;
+        self.retire().await;
         leased.map(|()| self.control.served())
     }
 

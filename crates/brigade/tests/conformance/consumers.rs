@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use brigade::{Broker, Consumer, JobState, ToJob as _, task};
+use brigade::{Broker, Consumer, JobState, LiveConsumer, ToJob as _, task};
 
 use super::{Subject, on_brokers_that, on_every_broker, on_every_broker_at_once};
 
@@ -285,4 +285,63 @@ async fn is_due_in_the_far_future(broker: &brigade::Broker, far: &str) {
                     .is_empty()
         );
     }
+}
+
+/// Waits until one consumer is listed.
+async fn listed(broker: &Broker) -> LiveConsumer {
+    let listed = async {
+        loop {
+            match broker.consumers().await.unwrap().pop() {
+                Some(consumer) => break consumer,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(4 * LONG, listed)
+        .await
+        .expect("it is listed")
+}
+
+#[test]
+fn a_live_consumer_is_listed_until_it_stops_or_falls_silent() {
+    on_brokers_that(
+        |can| can.consumers,
+        |subject| async move {
+            let watcher = elsewhere(&subject).await;
+            assert_eq!(watcher.consumers().await.unwrap(), []);
+            let broker = &subject.broker;
+            let consumer = broker.consumer().queue("one").weighted("two", 1);
+            let consumer = consumer.version("1.2.3").in_process();
+            let (found, _) = beside(consumer, listed(&watcher)).await;
+            assert_eq!(found.queues, ["one", "two"]);
+            assert_eq!(
+                (found.pid, found.version.as_deref(), found.queues_served),
+                (std::process::id(), Some("1.2.3"), 2)
+            );
+            assert!(!found.host.is_empty() && !found.id.is_empty());
+            let left = watcher.consumers().await.unwrap();
+            assert_eq!(left, [], "a clean stop takes it off at once");
+
+            // One whose runtime ends says no word.
+            let silent = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            let (own, url) = (subject.broker.clone(), subject.url.clone());
+            silent.spawn(async move {
+                let is_shared = own.capabilities().durable;
+                let broker = match is_shared {
+                    true => Broker::connect(&url).await.unwrap(),
+                    false => own,
+                };
+                let consumer = broker.consumer().queue("silent").in_process();
+                consumer.run_until(std::future::pending::<()>()).await
+            });
+            assert_eq!(listed(&watcher).await.queues, ["silent"]);
+            silent.shutdown_background();
+            watcher.clock().advance(Duration::from_secs(61));
+            assert_eq!(watcher.consumers().await.unwrap(), []);
+        },
+    );
 }

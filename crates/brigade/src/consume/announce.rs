@@ -1,0 +1,61 @@
+//! Announcements: how a consumer shows that it is alive, where its broker keeps a list.
+//!
+//! It announces itself when it starts and then at a steady pace, whether it holds jobs or not. A
+//! consumer that ends in good order retires; one that is killed drops off the list when its last
+//! announcement runs out. No job depends on any of this.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::consumer::RunningConsumer;
+use crate::retry::jitter;
+use crate::store::LiveConsumer;
+use brigade_runtime::owner::{host_name, own_name};
+
+/// How often a consumer announces itself.
+const EVERY: Duration = Duration::from_secs(20);
+/// How long an announcement lasts: two may be lost on their way.
+const LASTS: Duration = Duration::from_secs(60);
+/// The longest wait of a consumer that ends for its broker to take it off the list.
+const RETIRED_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a consumer of this process announces.
+pub(super) fn announcement(queues: &[Box<str>], version: Option<String>) -> LiveConsumer {
+    static NUMBERS: AtomicU64 = AtomicU64::new(1);
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let mut consumer = LiveConsumer::new(format!("{}/{number}", own_name()), host_name(), queues);
+    consumer.version = version;
+    consumer
+}
+
+impl RunningConsumer {
+    /// Announces the consumer again and again.
+    pub(super) async fn stay_announced(self: Arc<Self>) -> Infallible {
+        if !self.store.capabilities().consumers {
+            return pending().await;
+        }
+        loop {
+            let announced = self.store.announce_consumer(&self.announcement, LASTS);
+            if let Err(error) = announced.await {
+                tracing::debug!(%error, "could not announce a consumer; trying again");
+            }
+            sleep(EVERY.mul_f64(jitter(0.1))).await;
+        }
+    }
+
+    /// The consumer has ended.
+    pub(super) async fn retire(&self) {
+        if !self.store.capabilities().consumers {
+            return;
+        }
+        let retiring = self.store.retire_consumer(&self.announcement);
+        if let Ok(Err(error)) = timeout(RETIRED_WITHIN, retiring).await {
+            tracing::debug!(%error, "could not take a consumer off the list");
+        }
+    }
+}
