@@ -23,7 +23,7 @@ async fn bad_use_wrong_password_is_refused_and_never_repeated() {
     for query in [
         "?password=wrong-password",
         "",
-        "?user=nobody&password=wrong-password",
+        "?user=unknown&password=wrong-password",
     ] {
         let error = refused(&format!("{}{query}", server.url())).await;
         assert_eq!(
@@ -65,7 +65,7 @@ async fn bad_use_a_password_that_changes_is_told_and_it_goes_on_when_it_is_right
         .ask_as("first", "CONFIG SET requirepass second")
         .unwrap();
     server.ask_as("second", "CLIENT KILL TYPE normal").unwrap();
-    // The connection that breaks is told as broken, the next as refused.
+    // The connection that breaks is reported as broken, the next as refused.
     broker.queue("q").push(&2).await.unwrap_err();
     let error = broker.queue("q").push(&3).await.unwrap_err();
     assert!(

@@ -1,5 +1,5 @@
-//! Scripts that the server forgot, keys that somebody removed or holds with something else, and a
-//! server held up by somebody's script.
+//! Scripts that the server forgot, keys that were removed or that another
+//! program uses, and a server that a script of another program blocks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,16 +115,16 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
             tell::<()>(&mut connection, &["EVAL", script, "1", &key]);
         }
         let queue = broker.queue("served");
-        let told = async {
+        let answer = async {
             (
                 queue.push(&1).await.err(),
                 queue.lease(LONG, NOW).await.err(),
                 broker.queues().await.err(),
             )
         };
-        let (push, lease, count) = timeout(BOUND, told).await.unwrap();
+        let (push, lease, count) = timeout(BOUND, answer).await.unwrap();
         let errors: Vec<_> = [push, lease, count].into_iter().flatten().collect();
-        assert!(!errors.is_empty(), "{name}: nobody noticed");
+        assert!(!errors.is_empty(), "{name}: no call noticed");
         for error in errors {
             assert!(
                 error.kind() == ErrorKind::Unsupported
@@ -160,7 +160,7 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
     timeout(BOUND, serving).await.unwrap().unwrap().unwrap();
 }
 
-/// Attempts that end together are settled together, and those that came through are not told again:
+/// Attempts that end together are settled together, and those that came through are not sent again:
 /// they would be taken for too late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e35_a_queue_that_cannot_be_settled_makes_no_other_stale() {
@@ -234,9 +234,10 @@ async fn e35_a_key_of_another_type_refuses_the_push_that_needs_it_and_none_besid
         };
         broker.push(job)
     };
-    for (number, told) in (0..100_u32).zip(futures_util::future::join_all((0..100).map(push)).await)
+    for (number, answer) in
+        (0..100_u32).zip(futures_util::future::join_all((0..100).map(push)).await)
     {
-        match told {
+        match answer {
             Ok(pushed) => assert!(!number.is_multiple_of(4), "{pushed:?}"),
             Err(error) => {
                 assert!(
@@ -251,7 +252,7 @@ async fn e35_a_key_of_another_type_refuses_the_push_that_needs_it_and_none_besid
     assert_eq!(all_jobs(&broker, "q").await.len(), 75);
 }
 
-/// A job whose hash is gone: somebody deleted it, or the server removed it because its memory was
+/// A job whose hash is gone: a program deleted it, or the server removed it because its memory was
 /// full.
 #[tokio::test]
 async fn e35_a_job_that_somebody_removed_keeps_no_other_from_being_handed_out() {
@@ -340,7 +341,7 @@ fn hold_up(server: &Redis) -> tokio::task::JoinHandle<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e35_a_server_held_up_by_a_script_is_named_and_all_goes_on_when_that_is_killed() {
     let server = Redis::start(&["--lua-time-limit", "20"]).unwrap();
-    // Another database than the first is chosen anew on each connection.
+    // Another database than the first is chosen on each new connection.
     let broker = Broker::connect(&format!("{}?db=3", server.url()))
         .await
         .unwrap();

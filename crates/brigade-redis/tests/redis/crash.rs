@@ -44,9 +44,9 @@ fn attempt(ledger: &str, number: u64) -> u64 {
     token
 }
 
-/// What producers and consumers were told.
+/// The answers that producers and consumers got.
 #[derive(Default)]
-struct Told {
+struct Answers {
     acknowledged: BTreeSet<u64>,
     uncertain: BTreeSet<u64>,
     /// Settlements by hand that were accepted, per job.
@@ -57,7 +57,7 @@ struct Told {
 }
 
 struct Crash {
-    told: Mutex<Told>,
+    answers: Mutex<Answers>,
     /// Jobs that were settled by hand.
     settled: watch::Sender<u64>,
     ledger: String,
@@ -81,9 +81,9 @@ impl Crash {
                     _ => broker.queue("by-hand").job(&arguments).unwrap(),
                 };
                 match broker.push(job.keep(LONG)).await {
-                    Ok(_) => drop(self.told.lock().unwrap().acknowledged.insert(number)),
+                    Ok(_) => drop(self.answers.lock().unwrap().acknowledged.insert(number)),
                     Err(error) if error.is_uncertain() => {
-                        self.told.lock().unwrap().uncertain.insert(number);
+                        self.answers.lock().unwrap().uncertain.insert(number);
                     }
                     Err(error) => {
                         assert_passing(&error);
@@ -113,7 +113,7 @@ impl Crash {
                 match lease.clone().ack_with(&number).await {
                     Ok(Settled::Accepted(_)) => {
                         *self
-                            .told
+                            .answers
                             .lock()
                             .unwrap()
                             .accepted
@@ -121,11 +121,11 @@ impl Crash {
                             .or_default() += 1;
                         self.settled.send_modify(|count| *count += 1);
                     }
-                    Ok(_) => self.told.lock().unwrap().stale += 1,
+                    Ok(_) => self.answers.lock().unwrap().stale += 1,
                     Err(error) => {
                         assert_passing(&error);
                         if error.is_uncertain() {
-                            self.told.lock().unwrap().unsure.insert(number);
+                            self.answers.lock().unwrap().unsure.insert(number);
                         }
                         tokio::time::sleep(millis(20)).await;
                         continue;
@@ -165,7 +165,7 @@ async fn crash_of_the_server_under_load_loses_nothing_and_consumption_resumes() 
     let directory = tempfile::tempdir().unwrap();
     let mut server = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
     let crash = Arc::new(Crash {
-        told: Mutex::default(),
+        answers: Mutex::default(),
         settled: watch::Sender::new(0),
         ledger: directory.path().join("ledger").to_str().unwrap().to_owned(),
         stop: CancellationToken::new(),
@@ -222,7 +222,7 @@ async fn crash_of_the_server_under_load_loses_nothing_and_consumption_resumes() 
 const NONE: Duration = Duration::ZERO;
 
 impl Crash {
-    /// Compares what everybody was told with what is stored and with the ledger.
+    /// Compares the answers that all callers got with what is stored and with the ledger.
     async fn check(&self, broker: &Broker) {
         let mut stored = BTreeMap::<u64, usize>::new();
         let (mut not_done, mut forged, mut interrupted) = (0, 0, 0);
@@ -242,8 +242,8 @@ impl Crash {
                 forged += usize::from(!is_known);
             }
         }
-        let told = self.told.lock().unwrap();
-        let lost: Vec<_> = told
+        let answers = self.answers.lock().unwrap();
+        let lost: Vec<_> = answers
             .acknowledged
             .iter()
             .filter(|number| !stored.contains_key(number))
@@ -251,12 +251,16 @@ impl Crash {
         let phantom = stored
             .keys()
             .filter(|number| {
-                !told.acknowledged.contains(number) && !told.uncertain.contains(number)
+                !answers.acknowledged.contains(number) && !answers.uncertain.contains(number)
             })
             .count();
         let dup_stored = stored.values().filter(|count| **count > 1).count();
-        let dup_accept = told.accepted.values().filter(|count| **count > 1).count();
-        let came_through = told
+        let dup_accept = answers
+            .accepted
+            .values()
+            .filter(|count| **count > 1)
+            .count();
+        let came_through = answers
             .uncertain
             .iter()
             .filter(|number| stored.contains_key(number))
@@ -267,11 +271,11 @@ impl Crash {
              acks unsure {} stale {}: LOST {} PHANTOM {phantom} DUP_STORED {dup_stored} DUP_ACCEPT \
              {dup_accept} NOT_DONE {not_done} FORGED {forged}",
             stored.len(),
-            told.acknowledged.len(),
-            told.uncertain.len(),
+            answers.acknowledged.len(),
+            answers.uncertain.len(),
             attempts.repeated,
-            told.unsure.len(),
-            told.stale,
+            answers.unsure.len(),
+            answers.stale,
             lost.len(),
         );
         assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
@@ -279,7 +283,7 @@ impl Crash {
             (phantom, dup_stored, dup_accept, not_done, forged),
             (0, 0, 0, 0, 0)
         );
-        // Nobody held a lease for long, so whatever began again had lost its answer or its lease to
+        // No lease lasted for long, so what began again had lost its answer or its lease to
         // a crash.
         assert!(
             attempts.repeated <= usize::try_from(interrupted).unwrap(),

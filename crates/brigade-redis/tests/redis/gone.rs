@@ -50,7 +50,7 @@ async fn the_jobs_of_a_killed_process_go_on_at_once_on_its_host() {
             .await
             .unwrap()
             .is_none(),
-        "while it lives nobody else gets one"
+        "while it lives no other gets one"
     );
     holder.kill().unwrap();
     holder.wait().unwrap();

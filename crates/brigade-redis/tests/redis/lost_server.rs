@@ -10,25 +10,25 @@ use brigade_testkit::redis::Redis;
 
 use crate::stage::{BOUND, LONG, NOW, all_jobs, assert_passing, millis, plain, start, tell, until};
 
-/// What a push was told, and when.
+/// The answer that a push got, and when.
 #[derive(Default)]
-struct Told {
+struct Answers {
     acknowledged: Vec<(u64, Instant)>,
     uncertain: usize,
 }
 
 /// Pushes as fast as it can until the server is gone.
-async fn push_until_it_dies(broker: Broker, told: Arc<Mutex<Told>>, first: u64) {
+async fn push_until_it_dies(broker: Broker, answers: Arc<Mutex<Answers>>, first: u64) {
     for number in first.. {
         match broker.queue("q").push(&number).await {
-            Ok(_) => told
+            Ok(_) => answers
                 .lock()
                 .unwrap()
                 .acknowledged
                 .push((number, Instant::now())),
             Err(error) => {
                 assert_passing(&error);
-                told.lock().unwrap().uncertain += usize::from(error.is_uncertain());
+                answers.lock().unwrap().uncertain += usize::from(error.is_uncertain());
                 return;
             }
         }
@@ -42,12 +42,12 @@ async fn count_lost(fsync: &str) -> (usize, Duration) {
     let broker = Broker::connect(&server.url()).await.unwrap();
     let (mut lost, mut oldest, mut pushed, mut uncertain) = (0, Duration::ZERO, 0, 0);
     for round in 0..brigade_testkit::count(2, 10) as u64 {
-        let told = Arc::<Mutex<Told>>::default();
+        let answers = Arc::<Mutex<Answers>>::default();
         let pushing: Vec<_> = (0..4)
             .map(|lane| {
                 tokio::spawn(push_until_it_dies(
                     broker.clone(),
-                    Arc::clone(&told),
+                    Arc::clone(&answers),
                     (round * 4 + lane) << 32,
                 ))
             })
@@ -65,8 +65,8 @@ async fn count_lost(fsync: &str) -> (usize, Duration) {
             .iter()
             .map(|job| job.payload.parse().unwrap())
             .collect();
-        let told = told.lock().unwrap();
-        for (_, at) in told
+        let answers = answers.lock().unwrap();
+        for (_, at) in answers
             .acknowledged
             .iter()
             .filter(|(number, _)| !stored.contains(number))
@@ -74,8 +74,8 @@ async fn count_lost(fsync: &str) -> (usize, Duration) {
             lost += 1;
             oldest = oldest.max(killed.saturating_duration_since(*at));
         }
-        pushed += told.acknowledged.len();
-        uncertain += told.uncertain;
+        pushed += answers.acknowledged.len();
+        uncertain += answers.uncertain;
     }
     println!(
         "appendfsync {fsync}: acknowledged {pushed} uncertain {uncertain}: LOST {lost} (the oldest \

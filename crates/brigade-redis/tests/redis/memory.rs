@@ -40,7 +40,7 @@ async fn e34_a_full_server_refuses_pushes_cleanly_and_lets_jobs_be_done() {
         );
     }
 
-    // Whoever holds a job keeps it, and whoever asks for one gets it: by this the memory becomes
+    // A consumer that holds a job keeps it, and one that asks for a job gets it: by this the memory becomes
     // free.
     assert_eq!(early.extend(LONG).await.unwrap(), Settled::Accepted(None));
     assert_eq!(

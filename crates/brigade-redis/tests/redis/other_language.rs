@@ -108,7 +108,7 @@ async fn a_node_program_pushes_and_brigade_takes_in_order_and_the_other_way_roun
     let taken = taking.lines().await;
     assert_eq!(taken.len(), count);
     for (n, job) in taken.iter().enumerate() {
-        // Node's numbers are doubles: it is told the text and prints it as it is.
+        // Node's numbers are doubles: it gets the text and prints it as it is.
         assert_eq!(*job, payload("brigade", n));
     }
     stop.cancel();

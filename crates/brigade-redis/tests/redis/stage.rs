@@ -1,4 +1,4 @@
-//! What these tests share: a server and a broker, and a plain connection beside it.
+//! What these tests share: a server and a broker, and a plain connection.
 
 use std::future::Future;
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl 
     );
 }
 
-/// Asserts that this is how a server that is gone, or not back yet, is told: never as anything that
+/// Asserts that this is how a server that is gone, or not back yet, is reported: never as anything that
 /// a caller would give up on.
 pub(crate) fn assert_passing(error: &Error) {
     assert!(

@@ -190,7 +190,7 @@ async fn e32_a_server_with_too_many_clients_is_reached_when_there_is_room() {
     );
     let broker = Broker::connect(&url).await.unwrap();
     broker.queue("q").push(&1).await.unwrap();
-    // Room for the one that asks, and nobody else.
+    // Room for the one that asks, and for no other.
     let mut admin = redis::Client::open(format!(
         "redis+unix://{}?pass=secret",
         server.socket().display()

@@ -109,7 +109,7 @@ fn queues_on_all_nodes() {
     });
 }
 
-/// Whoever asks for the jobs of one queue fires what is due for all.
+/// A consumer of one queue fires what is due for all.
 async fn ticks_are_fired_for_every_node(broker: &Broker) {
     let hour = Duration::from_secs(3600);
     for name in QUEUES {
@@ -146,7 +146,7 @@ async fn whoever_waits_is_woken(broker: &Broker) {
     }
 }
 
-/// A queue's slot goes to another node while it has jobs: nothing is lost, and whoever waits there
+/// A queue's slot goes to another node while it has jobs: nothing is lost, and a consumer that waits there
 /// is woken.
 async fn a_slot_moves(cluster: &Cluster, broker: &Broker) {
     let queue = broker.queue("a");
@@ -186,7 +186,7 @@ async fn a_slot_moves(cluster: &Cluster, broker: &Broker) {
             format!("MIGRATE 127.0.0.1 {} {key} 0 5000", cluster.ports[to]),
         );
     }
-    // All keys are there, and the slot is still on its way: whoever asks is sent on for this once.
+    // All keys are there, and the slot is still on its way: a caller is sent on for this once.
     queue.push(&5).await.unwrap();
     for index in [to, from] {
         ok(index, format!("CLUSTER SETSLOT {slot} NODE {to_id}"));

@@ -32,7 +32,7 @@ async fn refused(url: &str) -> (ErrorKind, String) {
     (error.kind(), format!("{error:?}"))
 }
 
-/// A job goes through, and whoever waits for one hears of it.
+/// A job goes through, and a consumer that waits for one gets it.
 async fn works(url: &str) {
     let broker = Broker::connect(url)
         .await

@@ -22,7 +22,7 @@ const AFTER: usize = 200;
 #[derive(Default)]
 struct Books {
     pushed: Mutex<BTreeSet<u64>>,
-    /// Pushed or not, nobody knows.
+    /// Pushed or not: that is not known.
     uncertain: AtomicU64,
     done: Mutex<BTreeSet<u64>>,
 }
@@ -63,7 +63,7 @@ async fn work_until(broker: Broker, books: Arc<Books>, stop: CancellationToken) 
             Ok(None) => {}
             Ok(Some(lease)) => {
                 let number = lease.payload().unwrap();
-                // An ack that nobody can answer for: the job was run, whatever becomes of it.
+                // An ack that got no answer: the job was run, whatever becomes of it.
                 lease.ack().await.ok();
                 books.done.lock().unwrap().insert(number);
             }
@@ -83,7 +83,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// The primary is killed under load. Returns the acknowledged jobs that nobody ever got.
+/// The primary is killed under load. Returns the acknowledged jobs that no consumer ever got.
 async fn lost_in_a_failover(options: &str) -> usize {
     let place = Replicated::start(2, &[]).unwrap();
     let sentinels = Sentinels::start(place.port, 2).unwrap();
@@ -146,7 +146,7 @@ fn e33_a_failover_loses_nothing_that_a_replica_had() {
     });
 }
 
-/// What the primary had acknowledged and sent to nobody is gone: counted, and no more than one
+/// What the primary had acknowledged and sent to no replica is gone: counted, and no more than one
 /// client had under way.
 #[test]
 fn e33_a_failover_without_wait_resumes_and_counts_what_it_lost() {

@@ -1,4 +1,4 @@
-//! Killed, or told EIO, at the first sync of a program's life, at the second, and so on: the first
+//! Killed, or given EIO, at the first sync of a program's life, at the second, and so on: the first
 //! start of a file included.
 
 use brigade::{Broker, Error, ErrorKind, ToJob as _};
@@ -99,7 +99,7 @@ fn check_whole_or_nothing(stage: &Stage) {
     assert!(!version.is_empty());
 }
 
-/// What the program was told holds, and the file goes on.
+/// What the program was answered holds, and the file goes on.
 fn check_kept(stage: &Stage, what: &str) {
     let lines = ledger::read(stage.path("ledger")).unwrap_or_default();
     let has = |number: u64, event: &Event| {

@@ -43,7 +43,7 @@ fn crash_with_one_consumer_of_one_slot_holds_the_order() {
             ..Plan::new(seed)
         });
         // One whose worker was killed before it could write its first line is handed out again
-        // before all others but the one that was held beside it already.
+        // before all others but the one that was held already.
         let allowed = |place: &Place| usize::from(place.crashed > 0);
         let late: Vec<_> = places
             .iter()
@@ -295,7 +295,7 @@ struct Cast<'a> {
 impl Cast<'_> {
     fn producer(&mut self) -> Program {
         self.incarnations += 1;
-        // Every other one dies within a commit of its own, if nobody kills it before.
+        // Every other one dies within a commit of its own, if it is not killed before.
         let fault = match self.random.within(0..4) {
             0 => Fault::KillBefore(self.random.within(5..60)).arguments(),
             1 => Fault::KillAfter(self.random.within(5..60)).arguments(),
@@ -410,7 +410,7 @@ async fn producer() {
             .iter()
             .map(|number| job(stage.text().to_owned(), *number, random.within(0..3_000)));
         let jobs: Vec<brigade::Job> = jobs.map(|call| call.to_job().unwrap().keep(LONG)).collect();
-        // Until there is an answer, nobody knows.
+        // Until there is an answer, that is not known.
         numbers
             .iter()
             .for_each(|number| ledger.job(*number, &Event::Refused).unwrap());

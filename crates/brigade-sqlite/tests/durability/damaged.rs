@@ -82,7 +82,7 @@ fn refused(stage: &Stage, what: &str, word: &str) {
 fn contents(stage: &Stage) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(stage.text()).unwrap().map(Result::unwrap);
     let name = |entry: &fs::DirEntry| entry.file_name().to_str().unwrap().to_owned();
-    // The index of the log is made anew by whoever looks.
+    // The index of the log is made again by the next process that looks.
     let entries = entries.filter(|entry| !name(entry).ends_with("-shm"));
     let mut contents: Vec<_> = entries
         .map(|entry| (name(&entry), fs::read(entry.path()).unwrap_or_default()))

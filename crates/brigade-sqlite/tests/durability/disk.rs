@@ -76,7 +76,7 @@ pub(crate) enum Operation {
     Write(Part, u64, Vec<u8>),
     Truncate(Part, u64),
     Sync(Part),
-    /// Something that the program was told or began.
+    /// An answer that the program got, or something that it began.
     Mark(u64),
 }
 
@@ -175,7 +175,7 @@ extern "C" fn ftruncate64(fd: c_int, length: i64) -> c_int {
     c_int::try_from(done).unwrap_or(-1)
 }
 
-/// A sync of a file that is nobody's: a place to die at.
+/// A sync of a file that no process uses: a place to die at.
 pub(crate) fn sync_nothing() {
     fsync(-1);
 }

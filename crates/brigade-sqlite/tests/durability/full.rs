@@ -142,7 +142,7 @@ async fn by_others() {
             more => pushed += more,
         }
     }
-    // What runs is completed, or its holder is told that it is not, and tells it again later.
+    // What runs is completed, or its holder learns that it is not, and settles again later.
     let (mut acked, mut refused) = (0, Vec::new());
     for lease in held {
         match lease.clone().ack().await {

@@ -45,8 +45,8 @@ fn d27_a_file_that_another_program_holds_is_waited_for_and_what_expired_meanwhil
     until("it runs", || !starts().is_empty());
     let locker = Program::start_with("locker", &[stage.text()]).unwrap();
     locker.line("locked", BOUND).unwrap();
-    // The lease is over, and so is the attempt, although nobody could be asked: it may not run on
-    // beside the next one.
+    // The lease is over, and so is the attempt, although the broker could not be asked: it
+    // may not run on together with the next one.
     let first = starts()[0].pid;
     until("it is stopped", || !brigade_testkit::facts::is_alive(first));
     stage.ledger().fault(first).unwrap();

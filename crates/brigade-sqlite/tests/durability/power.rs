@@ -43,7 +43,7 @@ fn cut(safety: &str) -> String {
     log
 }
 
-/// What the program was told, as numbers among the writes: three per job.
+/// The answers that the program got, as numbers among the writes: three per job.
 const PUSHED: usize = 0;
 const ENDING: usize = 1;
 const ENDED: usize = 2;
@@ -191,17 +191,17 @@ async fn compare(image: &[Vec<u8>; 2], operations: &[Operation], safety: &str) -
     let stored: BTreeMap<u64, usize> = jobs.iter().map(|job| (number(&job.payload), 1)).collect();
     broker.queue("more").push(&(0, "")).await.unwrap();
     assert_eq!(integrity(&Connection::open(stage.file()).unwrap()), "ok");
-    let mut told = BTreeMap::<u64, [bool; 3]>::new();
+    let mut answers = BTreeMap::<u64, [bool; 3]>::new();
     for operation in operations {
         if let Operation::Mark(mark) = operation {
-            told.entry(mark / 3).or_default()[usize::try_from(mark % 3).unwrap()] = true;
+            answers.entry(mark / 3).or_default()[usize::try_from(mark % 3).unwrap()] = true;
         }
     }
-    let missing = told
+    let missing = answers.iter().filter(|(number, answers)| {
+        answers[PUSHED] && !answers[ENDING] && !stored.contains_key(number)
+    });
+    let undone = answers
         .iter()
-        .filter(|(number, told)| told[PUSHED] && !told[ENDING] && !stored.contains_key(number));
-    let undone = told
-        .iter()
-        .filter(|(number, told)| told[ENDED] && stored.contains_key(number));
+        .filter(|(number, answers)| answers[ENDED] && stored.contains_key(number));
     (missing.count(), undone.count())
 }

@@ -86,7 +86,7 @@ pub(crate) fn depends(number: u64) -> Result<u64, Failure> {
     if DEPENDENCY.load(Ordering::Relaxed) {
         Ok(number)
     } else {
-        Err(Failure::new("nobody answers"))
+        Err(Failure::new("no answer"))
     }
 }
 

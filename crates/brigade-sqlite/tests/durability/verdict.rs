@@ -37,7 +37,7 @@ struct Attempts {
     starts: Vec<u32>,
     /// Tokens that came to an end.
     ends: BTreeSet<u64>,
-    /// Completions that a consumer was told were accepted.
+    /// Completions of which a consumer heard that they were accepted.
     accepted: usize,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Verdict {
     pub(crate) phantom: usize,
     /// Starts beyond the first that no fault explains.
     pub(crate) unexplained: usize,
-    /// Attempts that ran beside another one of their job.
+    /// Attempts that ran at the same time as another one of their job.
     pub(crate) overlaps: usize,
     /// Results accepted beyond one, and jobs stored beyond one.
     pub(crate) dup_accept: usize,
