@@ -27,7 +27,7 @@
 //! - `lease` also fires the schedules that are due: pushing the jobs of a tick and setting the next
 //!   tick is one atomic step, so each tick is fired once, whichever process fires it.
 //!
-//! A new way to end an attempt is a variant of [`Ending`], never a method.
+//! A new way to end an attempt is a variant of [`Disposition`], never a method.
 
 #[doc(hidden)]
 pub mod answer;
@@ -68,7 +68,7 @@ pub use listing::{CancelRequest, JobFilter, LiveConsumer, Managed, QueueCounts};
 pub use push::PushOutcome;
 pub use queues::{QueueSet, Queues};
 pub use reload_lock::{ReloadGuard, ReloadLock};
-pub use settlement::{Ending, Settled, Settlement};
+pub use settlement::{Disposition, Settled, Settlement};
 
 pub use crate::clock::BootTime;
 pub use crate::job::{DependentKind, FlowLink, Job, JobId, JobOptions, RetryPolicy};

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
 use crate::outcome::{CallError, Cancelled};
 use crate::progress::Progress;
-use brigade_core::store::{Answer, Ending};
+use brigade_core::store::{Answer, Disposition};
 
 impl RabbitMqCore {
     /// Sends a caller the progress of its call, if the caller wants it.
@@ -37,8 +37,8 @@ impl RabbitMqCore {
     pub(super) async fn end_answered(&self, answered: Vec<Ends>) -> Vec<Result<(), Error>> {
         let mut under_way = Vec::with_capacity(answered.len());
         for (held, settlement) in answered {
-            let outcome = match &settlement.ending {
-                Ending::Ack(Some(result)) => Ok(&**result),
+            let outcome = match &settlement.disposition {
+                Disposition::Ack(Some(result)) => Ok(&**result),
                 _ => Ok("null"),
             };
             let told = self.answers.hand_over(&held.envelope.properties, outcome);
@@ -64,23 +64,23 @@ impl RabbitMqCore {
         let (held, settlement) = ends;
         let (token, answer) = (settlement.token, || settlement.answer.as_deref().cloned());
         let rejected = |reason: &str| Answer::rejected(ErrorKind::Unsupported, reason);
-        let outcome = match &settlement.ending {
-            Ending::Ack(result) => Ok(result.as_deref().unwrap_or("null")),
-            Ending::Cancelled { reason, report, .. } => {
+        let outcome = match &settlement.disposition {
+            Disposition::Ack(result) => Ok(result.as_deref().unwrap_or("null")),
+            Disposition::Cancelled { reason, report, .. } => {
                 let cancelled = Cancelled::new(reason.clone(), report.clone());
                 Err(Answer::of(&CallError::Cancelled(cancelled)))
             }
-            Ending::DeadLetter(reason) => Err(answer().unwrap_or_else(|| rejected(reason))),
-            Ending::Fail { reason, .. } => {
-                match self.afterlife(&held.envelope, &settlement.ending)? {
+            Disposition::DeadLetter(reason) => Err(answer().unwrap_or_else(|| rejected(reason))),
+            Disposition::Fail { reason, .. } => {
+                match self.afterlife(&held.envelope, &settlement.disposition)? {
                     Some(message) if !matches!(message.0, QueueKind::Dead(_)) => {
                         return self.call_goes_on(token, held, message).await;
                     }
                     _ => Err(answer().unwrap_or_else(|| Answer::failed(reason))),
                 }
             }
-            Ending::GiveBack { .. } | Ending::Extend(_) => {
-                let Some(message) = self.afterlife(&held.envelope, &settlement.ending)? else {
+            Disposition::GiveBack { .. } | Disposition::Extend(_) => {
+                let Some(message) = self.afterlife(&held.envelope, &settlement.disposition)? else {
                     return Ok(());
                 };
                 return self.call_goes_on(token, held, message).await;

@@ -29,7 +29,7 @@ use super::settle::Ends;
 use super::topology::QueueKind;
 use crate::job::AttemptKind;
 use crate::outcome::{CallError, shorten};
-use brigade_core::store::{Answer, Ending};
+use brigade_core::store::{Answer, Disposition};
 
 /// The header of a request that is to wait for as long as every worker passes.
 pub(super) const WAITS: &str = "brigade-call-waits";
@@ -201,11 +201,11 @@ impl RabbitMqCore {
     /// nothing spins with it but that hand.
     pub(super) async fn pass_on(&self, (held, settlement): &mut Ends) {
         let is_call = held.envelope.is_call();
-        if let Ending::GiveBack {
+        if let Disposition::GiveBack {
             kind,
             reason,
             after,
-        } = &settlement.ending
+        } = &settlement.disposition
             && (*kind == AttemptKind::Passed || (*kind == AttemptKind::Unserved && is_call))
             && held.delivery.subscription != 0
         {
@@ -219,24 +219,24 @@ impl RabbitMqCore {
             };
             match passes.on_pass(&self.name_of(&held.delivery), reason, present, rounds) {
                 Next::Again(pause) => {
-                    let ending = Ending::GiveBack {
+                    let disposition = Disposition::GiveBack {
                         kind: *kind,
                         reason: reason.clone(),
                         after: pause.max(*after),
                     };
-                    Arc::make_mut(settlement).ending = ending;
+                    Arc::make_mut(settlement).disposition = disposition;
                     passes.put_on(&mut held.envelope);
                 }
                 Next::Over(reasons) => {
                     if *kind == AttemptKind::Unserved && settlement.answer.is_some() {
-                        let ending = Ending::DeadLetter(reason.clone());
-                        Arc::make_mut(settlement).ending = ending;
+                        let disposition = Disposition::DeadLetter(reason.clone());
+                        Arc::make_mut(settlement).disposition = disposition;
                         return;
                     }
                     let error = CallError::Passed(reasons);
                     let settlement = Arc::make_mut(settlement);
                     settlement.answer = Some(Box::new(Answer::of(&error)));
-                    settlement.ending = Ending::DeadLetter(error.to_string());
+                    settlement.disposition = Disposition::DeadLetter(error.to_string());
                 }
             }
         }

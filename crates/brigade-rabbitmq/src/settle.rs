@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord};
 use crate::policy::{Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule};
 use crate::retry::jitter;
-use brigade_core::store::{Ending, Settled, Settlement};
+use brigade_core::store::{Disposition, Settled, Settlement};
 
 /// A lease that is being ended, and by which settlement.
 pub(super) type Ends = (HeldDelivery, Arc<Settlement>);
@@ -38,7 +38,7 @@ impl RabbitMqCore {
         let (mut places, mut ends) = (Vec::new(), Vec::new());
         for (place, settlement) in settlements.into_iter().enumerate() {
             let (id, token) = (&settlement.id, settlement.token);
-            if let Ending::Extend(time) = settlement.ending {
+            if let Disposition::Extend(time) = settlement.disposition {
                 if self.leases.table().extend(id, token, now, time) {
                     answers[place] = Ok(Settled::Accepted(None));
                 }
@@ -82,9 +82,9 @@ impl RabbitMqCore {
         let (mut answered, mut calls, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
         for (place, ends) in ends.into_iter().enumerate() {
             let (held, settlement) = &ends;
-            match settlement.ending {
+            match settlement.disposition {
                 _ if !held.envelope.is_call() => jobs.push((place, ends)),
-                Ending::Ack(_) => answered.push((place, ends)),
+                Disposition::Ack(_) => answered.push((place, ends)),
                 _ => calls.push((place, ends)),
             }
         }
@@ -120,7 +120,7 @@ impl RabbitMqCore {
         let (mut messages, mut of) = (Vec::new(), Vec::new());
         let mut outcomes: Vec<Result<(), Error>> = Vec::with_capacity(ends.len());
         for (place, (held, settlement)) in ends.iter().enumerate() {
-            match self.afterlife(&held.envelope, &settlement.ending) {
+            match self.afterlife(&held.envelope, &settlement.disposition) {
                 Ok(message) => {
                     outcomes.push(Ok(()));
                     if let Some(message) = message {
@@ -227,7 +227,7 @@ impl RabbitMqCore {
     pub(super) fn afterlife(
         &self,
         envelope: &Envelope,
-        ending: &Ending,
+        disposition: &Disposition,
     ) -> Result<Option<(QueueKind, Message)>, Error> {
         let mut next = envelope.next();
         let record = |kind, reason: &str, report| AttemptRecord {
@@ -238,13 +238,15 @@ impl RabbitMqCore {
             report,
             stop: None,
         };
-        Ok(Some(match ending {
-            Ending::Ack(_) | Ending::Cancelled { .. } | Ending::Extend(_) => return Ok(None),
-            Ending::DeadLetter(reason) => {
+        Ok(Some(match disposition {
+            Disposition::Ack(_) | Disposition::Cancelled { .. } | Disposition::Extend(_) => {
+                return Ok(None);
+            }
+            Disposition::DeadLetter(reason) => {
                 next.note(record(AttemptKind::SetAside, reason, None));
                 self.dead(&next, reason)?
             }
-            Ending::GiveBack {
+            Disposition::GiveBack {
                 kind,
                 reason,
                 after,
@@ -255,7 +257,7 @@ impl RabbitMqCore {
                     .saturating_add(u32::from(*kind == AttemptKind::Interrupted));
                 self.storage.message(next, *after)?
             }
-            Ending::Fail {
+            Disposition::Fail {
                 kind,
                 reason,
                 report,

@@ -73,8 +73,9 @@ use crate::retry::jitter;
 use crate::schedule::{Schedule, Scheduled};
 use crate::shutdown::Scope;
 use crate::store::{
-    CancelOutcome, CancelRequest, Capabilities, Edit, Ending, JobFilter, JobStore, LeaseRequest,
-    Leased, LiveConsumer, Managed, PushOutcome, QueueCounts, Reply, Settled, Settlement,
+    CancelOutcome, CancelRequest, Capabilities, Disposition, Edit, JobFilter, JobStore,
+    LeaseRequest, Leased, LiveConsumer, Managed, PushOutcome, QueueCounts, Reply, Settled,
+    Settlement,
 };
 use crate::why::Explanation;
 use brigade_core::{
@@ -289,7 +290,7 @@ impl JobStore for Redis {
             let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
             let only_extends = settlements
                 .iter()
-                .all(|settlement| matches!(settlement.ending, Ending::Extend(_)));
+                .all(|settlement| matches!(settlement.disposition, Disposition::Extend(_)));
             let batcher = if only_extends {
                 &self.extensions
             } else {

@@ -24,7 +24,7 @@ use crate::limits::Limits;
 use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryRule};
 use crate::retry::jitter;
 use crate::store::{
-    CancelOutcome, CancelRequest, Edit, Ending, Settled, Settlement, stays_in_its_queue,
+    CancelOutcome, CancelRequest, Disposition, Edit, Settled, Settlement, stays_in_its_queue,
 };
 use crate::sync::lock;
 
@@ -74,7 +74,7 @@ impl RedisClient {
             endings.places.push(place);
             endings.arguments.push(&number);
             endings.arguments.push_number(settlement.token);
-            write_ending(&settlement.ending, &failed, &mut endings.arguments)?;
+            write_ending(&settlement.disposition, &failed, &mut endings.arguments)?;
         }
         Ok(queues)
     }
@@ -112,8 +112,8 @@ impl RedisClient {
         let mut pipeline = redis::pipe();
         let mut places = Vec::new();
         for (place, settlement) in settlements.iter().enumerate() {
-            if let (Ending::Fail { policy, .. }, Some((queue, number))) =
-                (&settlement.ending, parts_of(&settlement.id))
+            if let (Disposition::Fail { policy, .. }, Some((queue, number))) =
+                (&settlement.disposition, parts_of(&settlement.id))
             {
                 pipeline
                     .cmd("HMGET")
@@ -379,18 +379,18 @@ pub(super) fn settled(answer: Value) -> Result<Settled, Error> {
 
 /// What `settle.lua` wants of an ending.
 fn write_ending(
-    ending: &Ending,
+    disposition: &Disposition,
     failed: &FailedJob,
     arguments: &mut Arguments,
 ) -> Result<(), Error> {
     let mut write = |words: &[&str]| words.iter().for_each(|word| arguments.push(word));
-    match ending {
-        Ending::Ack(result) => write(&["done", result.as_deref().unwrap_or("")]),
-        Ending::DeadLetter(reason) => {
+    match disposition {
+        Disposition::Ack(result) => write(&["done", result.as_deref().unwrap_or("")]),
+        Disposition::DeadLetter(reason) => {
             let record = record(AttemptKind::SetAside, reason, None, None)?;
             write(&["dead", reason, &record, ""]);
         }
-        Ending::Cancelled {
+        Disposition::Cancelled {
             reason,
             stop,
             report,
@@ -399,8 +399,8 @@ fn write_ending(
             let record = record(AttemptKind::Cancelled, reason, report, stop)?;
             write(&["cancelled", reason, &record]);
         }
-        Ending::Extend(time) => write(&["extend", &millis(*time).to_string()]),
-        Ending::GiveBack {
+        Disposition::Extend(time) => write(&["extend", &millis(*time).to_string()]),
+        Disposition::GiveBack {
             kind,
             reason,
             after,
@@ -409,7 +409,7 @@ fn write_ending(
             let state = format!("scheduled:{}", millis(*after));
             write(&["back", &state, &record, counter(*kind), ""]);
         }
-        Ending::Fail {
+        Disposition::Fail {
             kind,
             reason,
             report,

@@ -21,7 +21,7 @@ use crate::policy::{
     add_record,
 };
 use crate::retry::jitter;
-use brigade_core::store::{Ending, Settled, Settlement};
+use brigade_core::store::{Disposition, Settled, Settlement};
 
 /// What decides over a leased job.
 struct LeasedRow {
@@ -74,15 +74,17 @@ impl Store<'_> {
     /// Ends a lease, if the token still holds it.
     fn settle(&self, settlement: &Settlement) -> Result<Settled, Error> {
         let id = row_id(&settlement.id);
-        if matches!(settlement.ending, Ending::Ack(_)) && self.remove_plain(id, settlement.token)? {
+        if matches!(settlement.disposition, Disposition::Ack(_))
+            && self.remove_plain(id, settlement.token)?
+        {
             return Ok(Settled::Accepted(None));
         }
         let Some(held) = self.held_lease(id, settlement.token)? else {
             return Ok(Settled::Stale);
         };
-        match &settlement.ending {
-            Ending::Ack(result) => self.done(id, held.options.keep, result.as_deref())?,
-            Ending::Fail {
+        match &settlement.disposition {
+            Disposition::Ack(result) => self.done(id, held.options.keep, result.as_deref())?,
+            Disposition::Fail {
                 kind,
                 reason,
                 report,
@@ -93,16 +95,16 @@ impl Store<'_> {
                 let rule = RetryRule::of_job(&held.options, *policy);
                 self.failed(id, &held, &rule, ChargedEnd::of(*kind, *advice), reason)?;
             }
-            Ending::GiveBack {
+            Disposition::GiveBack {
                 kind,
                 reason,
                 after,
             } => self.give_back(id, *kind, reason, *after)?,
-            Ending::DeadLetter(reason) => {
+            Disposition::DeadLetter(reason) => {
                 self.note(id, AttemptKind::SetAside, reason, None, None)?;
                 self.dead_unless_cancelled(id, &held, reason)?;
             }
-            Ending::Cancelled {
+            Disposition::Cancelled {
                 reason,
                 stop,
                 report,
@@ -111,7 +113,7 @@ impl Store<'_> {
                 self.note(id, AttemptKind::Cancelled, reason, report, stop)?;
                 self.cancelled(id, reason)?;
             }
-            Ending::Extend(time) => {
+            Disposition::Extend(time) => {
                 self.extend(id, *time)?;
                 return Ok(Settled::Accepted(held.cancel));
             }

@@ -14,7 +14,7 @@ use super::hand_out::HandedOut;
 use super::operation::{OperationAccess, Synced};
 use super::sql_error::sql_error;
 use super::*;
-use brigade_core::store::{Ending, QueueSet, Queues};
+use brigade_core::store::{Disposition, QueueSet, Queues};
 
 thread_local! {
     static STATEMENTS: Cell<usize> = const { Cell::new(0) };
@@ -279,7 +279,7 @@ async fn a_settlement_that_fails_holds_up_no_other() {
         Arc::new(Settlement {
             id: leased.id.clone(),
             token: leased.token,
-            ending: Ending::Ack(None),
+            disposition: Disposition::Ack(None),
             answer: None,
         })
     };
@@ -317,7 +317,7 @@ fn fail_the_first(store: &Store<'_>) -> Result<(), Error> {
     let settlement = Arc::new(Settlement {
         id: JobId::new("1"),
         token: 1,
-        ending: Ending::DeadLetter("broken".to_owned()),
+        disposition: Disposition::DeadLetter("broken".to_owned()),
         answer: None,
     });
     let answers = store.settle_all(&[settlement])?;

@@ -3,7 +3,7 @@
 //!
 //! `consumer` is one that runs, and the story of its life. `announce` shows that it is alive. `leases` leases while there is room
 //! (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement,
-//! `here` its attempt in this process; `ending` says what becomes of a job, `settling` tells the
+//! `here` its attempt in this process; `disposition` says what becomes of a job, `settling` tells the
 //! broker; `turns` which queue is asked first; `control` what a handle tells; `reload` how workers
 //! take turns to load.
 //!
@@ -16,7 +16,7 @@ mod announce;
 mod attempt;
 mod consumer;
 mod control;
-mod ending;
+mod disposition;
 mod handler;
 mod here;
 mod leases;

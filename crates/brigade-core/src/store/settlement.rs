@@ -16,14 +16,14 @@ pub struct Settlement {
     /// The token of the lease.
     pub token: i64,
     /// What becomes of the job.
-    pub ending: Ending,
+    pub disposition: Disposition,
     /// For the caller of a call, if this ends the call without a value.
     pub answer: Option<Box<Answer>>,
 }
 
 /// What becomes of a leased job.
 #[derive(Clone, Debug)]
-pub enum Ending {
+pub enum Disposition {
     /// Done, with the result as JSON text.
     Ack(Option<Box<str>>),
     /// The attempt did not end well.
@@ -64,7 +64,7 @@ pub enum Ending {
     Extend(Duration),
 }
 
-impl Ending {
+impl Disposition {
     /// The same with no pause and no lease longer than [`FAR`].
     #[doc(hidden)]
     pub fn bounded(self) -> Self {

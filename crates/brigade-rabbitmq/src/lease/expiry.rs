@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::super::RabbitMqCore;
 use super::super::lease_table::HeldDelivery;
 use crate::job::AttemptKind;
-use brigade_core::store::{Ending, Settlement};
+use brigade_core::store::{Disposition, Settlement};
 
 /// Leases are looked at so often at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl RabbitMqCore {
     pub(super) async fn end_expired(self: &Arc<Self>) {
         let now = self.now_after(Instant::now());
         let expired = self.leases.table().expired(now);
-        let ending = || Ending::GiveBack {
+        let disposition = || Disposition::GiveBack {
             kind: AttemptKind::Interrupted,
             reason: "its lease ran out".to_owned(),
             after: Duration::ZERO,
@@ -55,7 +55,7 @@ impl RabbitMqCore {
             let settlement = Settlement {
                 id: held.envelope.id.clone(),
                 token,
-                ending: ending(),
+                disposition: disposition(),
                 answer: None,
             };
             (held, Arc::new(settlement))

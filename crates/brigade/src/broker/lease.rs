@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, RetryPolicy};
 use crate::outcome::RetryAdvice;
 use crate::schedule::Tick;
-use crate::store::{CancelRequest, Ending, Leased, Settled, Settlement};
+use crate::store::{CancelRequest, Disposition, Leased, Settled, Settlement};
 use crate::traceparent::TraceParent;
 
 /// A job that was taken: handed out and gone.
@@ -168,7 +168,7 @@ impl Lease {
     /// What the broker says; the lease still runs then. [`Settled::Stale`] is no error: somebody
     /// else has the job.
     pub async fn ack(self) -> Result<Settled, Error> {
-        self.end(Ending::Ack(None)).await
+        self.end(Disposition::Ack(None)).await
     }
 
     /// Done, with a result for whoever waits; kept as long as [`Job::keep`](crate::Job::keep) says.
@@ -178,7 +178,7 @@ impl Lease {
     /// As [`ack`](Lease::ack), and `Encode` if JSON has no form of the result: NaN and infinity,
     /// `Some(None)`, keys of maps that are lists or alike.
     pub async fn ack_with(self, result: &(impl Serialize + ?Sized)) -> Result<Settled, Error> {
-        self.end(Ending::Ack(Some(Codec::json_text(result)?.into())))
+        self.end(Disposition::Ack(Some(Codec::json_text(result)?.into())))
             .await
     }
 
@@ -189,7 +189,7 @@ impl Lease {
     /// As [`ack`](Lease::ack).
     pub async fn nack(self, reason: impl fmt::Display) -> Result<Settled, Error> {
         let reason = reason.to_string();
-        self.end(Ending::Fail {
+        self.end(Disposition::Fail {
             kind: AttemptKind::Failed,
             reason,
             report: None,
@@ -210,7 +210,7 @@ impl Lease {
         after: Duration,
     ) -> Result<Settled, Error> {
         let reason = reason.to_string();
-        self.end(Ending::Fail {
+        self.end(Disposition::Fail {
             kind: AttemptKind::Failed,
             reason,
             report: None,
@@ -240,7 +240,7 @@ impl Lease {
         reason: impl fmt::Display,
         after: Duration,
     ) -> Result<Settled, Error> {
-        self.end(Ending::GiveBack {
+        self.end(Disposition::GiveBack {
             kind: AttemptKind::Passed,
             reason: reason.to_string(),
             after,
@@ -255,7 +255,7 @@ impl Lease {
     ///
     /// As [`ack`](Lease::ack).
     pub async fn give_back(self, reason: impl fmt::Display) -> Result<Settled, Error> {
-        self.end(Ending::GiveBack {
+        self.end(Disposition::GiveBack {
             kind: AttemptKind::Interrupted,
             reason: reason.to_string(),
             after: Duration::ZERO,
@@ -269,7 +269,7 @@ impl Lease {
     ///
     /// As [`ack`](Lease::ack).
     pub async fn dead_letter(self, reason: impl fmt::Display) -> Result<Settled, Error> {
-        self.end(Ending::DeadLetter(reason.to_string())).await
+        self.end(Disposition::DeadLetter(reason.to_string())).await
     }
 
     /// Holds it for this long from now on. [`Settled::Accepted`] carries the reason if somebody
@@ -279,7 +279,7 @@ impl Lease {
     ///
     /// As [`ack`](Lease::ack).
     pub async fn extend(&self, time: Duration) -> Result<Settled, Error> {
-        self.settle(Ending::Extend(time)).await
+        self.settle(Disposition::Extend(time)).await
     }
 
     /// Ends it as cancelled, as was asked.
@@ -288,7 +288,7 @@ impl Lease {
     ///
     /// As [`ack`](Lease::ack).
     pub async fn cancelled(self, reason: impl fmt::Display) -> Result<Settled, Error> {
-        self.end(Ending::Cancelled {
+        self.end(Disposition::Cancelled {
             reason: reason.to_string(),
             stop: None,
             report: None,
@@ -307,7 +307,7 @@ impl Lease {
         reason: impl fmt::Display,
         stop: StopReceipt,
     ) -> Result<Settled, Error> {
-        self.end(Ending::Cancelled {
+        self.end(Disposition::Cancelled {
             reason: reason.to_string(),
             stop: Some(stop),
             report: None,
@@ -315,16 +315,16 @@ impl Lease {
         .await
     }
 
-    async fn end(self, ending: Ending) -> Result<Settled, Error> {
-        self.settle(ending).await
+    async fn end(self, disposition: Disposition) -> Result<Settled, Error> {
+        self.settle(disposition).await
     }
 
-    async fn settle(&self, ending: Ending) -> Result<Settled, Error> {
-        let ending = ending.bounded();
+    async fn settle(&self, disposition: Disposition) -> Result<Settled, Error> {
+        let disposition = disposition.bounded();
         let settlement = Arc::new(Settlement {
             id: self.leased.id.clone(),
             token: self.leased.token,
-            ending,
+            disposition,
             answer: None,
         });
         self.cancels

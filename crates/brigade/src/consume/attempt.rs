@@ -1,7 +1,7 @@
 //! One job from its lease to its settlement.
 //!
 //! ```text
-//!   leased --- attend ---> held, its attempt in the pool's hands ---> ended: what becomes of the job is decided (`ending`)
+//!   leased --- attend ---> held, its attempt in the pool's hands ---> ended: what becomes of the job is decided (`disposition`)
 //!                                                                     ---> being settled, still held and renewed (`settling`) ---> let go
 //! ```
 //!
@@ -24,7 +24,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::RunningConsumer;
-use super::ending::{Ended, Why, ending_of};
+use super::disposition::{AttemptOutcome, Why, disposition_of};
 use super::handler::{Handled, HandlerStop};
 use super::here::Here;
 use crate::call::Call;
@@ -274,7 +274,7 @@ impl RunningConsumer {
         let running = AssertUnwindSafe(self.run(attempt, &leased, &hold, &mut permit))
             .catch_unwind()
             .await;
-        let ended = running.unwrap_or_else(|panic| Ended::panicked(text_of(&*panic)));
+        let ended = running.unwrap_or_else(|panic| AttemptOutcome::panicked(text_of(&*panic)));
         let why = self.note_end(hold.number);
         let answer = ended
             .outcome
@@ -285,7 +285,7 @@ impl RunningConsumer {
         self.settle(
             &leased,
             &hold,
-            ending_of(ended, why, &self.policy(&leased)),
+            disposition_of(ended, why, &self.policy(&leased)),
             answer,
             permit,
         )
@@ -305,22 +305,22 @@ impl RunningConsumer {
         leased: &Leased,
         hold: &Hold,
         permit: &mut OwnedSemaphorePermit,
-    ) -> Ended {
+    ) -> AttemptOutcome {
         match attempt {
             Attempt::InPool(handle) => self.run_in_pool(handle, leased, hold).await,
             Attempt::Here(work) => self.run_work(work, leased, hold).await,
             Attempt::Alone(work, alone) => {
                 let ended = match self.wait_for_all_room(hold, permit).await {
-                    false => Ended::cancelled("before it ran"),
+                    false => AttemptOutcome::cancelled("before it ran"),
                     true => self.run_work(work, leased, hold).await,
                 };
                 drop(alone);
                 ended
             }
-            Attempt::NotNow => Ended::not_now(),
-            Attempt::Refused(error) => Ended::of(Err(CallError::Rejected(error))),
-            Attempt::SetAside(reason) => Ended::set_aside(reason),
-            Attempt::Panicked(text) => Ended::panicked(text),
+            Attempt::NotNow => AttemptOutcome::not_now(),
+            Attempt::Refused(error) => AttemptOutcome::of(Err(CallError::Rejected(error))),
+            Attempt::SetAside(reason) => AttemptOutcome::set_aside(reason),
+            Attempt::Panicked(text) => AttemptOutcome::panicked(text),
         }
     }
 
@@ -343,13 +343,13 @@ impl RunningConsumer {
         mut handle: CallHandle<Box<RawValue>>,
         leased: &Leased,
         hold: &Hold,
-    ) -> Ended {
+    ) -> AttemptOutcome {
         let progress = handle.progress();
         tokio::select! {
             // In this order, so that what an attempt told last is told before its end.
             biased;
             never = self.tell(leased, progress), if leased.is_call => match never {},
-            outcome = &mut handle => return Ended::of(outcome),
+            outcome = &mut handle => return AttemptOutcome::of(outcome),
             () = hold.stop.cancelled() => {}
         }
         let receipt = handle.cancel(&self.why(hold.number).reason());
@@ -360,10 +360,10 @@ impl RunningConsumer {
                 handle.await
             }
         };
-        Ended::stopped(outcome, receipt.await)
+        AttemptOutcome::stopped(outcome, receipt.await)
     }
 
-    async fn run_work(&self, work: Work, leased: &Leased, hold: &Hold) -> Ended {
+    async fn run_work(&self, work: Work, leased: &Leased, hold: &Hold) -> AttemptOutcome {
         match (work, &self.pool) {
             (Work::Handler(handled), _) => self.run_handler(*handled, leased, hold).await,
             (Work::Call(call), Some(pool)) => {
@@ -373,7 +373,12 @@ impl RunningConsumer {
         }
     }
 
-    async fn run_handler(&self, mut handled: Handled, leased: &Leased, hold: &Hold) -> Ended {
+    async fn run_handler(
+        &self,
+        mut handled: Handled,
+        leased: &Leased,
+        hold: &Hold,
+    ) -> AttemptOutcome {
         let timeout = leased
             .job
             .options
@@ -402,7 +407,12 @@ impl RunningConsumer {
 
     /// On a thread of its own, so that neither renewals nor anything else of this process waits for
     /// it.
-    async fn run_here(&self, call: Call<Box<RawValue>>, leased: &Leased, hold: &Hold) -> Ended {
+    async fn run_here(
+        &self,
+        call: Call<Box<RawValue>>,
+        leased: &Leased,
+        hold: &Hold,
+    ) -> AttemptOutcome {
         let timeout = call
             .request
             .options()
@@ -411,11 +421,11 @@ impl RunningConsumer {
         let sink = self.teller(leased);
         let mut here = match Here::begin(call, sink) {
             Ok(here) => here,
-            Err(error) => return Ended::of(Err(CallError::Rejected(error))),
+            Err(error) => return AttemptOutcome::of(Err(CallError::Rejected(error))),
         };
         let instead = tokio::select! {
             biased;
-            outcome = here.ended() => return Ended::of(outcome),
+            outcome = here.ended() => return AttemptOutcome::of(outcome),
             () = hold.stop.cancelled() => CallError::Cancelled(Cancelled::without_report("stopped at its next await")),
             () = sleep(timeout) => {
                 CallError::Failed(Box::new(Failure::new(format_args!("it ran for longer than its \
@@ -429,11 +439,11 @@ impl RunningConsumer {
         tokio::select! {
             biased;
             // Whatever it says: it may have left half of its work.
-            _ = here.ended() => Ended::of(Err(instead)),
+            _ = here.ended() => AttemptOutcome::of(Err(instead)),
             () = self.abandoning.cancelled() => {
                 tracing::warn!(job = %leased.id, "an attempt in this process does not end: it is \
                     left alone, and so is its lease");
-                Ended::abandoned()
+                AttemptOutcome::abandoned()
             }
         }
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::announce::announcement;
 use super::attempt::Held;
 use super::control::Control;
-use super::ending::Policy;
+use super::disposition::Policy;
 use super::handler::Handler;
 use super::reload::Serving;
 use super::turns::Turns;

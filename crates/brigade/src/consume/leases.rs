@@ -11,13 +11,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::RunningConsumer;
-use super::ending::Why;
+use super::disposition::Why;
 use super::{Until, pause};
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobState;
 use crate::retry::jitter;
-use crate::store::{DeliveryMode, Ending, LeaseRequest, Queues, Settled, Settlement};
+use crate::store::{DeliveryMode, Disposition, LeaseRequest, Queues, Settled, Settlement};
 use crate::sync::lock;
 
 /// How long attempts in this process may take to end once they were asked to, when the consumer
@@ -144,11 +144,11 @@ impl RunningConsumer {
             for (number, held) in &*lock(&self.held) {
                 let extensions = queues.entry(held.queue.clone()).or_default();
                 extensions.numbers.push(*number);
-                let ending = Ending::Extend(self.lease);
+                let disposition = Disposition::Extend(self.lease);
                 extensions.settlements.push(Arc::new(Settlement {
                     id: held.id.clone(),
                     token: held.token,
-                    ending,
+                    disposition,
                     answer: None,
                 }));
             }

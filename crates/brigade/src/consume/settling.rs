@@ -18,7 +18,7 @@ use super::consumer::RunningConsumer;
 use super::{PAUSE, Served, SettledAttempt, pause};
 use crate::error::{Error, ErrorKind};
 use crate::job::AttemptKind;
-use crate::store::{Answer, Ending, Leased, Settled, Settlement};
+use crate::store::{Answer, Disposition, Leased, Settled, Settlement};
 
 /// A broker that takes longer for one settlement does not keep a place from other jobs.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,24 +37,24 @@ impl RunningConsumer {
         &self,
         leased: &Leased,
         hold: &Hold,
-        ending: Option<Ending>,
+        disposition: Option<Disposition>,
         answer: Option<Box<Answer>>,
         permit: OwnedSemaphorePermit,
     ) {
-        let Some(ending) = ending else {
+        let Some(disposition) = disposition else {
             self.note_settled(leased, false);
             return self.control.count(|served| &mut served.stale);
         };
-        let count: fn(&mut Served) -> &mut u64 = match &ending {
-            Ending::Ack(_) => |served| &mut served.done,
-            Ending::GiveBack { .. } => |served| &mut served.given_back,
-            Ending::Cancelled { .. } => |served| &mut served.cancelled,
+        let count: fn(&mut Served) -> &mut u64 = match &disposition {
+            Disposition::Ack(_) => |served| &mut served.done,
+            Disposition::GiveBack { .. } => |served| &mut served.given_back,
+            Disposition::Cancelled { .. } => |served| &mut served.cancelled,
             _ => |served| &mut served.failed,
         };
         let settlement = Arc::new(Settlement {
             id: leased.id.clone(),
             token: leased.token,
-            ending: ending.bounded(),
+            disposition: disposition.bounded(),
             answer,
         });
         let settled = self.tell_broker(settlement, hold, permit).await;
@@ -106,7 +106,7 @@ impl RunningConsumer {
                 settlement = Arc::new(Settlement {
                     id: settlement.id.clone(),
                     token: settlement.token,
-                    ending: instead(&settlement.ending, &error)?,
+                    disposition: instead(&settlement.disposition, &error)?,
                     answer: None,
                 });
                 continue;
@@ -172,7 +172,7 @@ impl RunningConsumer {
     pub(super) async fn give_back(&self, leased: Vec<Leased>) {
         let settle = async |leased: Leased| {
             let reason = "its worker is ending".to_owned();
-            let ending = Ending::GiveBack {
+            let disposition = Disposition::GiveBack {
                 kind: AttemptKind::Interrupted,
                 reason,
                 after: Duration::ZERO,
@@ -180,7 +180,7 @@ impl RunningConsumer {
             let settlement = Arc::new(Settlement {
                 id: leased.id,
                 token: leased.token,
-                ending,
+                disposition,
                 answer: None,
             });
             loop {
@@ -210,18 +210,18 @@ fn is_for_good(error: &Error) -> bool {
 }
 
 /// What to tell a broker that does not take an ending, as that is too large for it.
-fn instead(ending: &Ending, error: &Error) -> Option<Ending> {
-    match ending {
-        Ending::Ack(Some(_)) => Some(Ending::DeadLetter(format!(
+fn instead(disposition: &Disposition, error: &Error) -> Option<Disposition> {
+    match disposition {
+        Disposition::Ack(Some(_)) => Some(Disposition::DeadLetter(format!(
             "it is done, but its result could not be stored: {error}"
         ))),
-        Ending::Fail {
+        Disposition::Fail {
             kind,
             reason,
             report: Some(_),
             advice,
             policy,
-        } => Some(Ending::Fail {
+        } => Some(Disposition::Fail {
             kind: *kind,
             reason: reason.clone(),
             report: None,

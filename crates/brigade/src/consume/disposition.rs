@@ -1,6 +1,6 @@
 //! What becomes of a job when its attempt has ended. Nothing else decides over a job.
 //!
-//! [`ending_of`] turns the end of an attempt into one settlement. A failure carries what the
+//! [`disposition_of`] turns the end of an attempt into one settlement. A failure carries what the
 //! registration of its task says of retries; the store applies that where the job says nothing
 //! itself. Only the time within which attempts have to begin is applied here for that job, as no
 //! store knows it ([`Policy::begins_by`]).
@@ -16,7 +16,7 @@ use crate::job::{AttemptKind, RetryPolicy, Unserved};
 use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
 use crate::policy::NEXT_TOO_LATE;
 use crate::retry::{Retry, jitter};
-use crate::store::{Ending, Leased};
+use crate::store::{Disposition, Leased};
 
 /// Pauses of a job that no consumer can run, so far: the others get it meanwhile, and nobody spins
 /// with it.
@@ -26,7 +26,7 @@ const UNSERVED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration:
 const NOT_NOW_PAUSE: Duration = Duration::from_secs(2);
 
 /// How an attempt ended.
-pub(super) struct Ended {
+pub(super) struct AttemptOutcome {
     pub(super) outcome: Result<Box<RawValue>, CallError>,
     /// How it was stopped, if it was.
     receipt: Option<StopReceipt>,
@@ -48,7 +48,7 @@ enum How {
     Abandoned,
 }
 
-impl Ended {
+impl AttemptOutcome {
     pub(super) fn of(outcome: Result<Box<RawValue>, CallError>) -> Self {
         Self {
             outcome,
@@ -173,19 +173,19 @@ impl Policy<'_> {
     }
 
     /// A failure whose next attempt would begin too late is the last one.
-    fn in_time(&self, ending: Ending) -> Ending {
+    fn in_time(&self, disposition: Disposition) -> Disposition {
         let Some(by) = self.begins_by else {
-            return ending;
+            return disposition;
         };
-        let Ending::Fail {
+        let Disposition::Fail {
             kind,
             reason,
             report,
             advice,
             policy,
-        } = ending
+        } = disposition
         else {
-            return ending;
+            return disposition;
         };
         let failures = self.leased.attempt.saturating_sub(self.leased.crashed);
         let pause = match (advice, kind) {
@@ -199,7 +199,7 @@ impl Policy<'_> {
             _ if begins.is_some_and(|begins| begins <= by) => (reason, RetryAdvice::In(pause)),
             _ => (format!("{reason}{NEXT_TOO_LATE}"), RetryAdvice::Permanent),
         };
-        Ending::Fail {
+        Disposition::Fail {
             kind,
             reason,
             report,
@@ -210,12 +210,16 @@ impl Policy<'_> {
 }
 
 /// What to tell the broker; `None` if the lease is lost and there is nothing to say.
-pub(super) fn ending_of(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
-    told_ending(ended, why, policy).map(|ending| policy.in_time(ending))
+pub(super) fn disposition_of(
+    ended: AttemptOutcome,
+    why: Why,
+    policy: &Policy<'_>,
+) -> Option<Disposition> {
+    decide(ended, why, policy).map(|disposition| policy.in_time(disposition))
 }
 
-fn told_ending(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
-    let give_back = |kind, reason: String, after| Ending::GiveBack {
+fn decide(ended: AttemptOutcome, why: Why, policy: &Policy<'_>) -> Option<Disposition> {
+    let give_back = |kind, reason: String, after| Disposition::GiveBack {
         kind,
         reason,
         after,
@@ -243,10 +247,10 @@ fn told_ending(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
         (_, _, How::GivenBack(kind, reason, after)) => {
             return Some(give_back(kind, reason, after));
         }
-        (_, _, How::SetAside(reason)) => return Some(Ending::DeadLetter(reason)),
-        (Ok(result), ..) => return Some(Ending::Ack(Some(result.get().into()))),
+        (_, _, How::SetAside(reason)) => return Some(Disposition::DeadLetter(reason)),
+        (Ok(result), ..) => return Some(Disposition::Ack(Some(result.get().into()))),
         (Err(CallError::Cancelled(cancelled)), Why::Cancel(reason), _) => {
-            return Some(Ending::Cancelled {
+            return Some(Disposition::Cancelled {
                 reason,
                 stop: ended.receipt,
                 report: cancelled.report,
@@ -256,7 +260,7 @@ fn told_ending(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
     };
     let text = error.to_string();
     Some(match error {
-        CallError::Failed(failure) => Ending::Fail {
+        CallError::Failed(failure) => Disposition::Fail {
             kind: AttemptKind::Failed,
             reason: failure.message.clone(),
             report: None,
@@ -283,7 +287,7 @@ fn told_ending(ended: Ended, why: Why, policy: &Policy<'_>) -> Option<Ending> {
                 give_back(AttemptKind::Interrupted, error.to_string(), pause())
             }
             ErrorKind::UnknownTask | ErrorKind::BadArguments => unserved(&error, policy),
-            _ => Ending::DeadLetter(error.to_string()),
+            _ => Disposition::DeadLetter(error.to_string()),
         },
         _ => give_back(AttemptKind::Interrupted, text, Duration::ZERO),
     })
@@ -294,8 +298,8 @@ fn fail(
     reason: String,
     report: Option<Box<AttemptReport>>,
     policy: RetryPolicy,
-) -> Ending {
-    Ending::Fail {
+) -> Disposition {
+    Disposition::Fail {
         kind,
         reason,
         report,
@@ -306,7 +310,7 @@ fn fail(
 
 /// This program cannot run the job; another may, as during a deploy there are old ones and new
 /// ones.
-fn unserved(error: &Error, policy: &Policy<'_>) -> Ending {
+fn unserved(error: &Error, policy: &Policy<'_>) -> Disposition {
     let (leased, now) = (policy.leased, policy.now);
     let what = match (error.kind(), &leased.job.task) {
         (ErrorKind::UnknownTask, Some(task)) => {
@@ -324,7 +328,7 @@ fn unserved(error: &Error, policy: &Policy<'_>) -> Ending {
     });
     if waited >= policy.unserved_timeout && !(leased.is_call && policy.passes) {
         let told = before.map_or(String::new(), |before| format!("; {before}"));
-        return Ending::DeadLetter(format!("{what}{told}"));
+        return Disposition::DeadLetter(format!("{what}{told}"));
     }
     let after = Unserved::again(before, now);
     // The caller of a call waits: the next worker has it at once, and when all have passed it the
@@ -334,7 +338,7 @@ fn unserved(error: &Error, policy: &Policy<'_>) -> Ending {
     } else {
         Retry::exponential(UNSERVED_PAUSES.0, UNSERVED_PAUSES.1).pause_after(after.times)
     };
-    Ending::GiveBack {
+    Disposition::GiveBack {
         kind: AttemptKind::Unserved,
         reason: format!("{what}; {after}"),
         after: pause,
