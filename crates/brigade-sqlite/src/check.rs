@@ -90,6 +90,11 @@ impl Store<'_> {
                 advice,
             ));
         }
+        findings.extend(self.clock_that_was_set_back()?);
+        Ok(findings)
+    }
+
+    fn clock_that_was_set_back(&self) -> Result<Option<Finding>, Error> {
         let sql = "SELECT count(*) FROM brigade_jobs WHERE pushed_at > ?1";
         let ahead = self
             .row(
@@ -99,15 +104,13 @@ impl Store<'_> {
                 |row| row.get::<_, u64>(0),
             )?
             .unwrap_or(0);
-        if ahead > 0 {
-            let what = format!("{ahead} jobs were pushed in the future: the clock was set back");
-            findings.push(Finding::new(
+        Ok((ahead > 0).then(|| {
+            Finding::new(
                 Level::Warning,
-                what,
+                format!("{ahead} jobs were pushed in the future: the clock was set back"),
                 "scheduled jobs come later than they should; let NTP keep the clock",
-            ));
-        }
-        Ok(findings)
+            )
+        }))
     }
 }
 

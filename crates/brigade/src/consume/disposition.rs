@@ -219,11 +219,6 @@ pub(super) fn disposition_of(
 }
 
 fn decide(ended: AttemptOutcome, why: Why, policy: &Policy<'_>) -> Option<Disposition> {
-    let give_back = |kind, reason: String, after| Disposition::GiveBack {
-        kind,
-        reason,
-        after,
-    };
     let error = match (ended.outcome, why, ended.how) {
         (_, Why::Lost, _) | (_, _, How::Abandoned) => return None,
         (_, _, How::Panicked(text)) => {
@@ -258,8 +253,13 @@ fn decide(ended: AttemptOutcome, why: Why, policy: &Policy<'_>) -> Option<Dispos
         }
         (Err(error), ..) => error,
     };
+    Some(after_error(error, policy))
+}
+
+/// What becomes of a job whose attempt gave no value.
+fn after_error(error: CallError, policy: &Policy<'_>) -> Disposition {
     let text = error.to_string();
-    Some(match error {
+    match error {
         CallError::Failed(failure) => Disposition::Fail {
             kind: AttemptKind::Failed,
             reason: failure.message.clone(),
@@ -290,7 +290,15 @@ fn decide(ended: AttemptOutcome, why: Why, policy: &Policy<'_>) -> Option<Dispos
             _ => Disposition::DeadLetter(error.to_string()),
         },
         _ => give_back(AttemptKind::Interrupted, text, Duration::ZERO),
-    })
+    }
+}
+
+fn give_back(kind: AttemptKind, reason: String, after: Duration) -> Disposition {
+    Disposition::GiveBack {
+        kind,
+        reason,
+        after,
+    }
 }
 
 fn fail(
