@@ -35,12 +35,12 @@ pub(super) struct LeaseAnswer {
 
 /// What stands before the jobs in an answer of `lease.lua`.
 #[derive(Default)]
-struct AnswerHead {
+struct LeaseHead {
     due_in: Option<Duration>,
     others: u64,
 }
 
-impl AnswerHead {
+impl LeaseHead {
     fn read(value: Value) -> Result<Self, Error> {
         let text: String = read(value)?;
         let numbers = text
@@ -157,12 +157,12 @@ impl RedisClient {
         queue: &str,
         ask: &LeaseRequest,
         leased: &mut Vec<Leased>,
-    ) -> Result<AnswerHead, Error> {
+    ) -> Result<LeaseHead, Error> {
         self.list_queue_if_possible(queue).await;
         if self.is_cluster() && self.is_list_away().await {
             self.fire_of(queue).await?;
         }
-        let mut head = AnswerHead::default();
+        let mut head = LeaseHead::default();
         while leased.len() < ask.max {
             let time = match ask.mode {
                 DeliveryMode::Take => 0,
@@ -218,7 +218,7 @@ impl RedisClient {
             .run("manage a queue", scripts::lease(), queue, arguments)
             .await?;
         let handed = (answer.len().saturating_sub(1) / LEASED_VALUES) as u64;
-        let head = AnswerHead::read(answer.into_iter().next().unwrap_or(Value::Nil))?;
+        let head = LeaseHead::read(answer.into_iter().next().unwrap_or(Value::Nil))?;
         // As many as fit: there may be more.
         let next = if handed == MANAGED_MAX {
             Some(Duration::ZERO)
@@ -234,9 +234,9 @@ impl RedisClient {
         answer: Vec<Value>,
         mode: DeliveryMode,
         since: BootTime,
-    ) -> Result<(Vec<Leased>, bool, AnswerHead), Error> {
+    ) -> Result<(Vec<Leased>, bool, LeaseHead), Error> {
         let mut values = answer.into_iter();
-        let answer_head = AnswerHead::read(values.next().unwrap_or(Value::Nil))?;
+        let answer_head = LeaseHead::read(values.next().unwrap_or(Value::Nil))?;
         let (mut leased, mut damaged) = (Vec::new(), false);
         while let Some(head) = values.next() {
             let mut next = || values.next().unwrap_or(Value::Nil);

@@ -23,7 +23,7 @@ use super::reach::{Connection, Reach};
 use super::reply::convert;
 use super::scripts::{self, Lua, with_code};
 use super::server_time::ServerTimes;
-use super::url::{RedisConfig, Topology};
+use super::url::{RedisConfig, ServerLayout};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::store::CancelRequest;
@@ -82,7 +82,7 @@ impl RedisClient {
                 // The queues of its other nodes can be used.
                 Err(fault)
                     if fault.is_passing()
-                        && matches!(nodes.reach().config.topology, Topology::Cluster(_)) =>
+                        && matches!(nodes.reach().config.layout, ServerLayout::Cluster(_)) =>
                 {
                     away = Some(fault);
                     continue;
@@ -91,7 +91,7 @@ impl RedisClient {
             };
             reached = true;
             match server_facts(&connection).await {
-                Ok(facts) => check_server(&facts, &nodes.reach().config.topology)?,
+                Ok(facts) => check_server(&facts, &nodes.reach().config.layout)?,
                 Err(fault) => return Err(fault.into_error(what, false)),
             }
         }
@@ -367,7 +367,7 @@ impl RedisClient {
     }
 
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.nodes.reach().config.topology, Topology::Cluster(_))
+        matches!(self.nodes.reach().config.layout, ServerLayout::Cluster(_))
     }
 
     async fn ask_together(
@@ -424,7 +424,7 @@ async fn server_facts(connection: &Connection) -> Result<String, RedisFault> {
 }
 
 /// Whether it is new enough, and of the kind that the URL says.
-fn check_server(info: &str, topology: &Topology) -> Result<(), Error> {
+fn check_server(info: &str, layout: &ServerLayout) -> Result<(), Error> {
     let fact = |name: &str| {
         info.lines()
             .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
@@ -451,8 +451,8 @@ fn check_server(info: &str, topology: &Topology) -> Result<(), Error> {
         .into_iter()
         .find(|mode| !mode.is_empty())
         .unwrap_or_default();
-    let hint = match (mode, topology) {
-        ("cluster", Topology::One(_) | Topology::Sentinel { .. }) => {
+    let hint = match (mode, layout) {
+        ("cluster", ServerLayout::One(_) | ServerLayout::Sentinel { .. }) => {
             "the server is a node of a cluster; write redis+cluster://"
         }
         ("sentinel", _) => "the server is a sentinel; write redis+sentinel://host:26379/mymaster",

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::fault::RedisFault;
 use super::line::{Line, Renewed};
 use super::reach::{Reach, Target};
-use super::url::{Address, Topology};
+use super::url::{Address, ServerLayout};
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
@@ -77,10 +77,10 @@ impl Nodes {
 
     /// Who has a key, as far as that is known without asking.
     pub(super) fn known_target_of(&self, key: &[u8]) -> Option<Target> {
-        match &self.reach.config.topology {
-            Topology::One(address) => Some(Target::At(address.clone())),
-            Topology::Sentinel { .. } => Some(Target::Primary),
-            Topology::Cluster(_) => {
+        match &self.reach.config.layout {
+            ServerLayout::One(address) => Some(Target::At(address.clone())),
+            ServerLayout::Sentinel { .. } => Some(Target::Primary),
+            ServerLayout::Cluster(_) => {
                 let slots = self.slots.peek()?;
                 let slots = lock(&slots);
                 let place = slots.owners[usize::from(slot_of(key))]?;
@@ -91,15 +91,15 @@ impl Nodes {
 
     /// Whether queues may be on different servers.
     pub(super) fn are_many(&self) -> bool {
-        matches!(self.reach.config.topology, Topology::Cluster(_))
+        matches!(self.reach.config.layout, ServerLayout::Cluster(_))
     }
 
     /// All servers that have keys.
     pub(super) async fn targets(&self) -> Result<Vec<Target>, RedisFault> {
-        match &self.reach.config.topology {
-            Topology::One(address) => Ok(vec![Target::At(address.clone())]),
-            Topology::Sentinel { .. } => Ok(vec![Target::Primary]),
-            Topology::Cluster(_) => {
+        match &self.reach.config.layout {
+            ServerLayout::One(address) => Ok(vec![Target::At(address.clone())]),
+            ServerLayout::Sentinel { .. } => Ok(vec![Target::Primary]),
+            ServerLayout::Cluster(_) => {
                 let (_, slots) = self.slots().await?;
                 let slots = lock(&slots);
                 let mut used: Vec<u16> = slots.owners.iter().copied().flatten().collect();
@@ -195,7 +195,7 @@ impl Nodes {
     /// Whether the server that has a key is known to be away, so that a caller that can do without it
     /// need not wait for it. It is tried again in the background.
     pub(super) async fn is_away(&self, key: &[u8]) -> bool {
-        if !matches!(self.reach.config.topology, Topology::Cluster(_)) {
+        if !matches!(self.reach.config.layout, ServerLayout::Cluster(_)) {
             return false;
         }
         let Ok(target) = self.target_of(key).await else {
@@ -219,10 +219,10 @@ impl Nodes {
     }
 
     async fn locate(&self, key: &[u8]) -> Result<(u64, Target), RedisFault> {
-        match &self.reach.config.topology {
-            Topology::One(address) => Ok((0, Target::At(address.clone()))),
-            Topology::Sentinel { .. } => Ok((0, Target::Primary)),
-            Topology::Cluster(_) => {
+        match &self.reach.config.layout {
+            ServerLayout::One(address) => Ok((0, Target::At(address.clone()))),
+            ServerLayout::Sentinel { .. } => Ok((0, Target::Primary)),
+            ServerLayout::Cluster(_) => {
                 let (number, slots) = self.slots().await?;
                 let slots = lock(&slots);
                 let owner = slots.owners[usize::from(slot_of(key))]
@@ -248,7 +248,7 @@ impl Nodes {
     }
 
     fn forget(&self, number: u64) {
-        if matches!(self.reach.config.topology, Topology::Cluster(_)) {
+        if matches!(self.reach.config.layout, ServerLayout::Cluster(_)) {
             self.slots.forget(number);
             self.moved.send_modify(|count| *count += 1);
         }
@@ -256,7 +256,7 @@ impl Nodes {
 
     /// Nodes that were asked before, and those of the URL.
     fn known(&self) -> Vec<Address> {
-        let Topology::Cluster(named) = &self.reach.config.topology else {
+        let ServerLayout::Cluster(named) = &self.reach.config.layout else {
             return Vec::new();
         };
         let mut known = named.clone();

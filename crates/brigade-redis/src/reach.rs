@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fault::RedisFault;
-use super::url::{Address, Login, RedisConfig, Topology};
+use super::url::{Address, Login, RedisConfig, ServerLayout};
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::Scope;
 use brigade_runtime::tls::{self, Tls};
@@ -229,7 +229,7 @@ impl Reach {
 
     /// Asks one sentinel after the other.
     async fn primary(&self) -> Result<Address, RedisFault> {
-        let Topology::Sentinel { sentinels, name } = &self.config.topology else {
+        let ServerLayout::Sentinel { sentinels, name } = &self.config.layout else {
             return Err(other("there are no sentinels"));
         };
         let mut fault = RedisFault::timeout();

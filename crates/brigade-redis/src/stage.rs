@@ -39,7 +39,7 @@ pub(super) fn is_large(jobs: &[Job]) -> bool {
 }
 
 /// Where a job stands in a large push.
-struct QueuePosition {
+struct StagedPosition {
     /// The beginning of its queue's keys, and its place among the jobs of that queue.
     queue: String,
     offset: usize,
@@ -49,14 +49,14 @@ struct QueuePosition {
     parents: usize,
 }
 
-fn queue_positions(jobs: &[Job]) -> Vec<QueuePosition> {
+fn queue_positions(jobs: &[Job]) -> Vec<StagedPosition> {
     let mut offsets: HashMap<&str, usize> = HashMap::new();
-    let mut queue_positions: Vec<QueuePosition> = jobs
+    let mut queue_positions: Vec<StagedPosition> = jobs
         .iter()
         .map(|job| {
             let next = offsets.entry(&job.queue).or_default();
             *next += 1;
-            QueuePosition {
+            StagedPosition {
                 queue: key(&job.queue, ""),
                 offset: *next - 1,
                 place: 0,
@@ -106,7 +106,11 @@ fn order_of(jobs: &[Job]) -> Vec<usize> {
 }
 
 /// An element of a stage: a JSON list of texts, as `read_staged` of `chores.lua` reads it.
-fn element(job: &Job, queue_positions: &[QueuePosition], position: usize) -> Result<String, Error> {
+fn element(
+    job: &Job,
+    queue_positions: &[StagedPosition],
+    position: usize,
+) -> Result<String, Error> {
     let (options, in_queue) = (&job.options, &queue_positions[position]);
     let at = options
         .at
@@ -158,7 +162,7 @@ struct LargePush<'a> {
     /// Of the first job: this one has the stage.
     home: &'a str,
     jobs: &'a [Job],
-    queue_positions: Vec<QueuePosition>,
+    queue_positions: Vec<StagedPosition>,
 }
 
 impl<'a> LargePush<'a> {

@@ -24,7 +24,7 @@ const SENTINEL_PORT: u16 = 26379;
 
 /// All that a URL says. Not `Debug`: it has passwords.
 pub(super) struct RedisConfig {
-    pub(super) topology: Topology,
+    pub(super) layout: ServerLayout,
     pub(super) login: Login,
     /// For the sentinels, which have users of their own.
     pub(super) sentinel_login: Login,
@@ -35,7 +35,7 @@ pub(super) struct RedisConfig {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Topology {
+pub(super) enum ServerLayout {
     One(Address),
     Sentinel {
         sentinels: Vec<Address>,
@@ -92,7 +92,7 @@ impl RedisConfig {
                     @ in an option",
             ));
         }
-        let mut options = UrlOptions::parse(query)?;
+        let mut options = RedisUrlOptions::parse(query)?;
         let (authority, path) = match kind {
             UrlKind::Unix => ("", rest),
             _ => rest.split_once('/').unwrap_or((rest, "")),
@@ -103,8 +103,8 @@ impl RedisConfig {
             ));
         }
         let (login, hosts) = login_of(authority)?;
-        let (topology, database) = match kind {
-            UrlKind::One => (Topology::One(address(hosts, PORT)?), database(path)?),
+        let (layout, database) = match kind {
+            UrlKind::One => (ServerLayout::One(address(hosts, PORT)?), database(path)?),
             UrlKind::Cluster => (cluster(hosts, path)?, 0),
             UrlKind::Sentinel => sentinel(hosts, path)?,
             UrlKind::Unix => (
@@ -127,7 +127,7 @@ impl RedisConfig {
         let wait = options.wait(answer_timeout)?;
         options.none_left(kind, is_tls)?;
         Ok(Self {
-            topology,
+            layout,
             login,
             sentinel_login,
             database,
@@ -208,14 +208,14 @@ fn address(host: &str, default_port: u16) -> Result<Address, Error> {
         .map_err(bad)
 }
 
-fn cluster(hosts: &str, path: &str) -> Result<Topology, Error> {
+fn cluster(hosts: &str, path: &str) -> Result<ServerLayout, Error> {
     if database(path)? != 0 {
         return Err(bad("a cluster has database 0 only; leave it out"));
     }
-    Ok(Topology::Cluster(addresses(hosts, PORT)?))
+    Ok(ServerLayout::Cluster(addresses(hosts, PORT)?))
 }
 
-fn sentinel(hosts: &str, path: &str) -> Result<(Topology, i64), Error> {
+fn sentinel(hosts: &str, path: &str) -> Result<(ServerLayout, i64), Error> {
     let (name, path) = path.split_once('/').unwrap_or((path, ""));
     if name.is_empty() {
         return Err(bad(
@@ -223,19 +223,19 @@ fn sentinel(hosts: &str, path: &str) -> Result<(Topology, i64), Error> {
                 redis+sentinel://host:26379/mymaster",
         ));
     }
-    let topology = Topology::Sentinel {
+    let layout = ServerLayout::Sentinel {
         sentinels: addresses(hosts, SENTINEL_PORT)?,
         name: decode(name)?,
     };
-    Ok((topology, database(path)?))
+    Ok((layout, database(path)?))
 }
 
-fn socket(path: &str) -> Result<Topology, Error> {
+fn socket(path: &str) -> Result<ServerLayout, Error> {
     if !path.starts_with('/') {
         return Err(bad("write three slashes and the path of the socket: \
                 redis+unix:///run/redis.sock"));
     }
-    Ok(Topology::One(Address::Unix(decode(path)?.into())))
+    Ok(ServerLayout::One(Address::Unix(decode(path)?.into())))
 }
 
 fn database(path: &str) -> Result<i64, Error> {
@@ -252,9 +252,9 @@ fn decode(text: &str) -> Result<String, Error> {
 }
 
 /// What stands behind the `?`; taken out one by one.
-struct UrlOptions(url::Options);
+struct RedisUrlOptions(url::Options);
 
-impl UrlOptions {
+impl RedisUrlOptions {
     fn parse(query: &str) -> Result<Self, Error> {
         url::Options::parse(query).map(Self).map_err(bad)
     }

@@ -15,6 +15,9 @@ const STEP_TIME: Duration = Duration::from_millis(10);
 const ROWS_AT_ONCE: usize = 20;
 /// Rows of one step of a sweep.
 pub(super) const SWEEP_ROWS: usize = 500;
+/// Ends of jobs that one transaction passes on in their flows, after those that it was asked for:
+/// a few milliseconds (`flow_ends`).
+pub(super) const FLOW_STEPS_MAX: usize = 100;
 /// Rows of one step that a caller waits for. Each step is synced, so it is larger than one of a
 /// sweep.
 const ORDER_ROWS: usize = 2000;

@@ -327,7 +327,7 @@ impl Store<'_> {
         let mut member = id;
         loop {
             if self.forget_end(member)? {
-                // Its dependent was not told yet.
+                // It was not counted yet.
                 return Ok(());
             }
             let sql = "SELECT member.place, job.id, job.state, job.queue, job.unique_key FROM \

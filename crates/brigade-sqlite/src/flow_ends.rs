@@ -1,9 +1,9 @@
-//! Ends of jobs that their flows have still to be told: what keeps the end of a job in a long flow
-//! from holding the file.
+//! Ends of jobs that are not counted in their flows yet: what keeps the end of a job in a long flow
+//! from blocking the file.
 //!
 //! The end of a job is counted with its dependent in the same transaction. That may settle the
 //! dependent too, as it is not run or is a barrier, and so on through a flow of any length. A
-//! transaction passes on at most [`FLOW_STEPS_MAX`] ends of that kind. The next one is noted in
+//! transaction passes on at most `FLOW_STEPS_MAX` (`budget`) ends of that kind. The next one is noted in
 //! `brigade_flow_ends`, in the same transaction, and a later step of the sweep goes on from there.
 //! So a crash between two steps loses nothing, and each end is counted once: the note is removed
 //! with the count. Until then its dependent looks as if it still waited for the job.
@@ -14,9 +14,6 @@ use super::flow::EndedJob;
 use super::parent_results::DependencyResult;
 use super::store::Store;
 use crate::error::Error;
-
-/// Ends that one transaction passes on after those that it was asked for: a few milliseconds.
-pub(super) const FLOW_STEPS_MAX: usize = 100;
 
 impl Store<'_> {
     /// Whether this transaction may pass on another end.

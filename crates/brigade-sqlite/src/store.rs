@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::flow_ends::FLOW_STEPS_MAX;
+use super::budget::FLOW_STEPS_MAX;
 use super::sql_error::sql_error;
 use crate::clock::{BootTime, Clock};
 use crate::error::{Error, ErrorKind};

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::budget::SWEEP_ROWS;
+use super::budget::{FLOW_STEPS_MAX, SWEEP_ROWS};
 use super::config::{Safety, SqliteConfig};
 use super::db_thread::DbThread;
-use super::flow_ends::FLOW_STEPS_MAX;
 use super::hand_out::HandedOut;
 use super::operation::{OperationAccess, Synced};
 use super::sql_error::sql_error;

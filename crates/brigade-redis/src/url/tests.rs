@@ -12,8 +12,8 @@ fn tcp(host: &str, port: u16) -> Address {
 
 #[test]
 fn urls_say_where_and_how() {
-    let place = parsed("redis://localhost");
-    assert_eq!(config.topology, Topology::One(tcp("localhost", 6379)));
+    let config = parsed("redis://localhost");
+    assert_eq!(config.layout, ServerLayout::One(tcp("localhost", 6379)));
     assert!(
         config.login.user.is_none()
             && config.login.password.is_none()
@@ -25,8 +25,8 @@ fn urls_say_where_and_how() {
         (0, ANSWER_TIMEOUT)
     );
 
-    let place = parsed("redis://me:p%40s%2Fs:1@[::1]:7000/3?response_timeout=2s");
-    assert_eq!(config.topology, Topology::One(tcp("::1", 7000)));
+    let config = parsed("redis://me:p%40s%2Fs:1@[::1]:7000/3?response_timeout=2s");
+    assert_eq!(config.layout, ServerLayout::One(tcp("::1", 7000)));
     assert_eq!(
         (
             config.login.user.as_deref(),
@@ -39,7 +39,7 @@ fn urls_say_where_and_how() {
         (3, Duration::from_secs(2))
     );
 
-    let place = parsed("rediss://:secret@redis.example?ca=/etc/a%20b.pem&cert=c.pem&key=k.pem");
+    let config = parsed("rediss://:secret@redis.example?ca=/etc/a%20b.pem&cert=c.pem&key=k.pem");
     assert_eq!(
         (config.login.user, config.login.password.as_deref()),
         (None, Some("secret"))
@@ -62,12 +62,12 @@ fn urls_say_where_and_how() {
     );
 
     for scheme in ["redis+unix", "unix"] {
-        let place = parsed(&format!(
+        let config = parsed(&format!(
             "{scheme}:///run/a%3Fb.sock?db=2&user=me&password=a%26b"
         ));
         assert_eq!(
-            (config.topology, config.database),
-            (Topology::One(Address::Unix("/run/a?b.sock".into())), 2)
+            (config.layout, config.database),
+            (ServerLayout::One(Address::Unix("/run/a?b.sock".into())), 2)
         );
         assert_eq!(
             (
@@ -78,11 +78,11 @@ fn urls_say_where_and_how() {
         );
     }
 
-    let place =
+    let config =
         parsed("redis+sentinel://me:secret@one,two:70/main/4?sentinel_password=other&wait=2");
     assert_eq!(
-        config.topology,
-        Topology::Sentinel {
+        config.layout,
+        ServerLayout::Sentinel {
             sentinels: vec![tcp("one", 26379), tcp("two", 70)],
             name: "main".to_owned()
         }
@@ -99,10 +99,10 @@ fn urls_say_where_and_how() {
         })
     );
 
-    let place = parsed("rediss+cluster://one:1,two:2?wait=1&wait_timeout=250ms");
+    let config = parsed("rediss+cluster://one:1,two:2?wait=1&wait_timeout=250ms");
     assert_eq!(
-        config.topology,
-        Topology::Cluster(vec![tcp("one", 1), tcp("two", 2)])
+        config.layout,
+        ServerLayout::Cluster(vec![tcp("one", 1), tcp("two", 2)])
     );
     assert!(config.tls.is_some());
     assert_eq!(

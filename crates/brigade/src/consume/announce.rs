@@ -7,15 +7,12 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use super::consumer::RunningConsumer;
 use crate::retry::jitter;
-use crate::store::LiveConsumer;
-use brigade_runtime::owner::{host_name, own_name};
 
 /// How often a consumer announces itself.
 const EVERY: Duration = Duration::from_secs(20);
@@ -23,15 +20,6 @@ const EVERY: Duration = Duration::from_secs(20);
 const LASTS: Duration = Duration::from_secs(60);
 /// The longest wait of a consumer that ends for its broker to take it off the list.
 const RETIRED_WITHIN: Duration = Duration::from_secs(1);
-
-/// What a consumer of this process announces.
-pub(super) fn announcement(queues: &[Box<str>], version: Option<String>) -> LiveConsumer {
-    static NUMBERS: AtomicU64 = AtomicU64::new(1);
-    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-    let mut consumer = LiveConsumer::new(format!("{}/{number}", own_name()), host_name(), queues);
-    consumer.version = version;
-    consumer
-}
 
 impl RunningConsumer {
     /// Announces the consumer again and again.

@@ -24,7 +24,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::RunningConsumer;
-use super::disposition::{AttemptOutcome, Why, disposition_of};
+use super::disposition::{EndedAttempt, Why, disposition_of};
 use super::handler::{Handled, HandlerStop};
 use super::here::Here;
 use crate::call::Call;
@@ -274,7 +274,7 @@ impl RunningConsumer {
         let running = AssertUnwindSafe(self.run(attempt, &leased, &hold, &mut permit))
             .catch_unwind()
             .await;
-        let ended = running.unwrap_or_else(|panic| AttemptOutcome::panicked(text_of(&*panic)));
+        let ended = running.unwrap_or_else(|panic| EndedAttempt::panicked(text_of(&*panic)));
         let why = self.note_end(hold.number);
         let answer = ended
             .outcome
@@ -305,22 +305,22 @@ impl RunningConsumer {
         leased: &Leased,
         hold: &Hold,
         permit: &mut OwnedSemaphorePermit,
-    ) -> AttemptOutcome {
+    ) -> EndedAttempt {
         match attempt {
             Attempt::InPool(handle) => self.run_in_pool(handle, leased, hold).await,
             Attempt::Here(work) => self.run_work(work, leased, hold).await,
             Attempt::Alone(work, alone) => {
                 let ended = match self.wait_for_all_room(hold, permit).await {
-                    false => AttemptOutcome::cancelled("before it ran"),
+                    false => EndedAttempt::cancelled("before it ran"),
                     true => self.run_work(work, leased, hold).await,
                 };
                 drop(alone);
                 ended
             }
-            Attempt::NotNow => AttemptOutcome::not_now(),
-            Attempt::Refused(error) => AttemptOutcome::of(Err(CallError::Rejected(error))),
-            Attempt::SetAside(reason) => AttemptOutcome::set_aside(reason),
-            Attempt::Panicked(text) => AttemptOutcome::panicked(text),
+            Attempt::NotNow => EndedAttempt::not_now(),
+            Attempt::Refused(error) => EndedAttempt::of(Err(CallError::Rejected(error))),
+            Attempt::SetAside(reason) => EndedAttempt::set_aside(reason),
+            Attempt::Panicked(text) => EndedAttempt::panicked(text),
         }
     }
 
@@ -343,13 +343,13 @@ impl RunningConsumer {
         mut handle: CallHandle<Box<RawValue>>,
         leased: &Leased,
         hold: &Hold,
-    ) -> AttemptOutcome {
+    ) -> EndedAttempt {
         let progress = handle.progress();
         tokio::select! {
             // In this order, so that what an attempt told last is told before its end.
             biased;
             never = self.tell(leased, progress), if leased.is_call => match never {},
-            outcome = &mut handle => return AttemptOutcome::of(outcome),
+            outcome = &mut handle => return EndedAttempt::of(outcome),
             () = hold.stop.cancelled() => {}
         }
         let receipt = handle.cancel(&self.why(hold.number).reason());
@@ -360,10 +360,10 @@ impl RunningConsumer {
                 handle.await
             }
         };
-        AttemptOutcome::stopped(outcome, receipt.await)
+        EndedAttempt::stopped(outcome, receipt.await)
     }
 
-    async fn run_work(&self, work: Work, leased: &Leased, hold: &Hold) -> AttemptOutcome {
+    async fn run_work(&self, work: Work, leased: &Leased, hold: &Hold) -> EndedAttempt {
         match (work, &self.pool) {
             (Work::Handler(handled), _) => self.run_handler(*handled, leased, hold).await,
             (Work::Call(call), Some(pool)) => {
@@ -378,7 +378,7 @@ impl RunningConsumer {
         mut handled: Handled,
         leased: &Leased,
         hold: &Hold,
-    ) -> AttemptOutcome {
+    ) -> EndedAttempt {
         let timeout = leased
             .job
             .options
@@ -412,7 +412,7 @@ impl RunningConsumer {
         call: Call<Box<RawValue>>,
         leased: &Leased,
         hold: &Hold,
-    ) -> AttemptOutcome {
+    ) -> EndedAttempt {
         let timeout = call
             .request
             .options()
@@ -421,11 +421,11 @@ impl RunningConsumer {
         let sink = self.teller(leased);
         let mut here = match Here::begin(call, sink) {
             Ok(here) => here,
-            Err(error) => return AttemptOutcome::of(Err(CallError::Rejected(error))),
+            Err(error) => return EndedAttempt::of(Err(CallError::Rejected(error))),
         };
         let instead = tokio::select! {
             biased;
-            outcome = here.ended() => return AttemptOutcome::of(outcome),
+            outcome = here.ended() => return EndedAttempt::of(outcome),
             () = hold.stop.cancelled() => CallError::Cancelled(Cancelled::without_report("stopped at its next await")),
             () = sleep(timeout) => {
                 CallError::Failed(Box::new(Failure::new(format_args!("it ran for longer than its \
@@ -439,11 +439,11 @@ impl RunningConsumer {
         tokio::select! {
             biased;
             // Whatever it says: it may have left half of its work.
-            _ = here.ended() => AttemptOutcome::of(Err(instead)),
+            _ = here.ended() => EndedAttempt::of(Err(instead)),
             () = self.abandoning.cancelled() => {
                 tracing::warn!(job = %leased.id, "an attempt in this process does not end: it is \
                     left alone, and so is its lease");
-                AttemptOutcome::abandoned()
+                EndedAttempt::abandoned()
             }
         }
     }

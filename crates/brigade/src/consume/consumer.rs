@@ -1,7 +1,7 @@
 //! A consumer that runs: what it has, and the story of its life.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use futures_util::FutureExt as _;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::announce::announcement;
 use super::attempt::Held;
 use super::control::Control;
 use super::disposition::Policy;
@@ -23,6 +22,7 @@ use crate::registry;
 use crate::shutdown::Scope;
 use crate::store::{CallTransport, JobStore, Leased, LiveConsumer};
 use brigade_pool::Pool;
+use brigade_runtime::owner::{host_name, own_name};
 
 /// Settlements that the broker does not take at the moment and that hold no place in the consumer
 /// any more. Further ones keep theirs, so that what is not settled is bounded.
@@ -258,3 +258,12 @@ impl RunningConsumer {
 
 /// As many permits as a semaphore gives at once.
 const PREFETCH_MAX: usize = 1 << 20;
+
+/// What a consumer of this process announces.
+fn announcement(queues: &[Box<str>], version: Option<String>) -> LiveConsumer {
+    static NUMBERS: AtomicU64 = AtomicU64::new(1);
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let mut consumer = LiveConsumer::new(format!("{}/{number}", own_name()), host_name(), queues);
+    consumer.version = version;
+    consumer
+}

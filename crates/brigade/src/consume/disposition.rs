@@ -26,7 +26,7 @@ const UNSERVED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration:
 const NOT_NOW_PAUSE: Duration = Duration::from_secs(2);
 
 /// How an attempt ended.
-pub(super) struct AttemptOutcome {
+pub(super) struct EndedAttempt {
     pub(super) outcome: Result<Box<RawValue>, CallError>,
     /// How it was stopped, if it was.
     receipt: Option<StopReceipt>,
@@ -48,7 +48,7 @@ enum How {
     Abandoned,
 }
 
-impl AttemptOutcome {
+impl EndedAttempt {
     pub(super) fn of(outcome: Result<Box<RawValue>, CallError>) -> Self {
         Self {
             outcome,
@@ -211,14 +211,14 @@ impl Policy<'_> {
 
 /// What to tell the broker; `None` if the lease is lost and there is nothing to say.
 pub(super) fn disposition_of(
-    ended: AttemptOutcome,
+    ended: EndedAttempt,
     why: Why,
     policy: &Policy<'_>,
 ) -> Option<Disposition> {
     decide(ended, why, policy).map(|disposition| policy.in_time(disposition))
 }
 
-fn decide(ended: AttemptOutcome, why: Why, policy: &Policy<'_>) -> Option<Disposition> {
+fn decide(ended: EndedAttempt, why: Why, policy: &Policy<'_>) -> Option<Disposition> {
     let error = match (ended.outcome, why, ended.how) {
         (_, Why::Lost, _) | (_, _, How::Abandoned) => return None,
         (_, _, How::Panicked(text)) => {

@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::text_of;
-use super::disposition::AttemptOutcome;
+use super::disposition::EndedAttempt;
 use crate::attempt_report::StopReceipt;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -32,7 +32,7 @@ use crate::schedule::Tick;
 use crate::store::Leased;
 use crate::traceparent::TraceParent;
 
-type Handling = Pin<Box<dyn Future<Output = AttemptOutcome> + Send>>;
+type Handling = Pin<Box<dyn Future<Output = EndedAttempt> + Send>>;
 
 /// A handler without its types. Cheap to clone.
 #[derive(Clone)]
@@ -232,7 +232,7 @@ pub(super) struct Handled {
 
 impl Handled {
     /// Waits for its end. Cancel safe.
-    pub(super) async fn ended(&mut self) -> AttemptOutcome {
+    pub(super) async fn ended(&mut self) -> EndedAttempt {
         let ended = AssertUnwindSafe(&mut self.handling).catch_unwind().await;
         ended.unwrap_or_else(|panic| failed(&format!("it panicked: {}", text_of(&*panic))))
     }
@@ -242,7 +242,7 @@ impl Handled {
         mut self,
         reason: HandlerStop,
         abort: impl Future<Output = ()>,
-    ) -> AttemptOutcome {
+    ) -> EndedAttempt {
         self.job.cancel(reason.clone());
         let ended = tokio::select! {
             biased;
@@ -250,7 +250,7 @@ impl Handled {
             () = abort => None,
         };
         let is_timeout = matches!(reason, HandlerStop::TimedOut(_));
-        let counts = |ended: &AttemptOutcome| {
+        let counts = |ended: &EndedAttempt| {
             ended.says_more()
                 || match &ended.outcome {
                     Ok(_) => true,
@@ -260,23 +260,23 @@ impl Handled {
         match ended.filter(counts) {
             Some(ended) => ended,
             None if is_timeout => failed(&reason.to_string()),
-            None => AttemptOutcome::cancelled("its handler was stopped"),
+            None => EndedAttempt::cancelled("its handler was stopped"),
         }
     }
 }
 
-fn failed(text: &str) -> AttemptOutcome {
-    AttemptOutcome::of(Err(CallError::Failed(Box::new(Failure::new(text)))))
+fn failed(text: &str) -> EndedAttempt {
+    EndedAttempt::of(Err(CallError::Failed(Box::new(Failure::new(text)))))
 }
 
 /// What a handler's return is to its job.
-fn ended_of<T, E>(result: Result<T, E>) -> AttemptOutcome
+fn ended_of<T, E>(result: Result<T, E>) -> EndedAttempt
 where
     T: Serialize,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let error: Box<dyn std::error::Error + Send + Sync> = match result {
-        Ok(value) => return AttemptOutcome::of(json_of(&value).map_err(Into::into)),
+        Ok(value) => return EndedAttempt::of(json_of(&value).map_err(Into::into)),
         Err(error) => error.into(),
     };
     let first: &(dyn std::error::Error + 'static) = &*error;
@@ -284,18 +284,18 @@ where
         .take(SOURCES_MAX)
         .find_map(|error| error.downcast_ref::<HandlerEnd>());
     match end.cloned() {
-        Some(HandlerEnd::DeadLetter(reason)) => AttemptOutcome::set_aside(reason),
+        Some(HandlerEnd::DeadLetter(reason)) => EndedAttempt::set_aside(reason),
         Some(HandlerEnd::GiveBack(reason)) => {
-            AttemptOutcome::given_back(AttemptKind::Interrupted, reason, Duration::ZERO)
+            EndedAttempt::given_back(AttemptKind::Interrupted, reason, Duration::ZERO)
         }
         Some(HandlerEnd::PassLater(reason, after)) => {
-            AttemptOutcome::given_back(AttemptKind::Passed, reason, after)
+            EndedAttempt::given_back(AttemptKind::Passed, reason, after)
         }
         Some(HandlerEnd::Stopped(receipt)) => {
             let stopped = CallError::Cancelled(Cancelled::without_report("its handler stopped"));
-            AttemptOutcome::stopped(Err(stopped), Some(receipt))
+            EndedAttempt::stopped(Err(stopped), Some(receipt))
         }
-        None => AttemptOutcome::of(Err(match Pass::find(first) {
+        None => EndedAttempt::of(Err(match Pass::find(first) {
             Some(reason) => CallError::Passed(vec![reason]),
             None => CallError::Failed(Box::new(failure_of(first, type_name::<E>()))),
         })),
