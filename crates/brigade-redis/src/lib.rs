@@ -9,9 +9,9 @@
 //! again), `nodes` (which server has a key), `link` (scripts and commands), and on that what a
 //! broker does. What is too much for one script goes in pieces: `stage`, `listing`.
 //!
-//! Two connections per server: one for scripts, which many calls share; one that is notified of changes
-//! (`wake`). A third if pushes wait for replicas. A hand-out never blocks on the server, so nothing
-//! can be moved to a caller that has given up.
+//! Two connections per server: one for scripts, which many calls share; one that is notified of
+//! changes (`wake`). A third if pushes wait for replicas. A hand-out never blocks on the server, so
+//! nothing can be moved to a caller that has given up.
 
 mod arguments;
 mod blockers;

@@ -69,8 +69,8 @@ impl RedisClient {
     pub(super) async fn connect(url: &str, clock: Clock) -> Result<Self, Error> {
         let nodes = Arc::new(Nodes::new(Arc::new(Reach::new(RedisConfig::parse(url)?)?)));
         let what = "connect to Redis";
-        // Lines connect when they are first used, and try for a while; a caller that connects wants to
-        // hear at once what is wrong.
+        // Lines connect when they are first used, and try for a while; a caller that connects wants
+        // to hear at once what is wrong.
         let targets = nodes
             .targets()
             .await

@@ -192,8 +192,8 @@ impl Nodes {
         Ok(answers.into_iter().skip(1).step_by(2).collect())
     }
 
-    /// Whether the server that has a key is known to be away, so that a caller that can do without it
-    /// need not wait for it. It is tried again in the background.
+    /// Whether the server that has a key is known to be away, so that a caller that can do without
+    /// it need not wait for it. It is tried again in the background.
     pub(super) async fn is_away(&self, key: &[u8]) -> bool {
         if !matches!(self.reach.config.layout, ServerLayout::Cluster(_)) {
             return false;

@@ -139,8 +139,8 @@ impl ServerTimes {
         }
     }
 
-    /// What a script is given of the time of its server, after `tried` refusals: the correction, the
-    /// expected time or nothing, and how far that may be off.
+    /// What a script is given of the time of its server, after `tried` refusals: the correction,
+    /// the expected time or nothing, and how far that may be off.
     pub(super) async fn argument(&self, at: &[u8], tried: u32) -> String {
         let Ok(target) = self.nodes.target_of(at).await else {
             return "0::0".to_owned();

@@ -193,8 +193,8 @@ impl<'a> LargePush<'a> {
         self.jobs.iter().any(|job| job.options.unique.is_some())
     }
 
-    /// What `commit.lua` wants. A flow is made only if none of its unique keys is taken; other jobs are
-    /// duplicates of what is there.
+    /// What `commit.lua` wants. A flow is made only if none of its unique keys is taken; other jobs
+    /// are duplicates of what is there.
     fn commit(&self) -> Result<Arguments, Error> {
         let is_flow = self.jobs.iter().any(is_in_flow);
         let unique_keys: Vec<_> = self

@@ -1,11 +1,11 @@
 //! Waking the callers that wait for a queue, without polling.
 //!
-//! The server notifies one connection of each change of a few keys (`CLIENT TRACKING` in broadcasting
-//! mode, since Redis 6): the bell of a queue, which scripts ring, its inbox, which any client may
-//! push to, and the list of free clients. In a cluster, each node that has a watched queue is
-//! listened to, and which ones these are is looked up again whenever a queue moved. A notification
-//! says only that something may have changed. When a connection breaks, everybody is woken once it
-//! is back, as changes may have been missed.
+//! The server notifies one connection of each change of a few keys (`CLIENT TRACKING` in
+//! broadcasting mode, since Redis 6): the bell of a queue, which scripts ring, its inbox, which any
+//! client may push to, and the list of free clients. In a cluster, each node that has a watched
+//! queue is listened to, and which ones these are is looked up again whenever a queue moved. A
+//! notification says only that something may have changed. When a connection breaks, everybody is
+//! woken once it is back, as changes may have been missed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;

@@ -1,5 +1,5 @@
-//! The consumers that are alive: a row for each, with its process and the moment, by the boot clock,
-//! until which it is known to live.
+//! The consumers that are alive: a row for each, with its process and the moment, by the boot
+//! clock, until which it is known to live.
 //!
 //! A consumer whose process has ended is not listed any more, whatever its row says: all processes
 //! of a file are of one host. Each announcement removes rows that have run out.

@@ -190,8 +190,8 @@ impl Store<'_> {
         }))
     }
 
-    /// A job goes on whose parents are all settled, and then those dependents that this settles; what
-    /// is too much for this transaction is noted (`flow_ends`).
+    /// A job goes on whose parents are all settled, and then those dependents that this settles;
+    /// what is too much for this transaction is noted (`flow_ends`).
     fn go_on(&self, first: ReadyDependent) -> Result<(), Error> {
         let mut complete = Some(first);
         while let Some(job) = complete {

@@ -3,10 +3,10 @@
 //!
 //! The end of a job is counted with its dependent in the same transaction. That may settle the
 //! dependent too, as it is not run or is a barrier, and so on through a flow of any length. A
-//! transaction passes on at most `FLOW_STEPS_MAX` (`budget`) ends of that kind. The next one is noted in
-//! `brigade_flow_ends`, in the same transaction, and a later step of the sweep goes on from there.
-//! So a crash between two steps loses nothing, and each end is counted once: the note is removed
-//! with the count. Until then its dependent looks as if it still waited for the job.
+//! transaction passes on at most `FLOW_STEPS_MAX` (`budget`) ends of that kind. The next one is
+//! noted in `brigade_flow_ends`, in the same transaction, and a later step of the sweep goes on
+//! from there. So a crash between two steps loses nothing, and each end is counted once: the note
+//! is removed with the count. Until then its dependent looks as if it still waited for the job.
 
 use rusqlite::{Row, params};
 

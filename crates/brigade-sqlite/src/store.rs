@@ -3,7 +3,8 @@
 //!
 //! [`Store`] lives for one transaction and has its moment ([`Now`]): all statements of a
 //! transaction see the same time. The methods that hand out, settle, look and sweep are in the
-//! files of those names. [`ConnectionCache`] outlives the transaction and is forgotten when one is undone.
+//! files of those names. [`ConnectionCache`] outlives the transaction and is forgotten when one is
+//! undone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
-//! Work whose time has come (due, late, expired, ended jobs, long flows), in steps that are short however much
-//! of it there is.
+//! Work whose time has come (due, late, expired, ended jobs, long flows), in steps that are short
+//! however much of it there is.
 //!
 //! Each hand-out begins with a step ([`Store::sweep`]). A step has a [`StepBudget`] of rows and
 //! time; the next one begins with the kind after the one that used it up. What is left is done by
