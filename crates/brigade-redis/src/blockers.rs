@@ -9,9 +9,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use redis::Value;
 
+use super::client::RedisClient;
 use super::job_fields::{fields_of_hash, info, number_of, state_of};
 use super::keys::{id_of, parts_of};
-use super::link::RedisClient;
 use super::reply::read;
 use super::scripts;
 use crate::error::Error;

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redis::{Value, cmd};
 
 use super::blockers::ASKED_WITHIN;
+use super::client::RedisClient;
 use super::keys::key;
-use super::link::RedisClient;
 use crate::error::Error;
 use crate::finding::{Finding, Level};
 use crate::job::JobState;

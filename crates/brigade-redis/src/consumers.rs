@@ -9,7 +9,7 @@ use std::time::Duration;
 use redis::{cmd, pipe};
 
 use super::arguments::millis;
-use super::link::RedisClient;
+use super::client::RedisClient;
 use crate::error::{Error, ErrorKind};
 use crate::store::LiveConsumer;
 

@@ -2,8 +2,8 @@
 
 use redis::{Value, pipe};
 
+use super::client::RedisClient;
 use super::keys::key;
-use super::link::RedisClient;
 use super::reply::read;
 use crate::error::Error;
 use crate::job::JobState;

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redis::Value;
 
 use super::arguments::millis;
+use super::client::RedisClient;
 use super::keys::{check_name, id_of, key};
-use super::link::RedisClient;
 use super::open_queues::FEW;
 use super::presence::holder;
 use super::reply::read;

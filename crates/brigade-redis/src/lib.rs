@@ -6,7 +6,7 @@
 //! the server's, corrected when its wall clock is set (`server_time`).
 //!
 //! From below: `url` (where it is), `reach` (opening a connection), `line` (one that is made
-//! again), `nodes` (which server has a key), `link` (scripts and commands), and on that what a
+//! again), `nodes` (which server has a key), `client` (scripts and commands), and on that what a
 //! broker does. What is too much for one script goes in pieces: `stage`, `listing`.
 //!
 //! Two connections per server: one for scripts, which many calls share; one that is notified of
@@ -16,6 +16,7 @@
 mod arguments;
 mod blockers;
 mod check;
+mod client;
 mod consumers;
 mod counts;
 mod fault;
@@ -24,7 +25,7 @@ mod holder_checks;
 mod job_fields;
 mod keys;
 mod line;
-mod link;
+
 mod listed_queues;
 mod listing;
 mod look;
@@ -57,8 +58,8 @@ use futures_util::stream::FuturesUnordered;
 use redis::Value;
 use tokio::time::{sleep, sleep_until};
 
+use self::client::RedisClient;
 use self::hand_out::LeaseAnswer;
-use self::link::RedisClient;
 use self::push::{Push, StoredPush};
 use self::script_error::is_incoming;
 use self::settle::{SettlementBatch, settled};
@@ -108,7 +109,7 @@ const SCRIPTS_MAX: usize = 2;
 const SCRIPT_WEIGHT_MAX: usize = 256 << 10;
 
 struct Redis {
-    link: Arc<RedisClient>,
+    client: Arc<RedisClient>,
     wake: Wake,
     /// By queue.
     pushes: Batcher<Push, Result<StoredPush, Error>>,
@@ -123,12 +124,12 @@ struct Redis {
 ///
 /// Those of `Broker::connect`.
 pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
-    let link = Arc::new(RedisClient::connect(url, clock).await?);
+    let client = Arc::new(RedisClient::connect(url, clock).await?);
     let wake = Wake::start(
-        Arc::clone(link.nodes()),
-        Arc::clone(&link.open),
-        Arc::clone(&link.times),
-        Arc::clone(&link.presence),
+        Arc::clone(client.nodes()),
+        Arc::clone(&client.open),
+        Arc::clone(&client.times),
+        Arc::clone(&client.presence),
     )?;
     let scope = Scope::current().ok_or_else(|| {
         Error::new(
@@ -136,31 +137,31 @@ pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error
             "open a broker outside of an async runtime (tokio)",
         )
     })?;
-    let (to_push, to_settle) = (Arc::clone(&link), Arc::clone(&link));
+    let (to_push, to_settle) = (Arc::clone(&client), Arc::clone(&client));
     let pushes = Batcher::new(
         scope.clone(),
         SCRIPTS_MAX,
         SCRIPT_WEIGHT_MAX,
         move |queue, pushes| {
-            let link = Arc::clone(&to_push);
-            async move { link.push_together(&queue, &pushes).await }
+            let client = Arc::clone(&to_push);
+            async move { client.push_together(&queue, &pushes).await }
         },
     );
     let settle = |waits: bool| {
-        let link = Arc::clone(&to_settle);
+        let client = Arc::clone(&to_settle);
         Batcher::new(
             scope.clone(),
             SCRIPTS_MAX,
             SCRIPT_WEIGHT_MAX,
             move |queue, endings: Vec<SettlementBatch>| {
-                let link = Arc::clone(&link);
-                async move { link.settle_together(&queue, &endings, waits).await }
+                let client = Arc::clone(&client);
+                async move { client.settle_together(&queue, &endings, waits).await }
             },
         )
     };
     let (endings, extensions) = (settle(true), settle(false));
     Ok(Arc::new(Redis {
-        link,
+        client,
         wake,
         pushes,
         endings,
@@ -202,7 +203,7 @@ impl Redis {
             }
             spread().await;
             changed = Box::pin(self.wake.next(ask.queues.names()));
-            match self.link.due_in(&ask.queues).await {
+            match self.client.due_in(&ask.queues).await {
                 Ok(Some(Duration::ZERO)) | Err(_) => return,
                 Ok(Some(due_in)) => {
                     wakes_at = wakes_at.min(Instant::now() + pause_of(Some(due_in)))
@@ -247,16 +248,16 @@ impl JobStore for Redis {
                 return Ok(Vec::new());
             };
             if stage::is_large(&jobs) {
-                return self.link.push_large(&jobs).await;
+                return self.client.push_large(&jobs).await;
             }
             let mut tries = 0;
             loop {
                 tries += 1;
-                let push = self.link.prepare(&first.queue, &jobs).await?;
+                let push = self.client.prepare(&first.queue, &jobs).await?;
                 let weight = push.weight();
                 match self.pushes.ask(&first.queue, push, weight).await? {
                     Err(error) if is_incoming(&error) && tries < TRIES => {
-                        self.link.merge_all(&jobs).await?
+                        self.client.merge_all(&jobs).await?
                     }
                     stored => return stored.map(|stored| RedisClient::outcomes(&jobs, stored)),
                 }
@@ -272,7 +273,7 @@ impl JobStore for Redis {
                 .unwrap_or_else(|| Instant::now() + FOR_EVER);
             while !ask.enough.is_cancelled() {
                 let changed = self.wake.next(ask.queues.names());
-                let handed_out = self.link.lease(&ask).await?;
+                let handed_out = self.client.lease(&ask).await?;
                 if !handed_out.leased.is_empty() || until <= Instant::now() {
                     return Ok(handed_out.leased);
                 }
@@ -296,7 +297,7 @@ impl JobStore for Redis {
             } else {
                 &self.endings
             };
-            let queues = self.link.sort(&settlements).await?;
+            let queues = self.client.sort(&settlements).await?;
             if only_extends {
                 // A queue is watched for as long as leases of it are held.
                 let names: Vec<Box<str>> = queues.keys().map(|queue| Box::from(*queue)).collect();
@@ -351,24 +352,24 @@ impl JobStore for Redis {
         consumer: &'a LiveConsumer,
         lasts: Duration,
     ) -> Reply<'a, ()> {
-        Box::pin(self.link.announce_consumer(consumer, lasts))
+        Box::pin(self.client.announce_consumer(consumer, lasts))
     }
 
     fn retire_consumer<'a>(&'a self, consumer: &'a LiveConsumer) -> Reply<'a, ()> {
-        Box::pin(self.link.retire_consumer(consumer))
+        Box::pin(self.client.retire_consumer(consumer))
     }
 
     fn consumers(&self) -> Reply<'_, Vec<LiveConsumer>> {
-        Box::pin(self.link.consumers())
+        Box::pin(self.client.consumers())
     }
 
     fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64> {
-        Box::pin(self.link.purge(queue))
+        Box::pin(self.client.purge(queue))
     }
 
     fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
         Box::pin(async {
-            let cancels = self.link.cancels(&self.wake.rung()).await;
+            let cancels = self.client.cancels(&self.wake.rung()).await;
             if cancels.is_err() {
                 self.wake.ring_again();
             }
@@ -377,11 +378,11 @@ impl JobStore for Redis {
     }
 
     fn check(&self) -> Reply<'_, Vec<Finding>> {
-        Box::pin(self.link.check())
+        Box::pin(self.client.check())
     }
 
     fn is_cut_off(&self, queue: &str) -> bool {
-        self.link.is_cut_off(queue)
+        self.client.is_cut_off(queue)
     }
 
     fn changed(&self) -> Reply<'_, ()> {
@@ -398,69 +399,69 @@ impl JobStore for Redis {
 
     fn job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
         self.watch_queue_of(id);
-        Box::pin(self.link.job(id, true))
+        Box::pin(self.client.job(id, true))
     }
 
     fn waited_job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
         self.watch_queue_of(id);
-        Box::pin(self.link.job(id, false))
+        Box::pin(self.client.job(id, false))
     }
 
     fn jobs(&self, filter: JobFilter) -> Reply<'_, Vec<JobInfo>> {
-        Box::pin(async move { self.link.jobs(&filter).await })
+        Box::pin(async move { self.client.jobs(&filter).await })
     }
 
     fn counts(&self) -> Reply<'_, Vec<QueueCounts>> {
-        Box::pin(async { self.link.counts(&self.wake.watched()).await })
+        Box::pin(async { self.client.counts(&self.wake.watched()).await })
     }
 
     fn why<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<Explanation>> {
-        Box::pin(self.link.why(id))
+        Box::pin(self.client.why(id))
     }
 
     fn retry<'a>(&'a self, id: &'a JobId, edit: Edit) -> Reply<'a, Option<JobId>> {
-        Box::pin(async move { self.link.retry(id, &edit).await })
+        Box::pin(async move { self.client.retry(id, &edit).await })
     }
 
     fn delete<'a>(&'a self, id: &'a JobId, only: Option<JobState>) -> Reply<'a, bool> {
-        Box::pin(self.link.delete(id, only))
+        Box::pin(self.client.delete(id, only))
     }
 
     fn cancel<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, CancelOutcome> {
-        Box::pin(self.link.cancel(id, reason))
+        Box::pin(self.client.cancel(id, reason))
     }
 
     fn withdraw<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, bool> {
-        Box::pin(self.link.withdraw(id, reason))
+        Box::pin(self.client.withdraw(id, reason))
     }
 
     fn pause<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
-        Box::pin(self.link.change_queue(queue, vec!["pause".to_owned()]))
+        Box::pin(self.client.change_queue(queue, vec!["pause".to_owned()]))
     }
 
     fn resume<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
-        Box::pin(self.link.change_queue(queue, vec!["resume".to_owned()]))
+        Box::pin(self.client.change_queue(queue, vec!["resume".to_owned()]))
     }
 
     fn limit<'a>(&'a self, queue: &'a str, limits: Option<Limits>) -> Reply<'a, ()> {
-        Box::pin(self.link.limit(queue, limits))
+        Box::pin(self.client.limit(queue, limits))
     }
 
     fn schedules(&self) -> Reply<'_, Vec<Scheduled>> {
-        Box::pin(self.link.schedules())
+        Box::pin(self.client.schedules())
     }
 
     fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, SystemTime> {
-        Box::pin(self.link.schedule(schedule))
+        Box::pin(self.client.schedule(schedule))
     }
 
     fn unschedule<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {
-        Box::pin(self.link.unschedule(name))
+        Box::pin(self.client.unschedule(name))
     }
 
     fn manage<'a>(&'a self, queue: &'a str, collect_within: Duration) -> Reply<'a, Managed> {
         drop(self.wake.next(&[queue.into()]));
-        Box::pin(self.link.manage(queue, collect_within))
+        Box::pin(self.client.manage(queue, collect_within))
     }
 }
 

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use redis::cmd;
 
 use super::arguments::Arguments;
+use super::client::RedisClient;
 use super::keys::{QUEUES, key};
-use super::link::RedisClient;
 use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;

@@ -9,9 +9,9 @@ use std::future::Future;
 use futures_util::future::{join, join_all};
 use redis::{Value, cmd, pipe};
 
+use super::client::RedisClient;
 use super::job_fields::{fields_of_hash, info, state_of};
 use super::keys::{QUEUES, check_name, id_of, key, no_such, parts_of};
-use super::link::RedisClient;
 use super::reply::read;
 use super::scripts;
 use crate::error::Error;

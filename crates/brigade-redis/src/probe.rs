@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::arguments::Arguments;
+use super::client::RedisClient;
 use super::keys::key;
-use super::link::RedisClient;
 use super::open_queues::FEW;
 use super::presence::holder;
 use super::scripts;

@@ -10,8 +10,8 @@ use std::time::UNIX_EPOCH;
 use redis::Value;
 
 use super::arguments::{Arguments, millis};
+use super::client::RedisClient;
 use super::keys::{check_name, id_of, key};
-use super::link::RedisClient;
 use super::reply::convert;
 use super::script_error::{duplicate, is_duplicate};
 use super::scripts;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use redis::{Pipeline, Value, cmd, pipe};
 
 use super::arguments::Arguments;
+use super::client::RedisClient;
 use super::keys::{check_name, id_of, key};
-use super::link::RedisClient;
 use super::next_tick::NextTick;
 use super::push::write_fields;
 use super::reply::read;

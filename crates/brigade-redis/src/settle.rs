@@ -11,8 +11,8 @@ use std::sync::Arc;
 use redis::Value;
 
 use super::arguments::{Arguments, millis};
+use super::client::RedisClient;
 use super::keys::{check_name, id_of, key, parts_of};
-use super::link::RedisClient;
 use super::presence::holder;
 use super::reply::convert;
 use super::script_error::{duplicate, has_code, is_duplicate};

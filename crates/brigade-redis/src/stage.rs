@@ -12,8 +12,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use redis::{Value, cmd, pipe};
 
 use super::arguments::{Arguments, millis};
+use super::client::RedisClient;
 use super::keys::{id_of, key};
-use super::link::RedisClient;
 use super::push::fields_of;
 use super::reply::convert;
 use super::script_error::{duplicate, has_code, is_duplicate, is_incoming};

@@ -9,8 +9,8 @@
 
 use redis::pipe;
 
+use super::client::RedisClient;
 use super::keys::key;
-use super::link::RedisClient;
 use super::presence::{channel, read_name};
 use super::scripts;
 use crate::error::Error;

@@ -98,7 +98,7 @@ impl RedisClient {
         if let Some(fault) = away.clone().filter(|_| !reached) {
             return Err(fault.into_error(what, false));
         }
-        let link = Self {
+        let client = Self {
             times: Arc::new(ServerTimes::new(Arc::clone(&nodes))),
             presence: Arc::default(),
             nodes,
@@ -111,9 +111,9 @@ impl RedisClient {
             put_off: Mutex::default(),
         };
         if away.is_none() {
-            link.check_rights(what).await?;
+            client.check_rights(what).await?;
         }
-        Ok(link)
+        Ok(client)
     }
 
     /// Whether the scripts may do what they have to.
