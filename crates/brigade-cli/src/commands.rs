@@ -48,7 +48,13 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+    /// Runs it. `definition` gives the whole command line, of which completions and manual pages are
+    /// made.
+    pub(crate) async fn run(
+        self,
+        globals: &Globals,
+        definition: fn() -> clap::Command,
+    ) -> anyhow::Result<ExitCode> {
         match self {
             Self::Push(push) => push.run(globals).await,
             Self::Take(take) => take.run(globals).await,
@@ -69,8 +75,8 @@ impl Command {
             Self::Key(key) => key.run(),
             Self::Purge(purge) => purge.run(globals).await,
             Self::Check(check) => check.run(globals).await,
-            Self::Completions(completions) => completions.run(),
-            Self::Man(manual) => manual.run(),
+            Self::Completions(completions) => completions.run(definition()),
+            Self::Man(manual) => manual.run(definition()),
             Self::WorkGuard(guard) => guard.run(),
         }
     }

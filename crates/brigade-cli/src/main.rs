@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use crate::commands::Command;
 use crate::connection::Globals;
@@ -41,7 +41,11 @@ async fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return tell_usage(&error),
     };
-    match arguments.command.run(&arguments.globals).await {
+    match arguments
+        .command
+        .run(&arguments.globals, Arguments::command)
+        .await
+    {
         Ok(code) => code,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -22,9 +21,8 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(self, mut command: clap::Command) -> anyhow::Result<ExitCode> {
         let mut text = Vec::new();
-        let mut command = crate::Arguments::command();
         clap_complete::generate(self.shell, &mut command, "brigade", &mut text);
         io::stdout().write_all(&text)?;
         Ok(ExitCode::SUCCESS)
@@ -43,8 +41,7 @@ pub(crate) struct Manual {
 }
 
 impl Manual {
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let command = crate::Arguments::command();
+    pub(crate) fn run(self, command: clap::Command) -> anyhow::Result<ExitCode> {
         match self.directory {
             None => {
                 let mut text = Vec::new();

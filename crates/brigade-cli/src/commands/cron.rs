@@ -1,22 +1,22 @@
 //! `brigade cron`: jobs that are pushed by the clock.
 
+mod schedule;
 mod set;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use brigade::{Broker, Job, Missed, Recurrence, Schedule, Scheduled};
-use clap::{Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
+use brigade::{Broker, Recurrence};
+use clap::Subcommand;
 use serde_json::json;
-use serde_json::value::RawValue;
 
+use self::schedule::{Policy, ScheduleDocument, schedule_of};
 use super::push::{self, JobOptions};
 use crate::connection::Globals;
 use crate::escape::escape;
-use crate::exit::{self, usage};
+use crate::exit;
 use crate::show::{self, note};
-use crate::times::{self, local, rfc3339};
+use crate::times::{self, local};
 
 /// Push jobs by the clock: list, add and remove schedules
 #[derive(clap::Args)]
@@ -79,28 +79,6 @@ struct Add {
     options: JobOptions,
 }
 
-#[derive(Clone, Copy, Default, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-enum Policy {
-    /// They are gone
-    Skip,
-    /// One job makes up for all of them
-    #[default]
-    Once,
-    /// Each is made up for, up to the first 1,000
-    All,
-}
-
-impl Policy {
-    fn missed(self) -> Missed {
-        match self {
-            Self::Skip => Missed::Skip,
-            Self::Once => Missed::Once,
-            Self::All => Missed::All,
-        }
-    }
-}
-
 impl Cron {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         let broker = globals.connect().await?;
@@ -131,19 +109,6 @@ impl Add {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// A schedule whose ticks are written as the command line has them.
-fn schedule_of(name: &str, when: &str, zone: Option<String>, job: Job) -> anyhow::Result<Schedule> {
-    Ok(match when.strip_prefix("@every ") {
-        Some(_) if zone.is_some() => {
-            return Err(usage(
-                "an interval has no time zone: it counts from 1970, UTC",
-            ));
-        }
-        Some(interval) => Schedule::every(name, times::duration(interval).map_err(usage)?, job)?,
-        None => Schedule::cron(name, when, job)?.zone(zone.unwrap_or_else(|| "UTC".to_owned())),
-    })
 }
 
 async fn list(broker: &Broker, json: bool) -> anyhow::Result<ExitCode> {
@@ -198,46 +163,5 @@ fn when(recurrence: &Recurrence) -> (String, &str) {
         Recurrence::Cron { expression, zone } => (expression.clone(), zone),
         Recurrence::Every(interval) => (format!("@every {}", times::short(*interval)), "-"),
         _ => ("?".to_owned(), "-"),
-    }
-}
-
-/// A schedule as a document; times are in seconds.
-#[derive(Serialize)]
-struct ScheduleDocument<'a> {
-    name: &'a str,
-    cron: Option<&'a str>,
-    zone: Option<&'a str>,
-    every: Option<f64>,
-    missed: Missed,
-    grace: f64,
-    queue: &'a str,
-    task: Option<&'a str>,
-    payload: Box<RawValue>,
-    next: String,
-    group: Option<&'a str>,
-}
-
-impl<'a> ScheduleDocument<'a> {
-    fn new(schedule: &'a Scheduled) -> Self {
-        let (cron, zone, every) = match &schedule.recurrence {
-            Recurrence::Cron { expression, zone } => {
-                (Some(expression.as_str()), Some(zone.as_str()), None)
-            }
-            Recurrence::Every(interval) => (None, None, Some(interval.as_secs_f64())),
-            _ => (None, None, None),
-        };
-        Self {
-            name: &schedule.name,
-            cron,
-            zone,
-            every,
-            missed: schedule.missed,
-            grace: schedule.grace.as_secs_f64(),
-            queue: &schedule.queue,
-            task: schedule.task.as_deref(),
-            payload: show::raw(&schedule.payload),
-            next: rfc3339(schedule.next),
-            group: schedule.group.as_deref(),
-        }
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{BOTH, Cut, Faults, Orders, Shared, Target, Way};
+use super::faults::{BOTH, Cut, Faults, Target, Way};
+use super::orders::{Orders, Shared};
 use crate::random::Random;
 
 /// Nothing more is read while so much waits to be forwarded.
@@ -53,7 +54,7 @@ struct Pipe {
 
 /// What became of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum ConnectionState {
     Open,
     Over,
     Cut(Cut),
@@ -72,7 +73,7 @@ pub(super) fn run(listener: &TcpListener, woken: &UnixStream, shared: &Shared, s
         let mut orders = shared.lock();
         if let Some(how) = orders.cut.take() {
             connections.retain_mut(|connection| {
-                connection.draining.is_some() || connection.stays(Fate::Cut(how), shared)
+                connection.draining.is_some() || connection.stays(ConnectionState::Cut(how), shared)
             });
         }
         let rules = Rules {
@@ -101,8 +102,8 @@ pub(super) fn run(listener: &TcpListener, woken: &UnixStream, shared: &Shared, s
         wait(listener, woken, &connections, &rules);
         while matches!((&*woken).read(&mut [0; 64]), Ok(1..)) {}
         connections.retain_mut(|connection| {
-            let fate = connection.turn(&rules, shared);
-            connection.stays(fate, shared)
+            let state = connection.turn(&rules, shared);
+            connection.stays(state, shared)
         });
     }
 }
@@ -195,7 +196,7 @@ impl Connection {
     }
 
     /// Moves what can be moved.
-    fn turn(&mut self, rules: &Rules, shared: &Shared) -> Fate {
+    fn turn(&mut self, rules: &Rules, shared: &Shared) -> ConnectionState {
         if let Some(end) = self.draining {
             return self.drain(end);
         }
@@ -221,24 +222,24 @@ impl Connection {
             };
             match moved {
                 Ok(None) => {}
-                Ok(Some(cut)) => return Fate::Cut(cut),
+                Ok(Some(cut)) => return ConnectionState::Cut(cut),
                 // One side broke it; the other hears of it the same way.
-                Err(_) => return Fate::Cut(Cut::Reset),
+                Err(_) => return ConnectionState::Cut(Cut::Reset),
             }
         }
         if self.pipes.iter().all(|pipe| pipe.shut) {
-            Fate::Over
+            ConnectionState::Over
         } else {
-            Fate::Open
+            ConnectionState::Open
         }
     }
 
     /// Carries out what became of it. Whether it is kept.
-    fn stays(&mut self, fate: Fate, shared: &Shared) -> bool {
-        match fate {
-            Fate::Open => return true,
-            Fate::Over => return false,
-            Fate::Cut(how) => {
+    fn stays(&mut self, state: ConnectionState, shared: &Shared) -> bool {
+        match state {
+            ConnectionState::Open => return true,
+            ConnectionState::Over => return false,
+            ConnectionState::Cut(how) => {
                 shared.cut.fetch_add(1, Ordering::Relaxed);
                 if how == Cut::Reset {
                     self.sockets.iter().for_each(Socket::reset);
@@ -252,7 +253,7 @@ impl Connection {
         true
     }
 
-    fn drain(&mut self, end: Instant) -> Fate {
+    fn drain(&mut self, end: Instant) -> ConnectionState {
         let mut buffer = [0; 4096];
         for (socket, pipe) in self.sockets.iter_mut().zip(&mut self.pipes) {
             while !pipe.ended {
@@ -264,9 +265,9 @@ impl Connection {
             }
         }
         if self.pipes.iter().all(|pipe| pipe.ended) || Instant::now() >= end {
-            Fate::Over
+            ConnectionState::Over
         } else {
-            Fate::Open
+            ConnectionState::Open
         }
     }
 }

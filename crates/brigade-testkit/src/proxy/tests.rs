@@ -1,6 +1,6 @@
 use std::io::Read as _;
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::facts::wait_until;

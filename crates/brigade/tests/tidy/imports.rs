@@ -1,4 +1,5 @@
-//! Which file imports which: modules point downwards, and no files import each other in a circle.
+//! Which file imports which: modules point downwards, and no files of any crate import each other in a
+//! circle.
 //!
 //! An import is whatever names an item of another file: a `use`, a path that begins with `crate`,
 //! `super`, `self` or another crate of the workspace, and a path that begins with a child module.
@@ -7,13 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::source::{files, halves, libraries, name, read, root, without_tests};
+use crate::source::{files, halves, name, packages, read, root, without_tests};
 use crate::{none, within};
 
 /// Files that import each other in a circle.
 const FILES_IN_CIRCLES: usize = 72;
 
-/// A file of a library: what it defines, and what its names stand for.
+/// A source file: what it defines, and what its names stand for.
 struct File {
     /// The crate, then the modules down to this one.
     module: Vec<String>,
@@ -131,17 +132,17 @@ fn paths(code: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-struct Library {
+struct Sources {
     files: Vec<File>,
     /// Modules, with the index of the file of each.
     modules: BTreeMap<Vec<String>, usize>,
 }
 
-impl Library {
+impl Sources {
     fn read() -> Self {
         let mut files_of = Vec::new();
-        for library in libraries() {
-            for path in files(&root().join("crates").join(library).join("src"), ".rs") {
+        for package in packages() {
+            for path in files(&root().join("crates").join(package).join("src"), ".rs") {
                 let inside = name(&path);
                 if inside.ends_with("/tests.rs") || inside.contains("/tests/") {
                     continue;
@@ -160,23 +161,23 @@ impl Library {
             .enumerate()
             .map(|(index, file)| (file.module.clone(), index))
             .collect();
-        let mut library = Self {
+        let mut sources = Self {
             files: files_of,
             modules,
         };
-        for index in 0..library.files.len() {
-            let (found, rest) = uses(&library.files[index].code);
+        for index in 0..sources.files.len() {
+            let (found, rest) = uses(&sources.files[index].code);
             let absolute = |import: Import| {
-                let path = library.absolute(&library.files[index].module, &import.path)?;
+                let path = sources.absolute(&sources.files[index].module, &import.path)?;
                 Some(Import { path, ..import })
             };
-            library.files[index].names = found.into_iter().filter_map(absolute).collect();
-            library.files[index].code = rest;
+            sources.files[index].names = found.into_iter().filter_map(absolute).collect();
+            sources.files[index].code = rest;
         }
-        library
+        sources
     }
 
-    /// A path as it is from everywhere; `None` for one out of the libraries.
+    /// A path as it is from everywhere; `None` for one out of the workspace.
     fn absolute(&self, module: &[String], path: &[String]) -> Option<Vec<String>> {
         let (first, rest) = path.split_first()?;
         let joined = |base: &[String]| [base, rest].concat();
@@ -324,8 +325,8 @@ fn reached(imports: &[BTreeSet<usize>], from: usize) -> BTreeSet<usize> {
 
 #[test]
 fn files_do_not_import_each_other_in_a_circle() {
-    let library = Library::read();
-    let imports = library.imports();
+    let sources = Sources::read();
+    let imports = sources.imports();
     assert!(
         imports.iter().map(BTreeSet::len).sum::<usize>() > 500,
         "the imports are found"
@@ -349,11 +350,11 @@ fn files_do_not_import_each_other_in_a_circle() {
             let inner: Vec<&str> = imports[*file]
                 .iter()
                 .filter(|other| circle.contains(other))
-                .map(|other| library.files[*other].path.as_str())
+                .map(|other| sources.files[*other].path.as_str())
                 .collect();
             offenders.push(format!(
                 "{}: {}",
-                library.files[*file].path,
+                sources.files[*file].path,
                 inner.join(" ")
             ));
         }

@@ -55,15 +55,22 @@ pub(crate) fn sources() -> Vec<PathBuf> {
     sources
 }
 
-/// Names of the crates that programs link: all but the command, the macros, and the test kit.
-pub(crate) fn libraries() -> Vec<String> {
+/// Names of all crates.
+pub(crate) fn packages() -> Vec<String> {
     let crates = fs::read_dir(root().join("crates")).expect("the crates are there");
     let mut names: Vec<String> = crates
         .filter_map(|entry| entry.expect("an entry").file_name().into_string().ok())
-        .filter(|name| !["brigade-cli", "brigade-macros", "brigade-testkit"].contains(&&**name))
         .collect();
     names.sort();
     names
+}
+
+/// Names of the crates that programs link: all but the command, the macros, and the test kit.
+pub(crate) fn libraries() -> Vec<String> {
+    packages()
+        .into_iter()
+        .filter(|name| !["brigade-cli", "brigade-macros", "brigade-testkit"].contains(&&**name))
+        .collect()
 }
 
 /// A Rust file in two halves of the same length in lines.

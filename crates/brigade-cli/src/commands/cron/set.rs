@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::{Policy, ScheduleDocument, schedule_of};
+use super::schedule::{Policy, ScheduleDocument, schedule_of};
 use crate::commands::push::JobOptions;
 use crate::escape::escape;
 use crate::exit::usage;

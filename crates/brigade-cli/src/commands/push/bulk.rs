@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::{Options, job_of};
+use super::options::{PushOptions, job_of};
 use crate::escape::escape;
 use crate::show::{self, note};
 use crate::terminal;
@@ -31,7 +31,7 @@ struct Count {
 pub(super) async fn push(
     broker: &Broker,
     queue: &Queue,
-    options: &Options,
+    options: &PushOptions,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     if stdin().is_terminal() {
@@ -46,11 +46,11 @@ pub(super) async fn push(
         let batch = match lines.batch(queue, options) {
             Ok(batch) if batch.is_empty() => break,
             Ok(batch) => batch,
-            Err(error) => bail!("{error:#}; {}", count.told(first, lines.number)),
+            Err(error) => bail!("{error:#}; {}", count.describe(first, lines.number)),
         };
         let result = broker.push_many(batch).await;
         let pushed = result
-            .with_context(|| format!("could not push; {}", count.told(first, lines.number)))?;
+            .with_context(|| format!("could not push; {}", count.describe(first, lines.number)))?;
         let duplicates = pushed
             .iter()
             .filter(|pushed| matches!(pushed, PushOutcome::Duplicate(_)))
@@ -76,7 +76,7 @@ pub(super) async fn push(
 
 impl Count {
     /// For an error in a batch.
-    fn told(&self, first: u64, last: u64) -> String {
+    fn describe(&self, first: u64, last: u64) -> String {
         let lines = if first == last {
             format!("line {first}")
         } else {
@@ -114,7 +114,7 @@ impl<'a> Lines<'a> {
     }
 
     /// The jobs of the next lines, none at the end of the input. Waits for the first only.
-    fn batch(&mut self, queue: &Queue, options: &Options) -> anyhow::Result<Vec<Job>> {
+    fn batch(&mut self, queue: &Queue, options: &PushOptions) -> anyhow::Result<Vec<Job>> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < BATCH_JOBS_MAX
             && bytes < BATCH_BYTES_MAX

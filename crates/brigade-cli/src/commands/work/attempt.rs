@@ -1,81 +1,27 @@
 //! One program for one job, from its start until nothing of it is left.
 
-use std::time::Duration;
-
-use brigade::{Exit, Failure, HandlerEnd, HandlerStop, LeasedJob, Step, StopReceipt};
+use brigade::{Exit, HandlerStop, Step, StopReceipt};
 use futures_util::future::{join, join3};
 use rustix::process::Signal;
-use serde_json::value::RawValue;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Worker;
+use super::outcome::{ProgramOutcome, Request};
 use super::output::{Head, Tail, feed};
 use super::program::{Pipes, Program, Refusal, new_mark};
+use super::runner::Runner;
 use crate::connection::URL_VARIABLE;
 use crate::times::rfc3339;
 
-/// What became of an attempt.
-pub(super) enum Ending {
-    Done(Option<Box<RawValue>>),
-    Failed(String),
-    /// No program can be run for this payload.
-    Dead(String),
-    Passed(String),
-    Cancelled(String, StopReceipt),
-    /// Uncharged.
-    GivenBack(String),
-    /// The lease is: there is nothing to settle.
-    Lost(String),
-}
-
-impl Ending {
-    /// Why it did not end well.
-    pub(super) fn reason(&self) -> Option<&str> {
-        match self {
-            Self::Done(_) => None,
-            Self::Failed(why) | Self::Dead(why) | Self::Passed(why) | Self::Cancelled(why, _) => {
-                Some(why)
-            }
-            Self::GivenBack(why) | Self::Lost(why) => Some(why),
-        }
-    }
-
-    /// What the handler returns for it.
-    pub(super) fn returned(&self) -> Returned {
-        match self {
-            Self::Done(result) => Ok(result.clone()),
-            Self::Failed(why) | Self::Lost(why) => Err(Failure::new(why).into()),
-            Self::Dead(why) => Err(HandlerEnd::DeadLetter(why.clone()).into()),
-            Self::Passed(why) => Err(HandlerEnd::PassLater(why.clone(), PASS_PAUSE).into()),
-            Self::Cancelled(_, receipt) => Err(HandlerEnd::Stopped(receipt.clone()).into()),
-            Self::GivenBack(why) => Err(HandlerEnd::GiveBack(why.clone()).into()),
-        }
-    }
-}
-
-/// What a handler returns.
-pub(super) type Returned = Result<Option<Box<RawValue>>, Box<dyn std::error::Error + Send + Sync>>;
-
-/// A job to run the program for, and where its handler waits.
-pub(super) struct Request {
-    pub(super) job: LeasedJob,
-    pub(super) reply: oneshot::Sender<Returned>,
-}
-
 /// `EX_TEMPFAIL` of sysexits.h.
 const PASS: i32 = 75;
-/// A job that was passed on is not handed out again for this long.
-const PASS_PAUSE: Duration = Duration::from_secs(1);
-
-impl Worker {
+impl Runner {
     /// Runs the program for a job.
-    pub(super) async fn attend(&self, request: &mut Request) -> Ending {
+    pub(super) async fn attend(&self, request: &mut Request) -> ProgramOutcome {
         let job = &request.job;
         let arguments = match self.command.fill(job.json()) {
             Ok(arguments) => arguments,
-            Err(why) => return Ending::Dead(why),
+            Err(why) => return ProgramOutcome::Dead(why),
         };
         let mut environment = vec![
             ("BRIGADE_JOB", job.id().as_str().to_owned()),
@@ -87,7 +33,9 @@ impl Worker {
         let name = self.command.program().display();
         let mark = match new_mark() {
             Ok(mark) => mark,
-            Err(error) => return Ending::GivenBack(format!("cannot start {name} now: {error}")),
+            Err(error) => {
+                return ProgramOutcome::GivenBack(format!("cannot start {name} now: {error}"));
+            }
         };
         self.guard.expect(&mark).await;
         let started = Program::start(self.command.program(), &arguments, environment, &mark);
@@ -102,21 +50,23 @@ impl Worker {
             .await;
         match started {
             Ok((program, pipes)) => self.watch(request, program, pipes).await,
-            Err(Refusal::Job(error)) => Ending::Dead(format!("cannot start {name}: {error}")),
+            Err(Refusal::Job(error)) => {
+                ProgramOutcome::Dead(format!("cannot start {name}: {error}"))
+            }
             Err(Refusal::Later(error)) => {
-                Ending::Passed(format!("cannot start {name} now: {error}"))
+                ProgramOutcome::Passed(format!("cannot start {name} now: {error}"))
             }
             Err(Refusal::Ever(error)) => {
                 let why = format!("cannot start {name}: {error}");
                 self.broken.replace(Some(anyhow::anyhow!(why.clone())));
                 self.consumer.drain();
-                Ending::GivenBack(why)
+                ProgramOutcome::GivenBack(why)
             }
         }
     }
 
     /// From the start of a program until nothing of it is left.
-    async fn watch(&self, request: &mut Request, program: Program, pipes: Pipes) -> Ending {
+    async fn watch(&self, request: &mut Request, program: Program, pipes: Pipes) -> ProgramOutcome {
         let Request { job, reply } = request;
         let (mut out, mut err, ended) =
             (Head::default(), Tail::default(), CancellationToken::new());
@@ -166,36 +116,40 @@ impl Worker {
         let exit = program.reap().await;
         self.orphans.reaped(group);
         match stop {
-            Some(HandlerStop::Cancelled(reason)) => Ending::Cancelled(reason, receipt),
-            Some(HandlerStop::TimedOut(after)) => Ending::Failed(with_stderr(
+            Some(HandlerStop::Cancelled(reason)) => ProgramOutcome::Cancelled(reason, receipt),
+            Some(HandlerStop::TimedOut(after)) => ProgramOutcome::Failed(with_stderr(
                 format!("timed out after {after:?}, {}", receipt.step),
                 &err.text(),
             )),
             Some(HandlerStop::LeaseLost) => {
-                Ending::Lost("its lease was lost, so its program was killed".to_owned())
+                ProgramOutcome::Lost("its lease was lost, so its program was killed".to_owned())
             }
-            Some(_) => Ending::GivenBack("its worker was stopped".to_owned()),
+            Some(_) => ProgramOutcome::GivenBack("its worker was stopped".to_owned()),
             None => match exit {
-                Ok(exit) if self.stop.took(exit, handled).await => Ending::GivenBack(with_stderr(
-                    format!(
-                        "interrupted: the signal that stopped its worker stopped its program too \
+                Ok(exit) if self.stop.took(exit, handled).await => {
+                    ProgramOutcome::GivenBack(with_stderr(
+                        format!(
+                            "interrupted: the signal that stopped its worker stopped its program too \
                             ({exit})"
-                    ),
-                    &err.text(),
-                )),
-                Ok(exit) => ending_of(exit, out, &err.text()),
-                Err(error) => Ending::Failed(format!("cannot tell how its program ended: {error}")),
+                        ),
+                        &err.text(),
+                    ))
+                }
+                Ok(exit) => outcome_of(exit, out, &err.text()),
+                Err(error) => {
+                    ProgramOutcome::Failed(format!("cannot tell how its program ended: {error}"))
+                }
             },
         }
     }
 }
 
-fn ending_of(exit: Exit, out: Head, stderr: &str) -> Ending {
+fn outcome_of(exit: Exit, out: Head, stderr: &str) -> ProgramOutcome {
     let why = with_stderr(exit.to_string(), stderr);
     match exit {
-        Exit::Code(0) => Ending::Done(out.into_result()),
-        Exit::Code(PASS) => Ending::Passed(why),
-        _ => Ending::Failed(why),
+        Exit::Code(0) => ProgramOutcome::Done(out.into_result()),
+        Exit::Code(PASS) => ProgramOutcome::Passed(why),
+        _ => ProgramOutcome::Failed(why),
     }
 }
 

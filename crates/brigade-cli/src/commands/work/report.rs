@@ -9,7 +9,7 @@ use brigade::{JobInfo, JobState, LeasedJob};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::attempt::Ending;
+use super::outcome::ProgramOutcome;
 use crate::escape::{compact_json, escape};
 use crate::show::{self, note};
 use crate::times::local;
@@ -56,29 +56,29 @@ impl Report {
     pub(super) fn settled(
         &self,
         leased: &LeasedJob,
-        ending: &Ending,
+        ending: &ProgramOutcome,
         job: Option<&JobInfo>,
         took: Duration,
     ) -> Option<String> {
         let (outcome, count): (&str, fn(&mut Counts) -> &mut u64) = match ending {
-            Ending::Done(_) => ("done", |counts| &mut counts.done),
-            Ending::Failed(_) => ("failed", |counts| &mut counts.failed),
-            Ending::Dead(_) => ("dead", |counts| &mut counts.dead),
-            Ending::Passed(_) => ("passed", |counts| &mut counts.passed),
-            Ending::Cancelled(..) => ("cancelled", |counts| &mut counts.cancelled),
-            Ending::GivenBack(_) => ("given back", |counts| &mut counts.given_back),
-            Ending::Lost(_) => ("lost", |counts| &mut counts.lost),
+            ProgramOutcome::Done(_) => ("done", |counts| &mut counts.done),
+            ProgramOutcome::Failed(_) => ("failed", |counts| &mut counts.failed),
+            ProgramOutcome::Dead(_) => ("dead", |counts| &mut counts.dead),
+            ProgramOutcome::Passed(_) => ("passed", |counts| &mut counts.passed),
+            ProgramOutcome::Cancelled(..) => ("cancelled", |counts| &mut counts.cancelled),
+            ProgramOutcome::GivenBack(_) => ("given back", |counts| &mut counts.given_back),
+            ProgramOutcome::Lost(_) => ("lost", |counts| &mut counts.lost),
         };
         let mut counts = self.counts.get();
         *count(&mut counts) += 1;
         let state = job.map(|job| job.state);
-        if state == Some(JobState::Dead) && !matches!(ending, Ending::Dead(_)) {
+        if state == Some(JobState::Dead) && !matches!(ending, ProgramOutcome::Dead(_)) {
             counts.dead += 1;
         }
         self.counts.set(counts);
         let reason = ending.reason();
         if self.json {
-            let result = if let Ending::Done(result) = ending {
+            let result = if let ProgramOutcome::Done(result) = ending {
                 result.as_deref()
             } else {
                 None
@@ -101,14 +101,14 @@ impl Report {
         if let Some(reason) = reason {
             let next = match (ending, job) {
                 (
-                    Ending::Failed(_),
+                    ProgramOutcome::Failed(_),
                     Some(JobInfo {
                         state: JobState::Dead,
                         ..
                     }),
                 ) => "; it is a dead letter now".to_owned(),
                 (
-                    Ending::Failed(_),
+                    ProgramOutcome::Failed(_),
                     Some(JobInfo {
                         due_at: Some(due), ..
                     }),

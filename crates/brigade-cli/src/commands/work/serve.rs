@@ -12,8 +12,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::attempt::{Ending, Request, Returned};
-use super::{Work, Worker};
+use super::options::Work;
+use super::outcome::{ProgramOutcome, Request, Returned};
+use super::runner::Runner;
 
 /// A drain waits for the programs, however long they run; a second signal ends it.
 const DRAIN: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -84,12 +85,12 @@ impl Serving {
 /// What a step of the task came to.
 enum Step {
     /// A program has ended.
-    Ended(JobId, u32, Ending, Duration),
+    Ended(JobId, u32, ProgramOutcome, Duration),
     /// An attempt was reported.
     Reported,
 }
 
-impl Worker {
+impl Runner {
     /// Runs until the consumer has ended, and with it every program.
     pub(super) async fn serve(&self, serving: Serving, consumer: Consumer) -> anyhow::Result<()> {
         let Serving {
@@ -97,7 +98,8 @@ impl Worker {
             settled,
         } = serving;
         let mut steps = FuturesUnordered::<LocalBoxFuture<'_, Step>>::new();
-        let mut ended: HashMap<(JobId, u32), (LeasedJob, Ending, Duration)> = HashMap::new();
+        let mut ended: HashMap<(JobId, u32), (LeasedJob, ProgramOutcome, Duration)> =
+            HashMap::new();
         let mut jobs: HashMap<(JobId, u32), LeasedJob> = HashMap::new();
         let mut consuming = std::pin::pin!(consumer.run_until(self.stop.drain.cancelled()));
         let (mut open, mut served, mut is_killed) = (Vec::<SettledAttempt>::new(), None, false);
@@ -156,15 +158,15 @@ impl Worker {
     async fn report_settled(
         &self,
         job: LeasedJob,
-        ending: Ending,
+        ending: ProgramOutcome,
         accepted: bool,
         took: Duration,
     ) -> Step {
         let ending = match (accepted, ending) {
-            (true, ending) | (_, ending @ Ending::Lost(_)) => ending,
-            _ => Ending::Lost("its lease had run out before it was settled".to_owned()),
+            (true, ending) | (_, ending @ ProgramOutcome::Lost(_)) => ending,
+            _ => ProgramOutcome::Lost("its lease had run out before it was settled".to_owned()),
         };
-        let found = if matches!(ending, Ending::Failed(_)) {
+        let found = if matches!(ending, ProgramOutcome::Failed(_)) {
             self.broker.job(job.id()).await.ok().flatten()
         } else {
             None

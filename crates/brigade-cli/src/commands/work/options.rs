@@ -1,0 +1,66 @@
+//! The command line of `brigade work`.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use crate::times;
+
+/// Run a program for each job of a queue
+///
+/// The program gets the payload as JSON on its standard input. In its arguments, {} is replaced by
+/// the payload and {name} by that field of a JSON object, strings without their quotes; write {{}}
+/// and {{name}} for the braces themselves, and ${name} stays as it is. BRIGADE_JOB, BRIGADE_QUEUE
+/// and BRIGADE_ATTEMPT are in its environment, and BRIGADE_TICK for a job of a schedule.
+///
+/// Exit code 0 is done: the first 64 KiB of its standard output, if the job is kept, are its
+/// result, as JSON or else as a JSON string. Exit code 75 passes the job on, uncharged. Every other
+/// end is a failure, with the end of its standard error as the reason. Each program runs in a
+/// process group of its own, all of which is ended with it.
+///
+/// The first SIGINT or SIGTERM takes nothing new and lets the running programs finish; the second
+/// kills them and gives their jobs back, uncharged. A program that the same signal ends too is
+/// interrupted: its job is given back, uncharged.
+#[derive(clap::Args)]
+pub(crate) struct Work {
+    /// Queue to serve
+    #[arg(value_name = "QUEUE")]
+    pub(super) queue: String,
+
+    /// Programs that run at once
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) jobs: u16,
+
+    /// End when the queue holds nothing that will still be run; exit code 1 if a job became a dead
+    /// letter
+    #[arg(long)]
+    pub(super) until_empty: bool,
+
+    /// How long a job is held if this process is lost; renewed while its program runs
+    #[arg(long, value_name = "TIME", value_parser = lease_time, default_value = "30s")]
+    pub(super) lease: Duration,
+
+    /// From SIGTERM to SIGKILL, for the program of a cancelled job
+    #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "5s")]
+    pub(super) kill_after: Duration,
+
+    /// Give the programs the URL of the broker as BRIGADE_URL, with its password [default: they do
+    /// not have that variable]
+    #[arg(long)]
+    pub(super) pass_broker_url: bool,
+
+    /// Program and its arguments
+    #[arg(value_name = "COMMAND", last = true, required = true, num_args = 1..)]
+    pub(super) command: Vec<OsString>,
+}
+
+/// Below this, a busy moment of the broker would cost the lease.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+
+fn lease_time(text: &str) -> Result<Duration, String> {
+    let time = times::duration(text)?;
+    if time < LEASE_MIN {
+        Err(format!("a lease takes {LEASE_MIN:?} or more"))
+    } else {
+        Ok(time)
+    }
+}

@@ -1,0 +1,32 @@
+//! What all programs of one `brigade work` share.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use brigade::{Broker, ConsumerHandle};
+
+use super::arguments::CommandLine;
+use super::guard::Guard;
+use super::orphans::Orphans;
+use super::output::Console;
+use super::report::Report;
+use super::stop::Stop;
+
+/// What the programs share.
+pub(super) struct Runner {
+    pub(super) broker: Broker,
+    pub(super) consumer: ConsumerHandle,
+    pub(super) command: CommandLine,
+    pub(super) kill_after: Duration,
+    /// For the programs, if they are to have it.
+    pub(super) url: Option<String>,
+    pub(super) guard: Guard,
+    pub(super) console: Console,
+    pub(super) report: Report,
+    /// Programs that run now.
+    pub(super) running: Cell<usize>,
+    pub(super) stop: Stop,
+    pub(super) orphans: Orphans,
+    /// Why there is no point in going on.
+    pub(super) broken: RefCell<Option<anyhow::Error>>,
+}
