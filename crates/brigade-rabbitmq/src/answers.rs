@@ -18,15 +18,16 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::oneshot;
 
-use super::calls::{BEGUN, ERROR, PROGRESS, TELL};
 use super::checks::ANSWER;
 use super::fault::Fault;
 use super::fit::fitted;
+use super::headers::{BEGUN, ERROR, PROGRESS, TELL};
 use super::link::LiveConnection;
-use super::message::{has_caller, is_ours, text_of};
+use super::message::{has_caller, is_ours};
 use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::recent::Recent;
 use super::store::Storage;
+use super::values::{table, text, text_of};
 use crate::error::{Error, ErrorKind};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::progress::Progress;
@@ -69,8 +70,7 @@ impl Answers {
     /// Tells a caller that a worker has its call, if it wants to know.
     pub(super) fn tell_begun(&self, asked: &BasicProperties) {
         if wants(asked).is_some_and(|wants| wants == BEGUN) {
-            let mut headers = FieldTable::default();
-            headers.insert(BEGUN.into(), AMQPValue::Boolean(true));
+            let headers = table([(BEGUN, AMQPValue::Boolean(true))]);
             self.tell(reply(asked, headers, Bytes::new()));
         }
     }
@@ -78,12 +78,8 @@ impl Answers {
     /// Tells a caller how far its call is, if it wants to know.
     pub(super) fn tell_progress(&self, asked: &BasicProperties, progress: Progress) {
         if wants(asked).is_some() {
-            let mut headers = FieldTable::default();
             // As text, which every client can read: some have no doubles in headers.
-            headers.insert(
-                PROGRESS.into(),
-                AMQPValue::LongString(progress.fraction.to_string().into()),
-            );
+            let headers = table([(PROGRESS, text(&progress.fraction.to_string()))]);
             self.tell(reply(asked, headers, progress.payload));
         }
     }
@@ -303,10 +299,9 @@ fn refusal(request: &PublishRequest, fault: &Fault) -> Option<PublishRequest> {
     if has(PROGRESS) || has(BEGUN) || is_small {
         return None;
     }
-    let mut headers = FieldTable::default();
-    headers.insert(ERROR.into(), AMQPValue::LongString("rejected".into()));
-    let text = format!("return a result of {} bytes: {fault}", body.len());
-    let body = serde_json::to_vec(&Answer::rejected(fault.kind(), text)).unwrap_or_default();
+    let headers = table([(ERROR, text("rejected"))]);
+    let why = format!("return a result of {} bytes: {fault}", body.len());
+    let body = serde_json::to_vec(&Answer::rejected(fault.kind(), why)).unwrap_or_default();
     let properties = properties
         .clone()
         .with_headers(headers)
@@ -337,21 +332,18 @@ fn answer(
 ) -> Option<PublishRequest> {
     let outcome = outcome.and_then(|result| {
         let bytes = result.len();
-        let text = || format!("return a result: it has {bytes} bytes and {bytes_max} are allowed");
+        let why = || format!("return a result: it has {bytes} bytes and {bytes_max} are allowed");
         if bytes <= bytes_max {
             Ok(result)
         } else {
-            Err(Answer::rejected(ErrorKind::TooLarge, text()))
+            Err(Answer::rejected(ErrorKind::TooLarge, why()))
         }
     });
     let mut headers = FieldTable::default();
     let body = match outcome {
         Ok(result) => result.as_bytes().to_vec(),
         Err(answer) => {
-            headers.insert(
-                ERROR.into(),
-                AMQPValue::LongString(answer.kind.as_str().into()),
-            );
+            headers.insert(ERROR.into(), text(answer.kind.as_str()));
             // What it is made of has names for keys.
             let body = serde_json::to_vec(&answer).unwrap_or_default();
             if body.len() <= bytes_max {

@@ -27,7 +27,6 @@ use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -35,12 +34,14 @@ use tokio::time::Instant;
 use self::waiting::Waiting;
 use super::checks::TIME_MAX;
 use super::fault::Fault;
+use super::headers::{BEGUN, TELL, WAITS};
 use super::link::{Link, LiveConnection};
-use super::message::{Envelope, random_id};
+use super::message::Envelope;
 use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::store::Storage;
 use super::topology::QueueKind;
 use super::url::RabbitMqConfig;
+use super::values::{random_id, text};
 use super::{RabbitMqCore, control};
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
@@ -50,17 +51,6 @@ use brigade_core::store::{CallCounts, CallResult, CallerLink, DirectCall};
 
 /// How often a queue that does not exist is declared for one call.
 const RETURNS_MAX: u32 = 4;
-/// The header of an answer without a value: its kind.
-pub(super) const ERROR: &str = "brigade-error";
-/// The header of progress: how far a running call is.
-pub(super) const PROGRESS: &str = "brigade-progress";
-/// The header of a request whose caller wants more than the answer. Ours want progress
-/// without saying so.
-pub(super) const TELL: &str = "brigade-call";
-/// The value of [`TELL`] in a request, and the header of the message, that says that a worker has
-/// the call.
-pub(super) const BEGUN: &str = "brigade-begun";
-
 pub(super) struct Calls {
     this: Weak<Self>,
     storage: Arc<Storage>,
@@ -174,10 +164,10 @@ impl Calls {
         let mut envelope = Envelope::new(JobId::new(id.as_str()), call.job.clone());
         let mut headers = FieldTable::default();
         if call.queue_timeout.is_some() {
-            headers.insert(TELL.into(), AMQPValue::LongString(BEGUN.into()));
+            headers.insert(TELL.into(), text(BEGUN));
         }
         if call.waits_out_passes {
-            headers.insert(super::pass::WAITS.into(), AMQPValue::Boolean(true));
+            headers.insert(WAITS.into(), AMQPValue::Boolean(true));
         }
         envelope.properties = BasicProperties::default()
             .with_correlation_id(id.into())
@@ -238,11 +228,11 @@ impl Calls {
         let Some(returns) = returns else { return };
         let queue = request.message.queue.clone();
         if returns > RETURNS_MAX {
-            let text = format!(
+            let why = format!(
                 "make a call: the queue {:?} does not exist, and cannot be declared",
                 queue.as_str()
             );
-            return self.end(number, Err(Error::new(ErrorKind::Unreachable, text).into()));
+            return self.end(number, Err(Error::new(ErrorKind::Unreachable, why).into()));
         }
         self.storage.scope.spawn_until_closed(async move {
             let target = QueueKind::Jobs(calls.config.queue_of(queue.as_str()).into());
@@ -262,15 +252,9 @@ impl Calls {
         let asking = async {
             let connection = self.link.connection().await?;
             let channel = connection.channel().await?;
-            let options = QueueDeclareOptions {
-                passive: true,
-                ..QueueDeclareOptions::default()
-            };
-            connection
-                .answer(channel.queue_declare(queue.clone(), options, FieldTable::default()))
-                .await
+            connection.consumer_count(&channel, queue).await
         };
-        asking.await.is_ok_and(|queue| queue.consumer_count() == 0)
+        asking.await.is_ok_and(|count| count == 0)
     }
 }
 

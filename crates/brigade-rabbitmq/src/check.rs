@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::BasicProperties;
-use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{FieldTable, ShortString};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -19,9 +18,9 @@ use super::RabbitMqCore;
 use super::fault::Fault;
 use super::link::LiveConnection;
 use super::management::{self, Described};
-use super::message::{random_id, short};
 use super::queue_consumer::QueueConsumer;
 use super::topology::{FoundQueue, QueueKind};
+use super::values::random_id;
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, Level};
 use crate::sync::lock;
@@ -115,50 +114,23 @@ async fn check_rights(
     let name = core
         .config
         .name_of(&format!("brigade-check-{}", random_id()));
-    let queue =
-        short(&name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
+    let queue = name.as_str().into();
     // A refusal ends its channel.
     let owner = connection.channel().await?;
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
-    let declared = connection
-        .answer(owner.queue_declare(queue.clone(), options, FieldTable::default()))
-        .await
-        .map(drop);
-    let mut rights = vec![("configure", declared)];
+    let options = QueueDeclareOptions::exclusive().auto_delete();
+    let declared = connection.declare(&owner, &queue, options, FieldTable::default());
+    let mut rights = vec![("configure", declared.await.map(drop))];
     if rights[0].1.is_ok() {
         let reader = connection.channel().await?;
-        rights.push((
-            "read",
-            connection
-                .answer(reader.basic_get(queue.clone(), BasicGetOptions { no_ack: true }))
-                .await
-                .map(drop),
-        ));
+        let reading = reader.basic_get(queue.clone(), BasicGetOptions { no_ack: true });
+        rights.push(("read", connection.answer(reading).await.map(drop)));
         if connection.blocked.borrow().is_none() {
             let writer = connection.confirming_channel().await?;
-            let publishing = writer.basic_publish(
-                "".into(),
-                queue.clone(),
-                BasicPublishOptions::default(),
-                b"{}",
-                BasicProperties::default(),
-            );
-            rights.push((
-                "write",
-                connection
-                    .answer(async { publishing.await?.await })
-                    .await
-                    .map(drop),
-            ));
+            let written = connection.publish_note(&writer, &queue, b"{}");
+            rights.push(("write", written.await.map(drop)));
         }
-        connection
-            .answer(owner.queue_delete(queue, lapin::options::QueueDeleteOptions::default()))
-            .await
-            .ok();
+        let deleting = owner.queue_delete(queue, QueueDeleteOptions::default());
+        connection.answer(deleting).await.ok();
     }
     for (right, tried) in rights {
         match tried {
@@ -180,7 +152,7 @@ async fn check_rights(
 async fn check_served(
     core: &RabbitMqCore,
     connection: &LiveConnection,
-    served: &BTreeMap<String, QueueKind>,
+    served: &BTreeMap<ShortString, QueueKind>,
     found: &mut Findings,
 ) -> Result<(), Fault> {
     for (name, target) in served {
@@ -212,7 +184,7 @@ async fn check_served(
 
 async fn check_policies(
     core: &RabbitMqCore,
-    served: &BTreeMap<String, QueueKind>,
+    served: &BTreeMap<ShortString, QueueKind>,
     version: (u32, u32),
     found: &mut Findings,
 ) {
@@ -228,7 +200,7 @@ async fn check_policies(
         let asked = management::queues(&core.config, management).await;
         let ours = asked.map(|all| {
             all.into_iter()
-                .filter(|queue| served.contains_key(&queue.name) || in_namespace(queue))
+                .filter(|queue| served.contains_key(queue.name.as_str()) || in_namespace(queue))
                 .collect()
         });
         let ours: Vec<Described> = match ours {
@@ -257,7 +229,7 @@ async fn check_policies(
     for queue in &all {
         check_policies_of(queue, found);
         check_delivery_limit(queue, version, found);
-        if served.contains_key(&queue.name) {
+        if served.contains_key(queue.name.as_str()) {
             check_own(queue, found);
         }
     }
@@ -399,7 +371,7 @@ fn harm(key: &str, rejects: bool) -> Option<(Level, &'static str)> {
 }
 
 /// The queues that are served from here, by their names at the broker.
-fn served(core: &RabbitMqCore) -> BTreeMap<String, QueueKind> {
+fn served(core: &RabbitMqCore) -> BTreeMap<ShortString, QueueKind> {
     let consumers: Vec<Arc<QueueConsumer>> =
         lock(&core.consumers.queues).values().cloned().collect();
     let targets = consumers

@@ -14,7 +14,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::incoming::SUBSTITUTE;
-use super::message::number_of;
+use super::values::{number_of, text_of};
 use crate::job::JobOptions;
 
 /// The `type` property of an answer: a queue of jobs refuses it.
@@ -82,7 +82,7 @@ pub(super) fn check_properties(properties: &BasicProperties) -> Result<(), Strin
 /// Headers of ours have the form that we give them, also if another program wrote them.
 fn check_headers(headers: &FieldTable) -> Result<(), String> {
     for name in ["brigade-task", "brigade-options"] {
-        if headers.contains_key(name) && super::message::text_of(headers, name).is_none() {
+        if headers.contains_key(name) && text_of(headers, name).is_none() {
             return Err(format!("its header {name} is not a text in UTF-8"));
         }
     }
@@ -158,35 +158,10 @@ pub(super) fn check_seq(seq: Option<u64>) -> Option<u64> {
     seq.filter(|seq| *seq <= SEQ_MAX)
 }
 
-/// Without the strings that [`check_properties`] refuses, so that a person can handle the message.
-pub(super) fn without_unprintable(properties: BasicProperties) -> BasicProperties {
-    let mut kept = BasicProperties::default();
-    let good =
-        |text: &Option<ShortString>| text.clone().filter(|text| !is_unprintable(text.as_str()));
-    macro_rules! keep {
-        ($($get:ident $set:ident),*) => { $(if let Some(text) = good(properties.$get()) { kept = kept.$set(text); })* };
-    }
-    keep!(
-        content_type with_content_type, content_encoding with_content_encoding, correlation_id with_correlation_id,
-        reply_to with_reply_to, message_id with_message_id, kind with_type, app_id with_app_id
-    );
-    if let Some(headers) = properties.headers() {
-        kept = kept.with_headers(headers.clone());
-    }
-    if let Some(mode) = properties.delivery_mode() {
-        kept = kept.with_delivery_mode(*mode);
-    }
-    if let Some(priority) = properties.priority() {
-        kept = kept.with_priority(*priority);
-    }
-    if let Some(timestamp) = properties.timestamp() {
-        kept = kept.with_timestamp(*timestamp);
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::message::dead_letter;
+    use super::super::publisher::Message;
     use super::*;
 
     #[test]
@@ -207,7 +182,13 @@ mod tests {
             for text in ["\0", "a\nb", "\u{1b}[2J", "\u{85}"] {
                 let properties = with(BasicProperties::default(), text.into());
                 assert!(check_properties(&properties).is_err(), "{properties:?}");
-                assert_eq!(check_properties(&without_unprintable(properties)), Ok(()));
+                let message = Message {
+                    queue: "q".into(),
+                    body: bytes::Bytes::new(),
+                    properties,
+                };
+                let dead = dead_letter("q", "q.dead".into(), "no", message);
+                assert_eq!(check_properties(&dead.properties), Ok(()));
             }
             assert_eq!(
                 check_properties(&with(BasicProperties::default(), "füñ".into())),

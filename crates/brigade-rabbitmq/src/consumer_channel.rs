@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt as _;
 use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicNackOptions, ChannelFlowOptions};
+use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -212,14 +212,7 @@ impl Acker {
                     .basic_ack(*tag, BasicAckOptions { multiple: false }),
             )?;
         }
-        // Says nothing new, so the broker only answers.
-        self.connection
-            .answer(
-                self.channel
-                    .channel_flow(ChannelFlowOptions { active: true }),
-            )
-            .await
-            .map(drop)
+        self.connection.round_trip(&self.channel).await
     }
 
     /// The frame is on its way when this returns; its writing need not be waited for.

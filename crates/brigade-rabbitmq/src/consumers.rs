@@ -8,9 +8,9 @@ use tokio::sync::Notify;
 
 use super::RabbitMqCore;
 use super::channels::SharedChannels;
-use super::message::short;
 use super::queue_consumer::QueueConsumer;
 use super::queue_groups::QueueGroups;
+use super::topology::QueueKind;
 use crate::sync::lock;
 
 #[derive(Default)]
@@ -39,9 +39,8 @@ impl RabbitMqCore {
             return Arc::clone(source);
         }
         let source = QueueConsumer::new(queue);
-        if let Ok(name) = short(&self.config.name_of(queue)) {
-            self.served.add(&name);
-        }
+        let name = self.storage.topology.name(&QueueKind::Jobs(queue.into()));
+        self.served.add(&name);
         queues.insert(queue.into(), Arc::clone(&source));
         self.scope
             .spawn_until_closed(Arc::clone(&source).drive(Arc::clone(self)));

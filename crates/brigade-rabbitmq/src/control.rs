@@ -15,7 +15,7 @@ use futures_util::future::try_join_all;
 use lapin::options::{
     BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, ExchangeKind};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::fault::Fault;
 use super::link::{Link, LiveConnection};
 use super::publisher::{Message, PublishRequest};
+use super::values::{table, text, text_of};
 
 pub(super) const EXCHANGE: &str = "brigade.control";
 /// The header with the correlation id of the call that is to be cancelled.
@@ -35,8 +36,7 @@ const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// A cancel of a call.
 pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) -> PublishRequest {
-    let mut headers = FieldTable::default();
-    headers.insert(CANCEL.into(), AMQPValue::LongString(correlation_id.into()));
+    let headers = table([(CANCEL, text(correlation_id))]);
     let properties = BasicProperties::default().with_headers(headers);
     let message = Message {
         queue: queue.clone(),
@@ -155,13 +155,9 @@ async fn hear_on(
 ) -> Result<(), Fault> {
     declare(connection).await;
     let channel = connection.channel().await?;
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
+    let options = QueueDeclareOptions::exclusive().auto_delete();
     let queue = connection
-        .answer(channel.queue_declare("".into(), options, FieldTable::default()))
+        .declare(&channel, &"".into(), options, FieldTable::default())
         .await?
         .name()
         .clone();
@@ -186,9 +182,9 @@ async fn hear_on(
             cancel = cancels.next() => {
                 let Some(cancel) = cancel else { return Err(Fault::new(crate::error::ErrorKind::Unreachable, "its queue is gone")) };
                 let cancel = cancel?;
-                let headers = cancel.properties.headers();
-                if let Some(AMQPValue::LongString(id)) = headers.as_ref().and_then(|headers| headers.inner().get(CANCEL)) {
-                    on_cancel(&id.to_string(), String::from_utf8_lossy(&cancel.data).into_owned());
+                let headers = cancel.properties.headers().as_ref();
+                if let Some(id) = headers.and_then(|headers| text_of(headers, CANCEL)) {
+                    on_cancel(&id, String::from_utf8_lossy(&cancel.data).into_owned());
                 }
             }
         }

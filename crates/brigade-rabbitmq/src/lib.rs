@@ -41,6 +41,7 @@ mod control;
 mod fault;
 mod fit;
 mod foreign;
+mod headers;
 mod incoming;
 mod lease;
 mod lease_table;
@@ -58,10 +59,12 @@ mod reach;
 mod recent;
 mod refresh;
 mod reload_lock;
+mod requests;
 mod settle;
 mod store;
 mod topology;
 mod url;
+mod values;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -146,7 +149,7 @@ pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error
     let consume_link = Link::connect(&config, "take", &scope).await?;
     let storage = Storage::start(&config, out, &scope);
     let core = Arc::new(RabbitMqCore {
-        id: message::random_id(),
+        id: values::random_id(),
         calls: OnceLock::new(),
         answers: Answers::start(&storage),
         served: Arc::default(),

@@ -24,7 +24,6 @@
 //! | `brigade-queue`, `brigade-reason` | of dead letters: where from, and why |
 //! | `brigade-held` | whose lease it is, in the queue of what is held for long (`refresh`) |
 
-mod text;
 mod write;
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -34,9 +33,9 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 
-pub(super) use self::text::{new_id, number_of, random_id, short, shortened, text_of};
 pub(super) use self::write::{dead_letter, without_expiration};
 use super::checks::{check_options, check_properties, check_seq};
+use super::values::{new_id, number_of, text_of};
 use crate::foreign::read_options;
 use crate::job::{AttemptRecord, Job, JobId, JobOptions, Unserved};
 use crate::policy::add_record;
@@ -345,7 +344,7 @@ mod tests {
     #[test]
     fn a_message_of_another_program_is_written_anew_by_us() {
         let next = foreign().next();
-        let written = next.write("shop.orders", None).unwrap().properties;
+        let written = next.write("shop.orders".into()).unwrap().properties;
         assert!(
             written.user_id().is_none() && written.cluster_id().is_none(),
             "the broker takes a user's id from that user alone"
@@ -400,7 +399,7 @@ mod tests {
             ..foreign()
         };
         for deliveries in 1..=20 {
-            let written = job.recounted().write("shop.orders", None).unwrap();
+            let written = job.recounted().write("shop.orders".into()).unwrap();
             job = Envelope::read("orders", written.properties, written.body.to_vec(), 100).unwrap();
             assert_eq!((job.deliveries, job.lost), (deliveries, 1));
         }

@@ -19,20 +19,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 
 use super::RabbitMqCore;
+use super::headers::WAITS;
 use super::lease_table::Delivery;
-use super::message::{Envelope, short};
+use super::message::Envelope;
 use super::settle::Ends;
 use super::topology::QueueKind;
+use super::values::text;
 use crate::job::AttemptKind;
 use crate::outcome::{CallError, shorten};
 use brigade_core::store::{Answer, Disposition};
 
-/// The header of a request that is to wait for as long as every worker passes.
-pub(super) const WAITS: &str = "brigade-call-waits";
 const BY: &str = "brigade-passed-by";
 const HOPS: &str = "brigade-pass-hops";
 const ROUNDS: &str = "brigade-pass-rounds";
@@ -111,10 +110,7 @@ impl Passes {
     pub(super) fn write(&self, headers: &mut FieldTable) {
         let number = |number: u32| AMQPValue::LongInt(i32::try_from(number).unwrap_or(i32::MAX));
         let texts = |texts: &[String]| {
-            let values: Vec<AMQPValue> = texts
-                .iter()
-                .map(|text| AMQPValue::LongString(text.as_str().into()))
-                .collect();
+            let values: Vec<AMQPValue> = texts.iter().map(|one| text(one)).collect();
             AMQPValue::FieldArray(FieldArray::from(values))
         };
         headers.insert(BY.into(), texts(&self.by));
@@ -273,26 +269,13 @@ impl RabbitMqCore {
 
     /// How many serve its queue; 1 if that is unknown.
     async fn present(&self, delivery: &Delivery, envelope: &Envelope) -> usize {
-        let Ok(queue) = short(
-            &self
-                .storage
-                .topology
-                .name(&QueueKind::Jobs(envelope.job.queue.clone())),
-        ) else {
-            return 1;
-        };
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let asking = delivery
-            .opened
-            .channel
-            .queue_declare(queue, options, FieldTable::default());
-        let found = delivery.opened.connection.answer(asking).await;
-        found.map_or(1, |queue| {
-            usize::try_from(queue.consumer_count()).unwrap_or(usize::MAX)
-        })
+        let queue = QueueKind::Jobs(envelope.job.queue.clone());
+        let queue = self.storage.topology.name(&queue);
+        let opened = &delivery.opened;
+        let count = opened.connection.consumer_count(&opened.channel, &queue);
+        count
+            .await
+            .map_or(1, |count| usize::try_from(count).unwrap_or(usize::MAX))
     }
 }
 

@@ -21,8 +21,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lapin::message::Delivery as Received;
-use lapin::options::BasicCancelOptions;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -34,7 +33,8 @@ use super::lease_table::Delivery;
 use super::message::Envelope;
 use super::pause::Pauses;
 use super::queue_groups::QueueGroup;
-use crate::error::ErrorKind;
+use super::topology::QueueKind;
+use super::values::{millis, table};
 use crate::sync::lock;
 
 /// What is not asked for stays here for so long at most: long enough to settle a job and ask
@@ -58,6 +58,8 @@ const CONSUMER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 60 * 60);
 
 pub(super) struct QueueConsumer {
     pub(super) queue: Box<str>,
+    /// The same queue.
+    kind: QueueKind,
     state: Mutex<ConsumerState>,
     poke: Notify,
     /// It was said that its jobs may run for longer than the broker lets a delivery be held.
@@ -127,6 +129,7 @@ impl QueueConsumer {
     pub(super) fn new(queue: &str) -> Arc<Self> {
         Arc::new(Self {
             queue: queue.into(),
+            kind: QueueKind::Jobs(queue.into()),
             state: Mutex::default(),
             poke: Notify::new(),
             warned_of_time: AtomicBool::new(false),
@@ -404,14 +407,7 @@ impl QueueConsumer {
         let Some(opened) = opened else { return Ok(()) };
         for tag in tags {
             // Whatever came before its answer has been read by then, or is read at once.
-            opened
-                .connection
-                .answer(
-                    opened
-                        .channel
-                        .basic_cancel(tag, BasicCancelOptions { nowait: false }),
-                )
-                .await?;
+            opened.connection.cancel(&opened.channel, tag).await?;
         }
         let surplus: Vec<_> = {
             let mut state = lock(&self.state);
@@ -445,12 +441,5 @@ impl QueueConsumer {
 /// What a consumer asks for: to hold for far longer than any attempt takes. Brokers before 3.11.15
 /// do not hear it, see `refresh`.
 pub(super) fn hold_long() -> FieldTable {
-    let mut arguments = FieldTable::default();
-    let timeout = i64::try_from(CONSUMER_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
-    arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(timeout));
-    arguments
-}
-
-fn too_long() -> Fault {
-    Fault::new(ErrorKind::BadOption, "its name is too long")
+    table([("x-consumer-timeout", millis(CONSUMER_TIMEOUT))])
 }

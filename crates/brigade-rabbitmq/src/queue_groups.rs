@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, sleep_until};
 
 use super::RabbitMqCore;
-use super::message::short;
 use super::queue_consumer::{Ask, QueueConsumer};
 use super::topology::QueueKind;
 use crate::clock::later;
@@ -268,10 +267,8 @@ impl RabbitMqCore {
         let mut consumers = lock(&self.consumers.queues);
         consumers.retain(|queue, source| {
             let is_over = source.retire(Arc::strong_count(source), UNUSED_FOR);
-            if is_over
-                && let Ok(name) =
-                    short(&self.storage.topology.name(&QueueKind::Jobs(queue.clone())))
-            {
+            if is_over {
+                let name = self.storage.topology.name(&QueueKind::Jobs(queue.clone()));
                 self.served.remove(&name);
             }
             !is_over

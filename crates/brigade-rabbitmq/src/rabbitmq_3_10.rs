@@ -1,5 +1,6 @@
-//! What only RabbitMQ 3.10 needs. Delete this file with its support: [`Storage::store`] then
-//! publishes everything at once, and no policy takes requests before they are sent.
+//! What only RabbitMQ 3.10 needs. Delete this file with its support: `Storage::publish` then
+//! publishes everything at once, `Storage::take_first_call` goes, and no policy takes requests
+//! before they are sent.
 //!
 //! **The first message to a quorum queue on a connection goes alone.** For a moment after the start
 //! of its server a quorum queue has no leader. A channel that publishes to it then may stand still
@@ -21,8 +22,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -30,10 +31,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::fault::Fault;
 use super::fit;
 use super::link::{Link, LiveConnection};
-use super::message::has_caller;
-use super::publisher::{Message, PublishRequest, Published};
-use super::store::Storage;
-use super::topology::QueueKind;
+use super::publisher::{Message, Published};
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
@@ -54,7 +52,7 @@ pub(super) async fn until_registered() {
 /// Publishes the first message to each quorum queue on a connection.
 pub(super) struct LeaderProbe {
     link: Link,
-    probed: Mutex<HashMap<String, Probed>>,
+    probed: Mutex<HashMap<ShortString, Probed>>,
 }
 
 #[derive(Clone, Default)]
@@ -75,34 +73,37 @@ impl LeaderProbe {
 
     /// Whether a quorum queue has taken a message on this connection, so that the next one may go
     /// together with others.
-    fn has_reached(&self, name: &str) -> bool {
+    pub(super) fn has_reached(&self, name: &ShortString) -> bool {
         let generation = self.link.generation();
         lock(&self.probed)
             .get(name)
             .is_some_and(|known| Some(known.reached) == generation)
     }
 
-    fn probed(&self, name: &str) -> Probed {
+    fn probed(&self, name: &ShortString) -> Probed {
         let mut probed = lock(&self.probed);
         if probed.len() >= PROBED_MAX {
             probed.clear();
         }
-        probed.entry(name.to_owned()).or_default().clone()
+        probed.entry(name.clone()).or_default().clone()
     }
 
-    fn reached(&self, name: &str, generation: u64) {
+    fn reached(&self, name: &ShortString, generation: u64) {
         if let Some(known) = lock(&self.probed).get_mut(name) {
             known.reached = generation;
         }
     }
 
-    /// Publishes the first message; `None` if another one went first.
-    async fn publish_first(
+    /// Publishes the first message to a queue, alone; `None` if it may go together with others.
+    pub(super) async fn publish_first(
         &self,
-        name: &str,
         message: &Message,
         until: Instant,
     ) -> Option<Published> {
+        let name = &message.queue;
+        if self.has_reached(name) {
+            return None;
+        }
         let probing = self.probed(name).probing;
         let Ok(_alone) = timeout_at(until, probing.lock()).await else {
             return Some(Published::failed(&Fault::timeout(), false));
@@ -144,63 +145,6 @@ impl LeaderProbe {
             }
             patience *= 2;
         }
-    }
-}
-
-impl Storage {
-    /// Whether the next message for it may go together with others.
-    fn is_reached(&self, target: &QueueKind) -> bool {
-        !self.topology.is_quorum(target) || self.probe.has_reached(&self.topology.name(target))
-    }
-
-    /// Sends the first message for each queue that was declared and is not known to take any on
-    /// this connection; which one, and what became of it.
-    pub(super) async fn publish_firsts<'a>(
-        &self,
-        messages: &'a [(QueueKind, Arc<Message>)],
-        todo: &[usize],
-        declared: &HashMap<&'a QueueKind, Option<Fault>>,
-    ) -> HashMap<&'a QueueKind, (usize, Published)> {
-        let unknown = declared
-            .iter()
-            .filter(|(target, fault)| fault.is_none() && !self.is_reached(target));
-        let firsts = unknown.filter_map(|(target, _)| {
-            todo.iter()
-                .find(|n| messages[**n].0 == **target)
-                .map(|n| (*target, *n))
-        });
-        let until = Instant::now() + self.config.answer_timeout;
-        let publishing = firsts.map(async |(target, n)| {
-            let name = self.topology.name(target);
-            let first = self.probe.publish_first(&name, &messages[n].1, until);
-            Some((target, (n, first.await?)))
-        });
-        join_all(publishing).await.into_iter().flatten().collect()
-    }
-
-    /// Takes a call whose queue may stand still, and with it all that goes with it: it is stored as
-    /// a job is, and `on_stored` runs. Any other request is given back.
-    pub(super) fn take_first_call(
-        self: &Arc<Self>,
-        mut request: PublishRequest,
-        on_stored: impl FnOnce(PublishRequest, Published) + Send + 'static,
-    ) -> Option<PublishRequest> {
-        if !has_caller(&request.message.properties) {
-            return Some(request);
-        }
-        let queue = self.config.queue_of(request.message.queue.as_str());
-        let target = QueueKind::Jobs(queue.into());
-        if self.is_reached(&target) {
-            return Some(request);
-        }
-        let storage = Arc::clone(self);
-        self.scope.spawn_until_closed(async move {
-            request.set_expiration();
-            let message = (target, Message::clone(&request.message));
-            let stored = storage.store(vec![message]).await.pop();
-            on_stored(request, stored.unwrap_or(Published::Safe));
-        });
-        None
     }
 }
 

@@ -36,8 +36,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use lapin::message::Delivery as Received;
-use lapin::options::BasicConsumeOptions;
-use lapin::types::AMQPValue;
+use lapin::types::{AMQPValue, ShortString};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::sleep;
 
@@ -45,10 +44,11 @@ use super::RabbitMqCore;
 use super::consumer_channel::{AckAction, ConsumerChannel};
 use super::fault::Fault;
 use super::lease_table::{Delivery, HeldDelivery};
-use super::message::{self, Envelope, number_of, short};
+use super::message::{self, Envelope};
 use super::publisher::{Message, Published};
 use super::queue_consumer::{QueueConsumer, hold_long};
 use super::topology::QueueKind;
+use super::values::{number_of, random_id};
 use crate::error::{Error, ErrorKind};
 
 /// The header that says whose lease it is.
@@ -162,7 +162,7 @@ impl RabbitMqCore {
             .collect();
         let copies = still
             .into_iter()
-            .map(|(token, held)| copy(&held.envelope, *token, &name))
+            .map(|(token, held)| copy(&held.envelope, *token, name.clone()))
             .collect::<Result<Vec<_>, _>>();
         let copies = copies.map_err(|error| {
             Fault::with_source(error.kind(), "a held job cannot be written again", error)
@@ -194,7 +194,7 @@ impl RabbitMqCore {
         {
             return Ok(refresh.clone());
         }
-        let target = QueueKind::Refresh(source.queue.clone(), message::random_id().into());
+        let target = QueueKind::Refresh(source.queue.clone(), random_id().into());
         self.storage.topology.prepare(&target).await?;
         let connection = self.consume_link.connection().await?;
         let channel = connection.channel().await?;
@@ -205,16 +205,12 @@ impl RabbitMqCore {
             false,
             &self.scope,
         );
-        let name = short(&self.storage.topology.name(&target))
-            .map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
+        let name = self.storage.topology.name(&target);
         // No prefetch: what comes is held already.
-        let consuming = opened.channel.basic_consume(
-            name,
-            "".into(),
-            BasicConsumeOptions::default(),
-            hold_long(),
-        );
-        let deliveries = opened.connection.answer(consuming).await?;
+        let deliveries = opened
+            .connection
+            .consume(&opened.channel, &name, hold_long())
+            .await?;
         let refresh = RefreshQueue {
             opened: Arc::clone(&opened),
             target,
@@ -310,8 +306,8 @@ impl RabbitMqCore {
 }
 
 /// The same message once more.
-fn copy(envelope: &Envelope, token: i64, queue: &str) -> Result<Message, Error> {
-    let message = envelope.write(queue, None)?;
+fn copy(envelope: &Envelope, token: i64, queue: ShortString) -> Result<Message, Error> {
+    let message = envelope.write(queue)?;
     let mut headers = message.properties.headers().clone().unwrap_or_default();
     headers.insert(TOKEN.into(), AMQPValue::LongLongInt(token));
     // What it had to begin in is over: it has begun.

@@ -6,12 +6,12 @@
 //! died. No process polls. What is left in the queue does no harm, and goes with it a minute after
 //! the last turn.
 
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
-use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Consumer};
+use lapin::{Channel, Consumer};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -19,19 +19,20 @@ use tokio_util::sync::CancellationToken;
 use super::RabbitMqCore;
 use super::fault::Fault;
 use super::link::{Link, LiveConnection};
-use super::message::short;
+use super::values::{millis, table};
 use crate::error::{Error, ErrorKind};
 use brigade_core::store::ReloadGuard;
 
-/// How long the queue is kept when no process wants a turn, in milliseconds.
-const EXPIRES: i32 = 60_000;
+/// How long the queue is kept when no process wants a turn.
+const UNUSED_FOR: Duration = Duration::from_secs(60);
 /// After something failed.
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
+const AGAIN: Duration = Duration::from_millis(200);
 
 impl RabbitMqCore {
     /// Waits for the lock of a queue. Dropping the future leaves the line.
     pub(super) async fn reload_lock(&self, queue: &str) -> Result<ReloadGuard, Error> {
-        let name = short(&self.config.name_of(&format!("brigade-turn.{queue}")))?;
+        self.storage.topology.check_name(queue)?;
+        let name = self.config.name_of(&format!("brigade-turn.{queue}")).into();
         let over = CancellationToken::new();
         let guard = ReloadGuard::new(over.clone());
         let (tell, told) = oneshot::channel();
@@ -94,40 +95,20 @@ async fn take(
     name: &ShortString,
 ) -> Result<(Channel, Consumer), Fault> {
     let channel = connection.confirming_channel().await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-    arguments.insert("x-expires".into(), AMQPValue::LongInt(EXPIRES));
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
+    let arguments = table([
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+        ("x-expires", millis(UNUSED_FOR)),
+    ]);
     connection
-        .answer(channel.queue_declare(name.clone(), options, arguments))
+        .declare(&channel, name, QueueDeclareOptions::durable(), arguments)
         .await?;
     connection
         .answer(channel.basic_qos(1, BasicQosOptions::default()))
         .await?;
-    let consuming = channel.basic_consume(
-        name.clone(),
-        "".into(),
-        BasicConsumeOptions::default(),
-        FieldTable::default(),
-    );
-    let mut turns = connection.answer(consuming).await?;
-    let options = BasicPublishOptions::default();
-    let putting = async {
-        channel
-            .basic_publish(
-                "".into(),
-                name.clone(),
-                options,
-                b"turn",
-                BasicProperties::default(),
-            )
-            .await?
-            .await
-    };
-    connection.answer(putting).await?;
+    let mut turns = connection
+        .consume(&channel, name, FieldTable::default())
+        .await?;
+    connection.publish_note(&channel, name, b"turn").await?;
     match turns.next().await {
         Some(Ok(_)) => Ok((channel, turns)),
         Some(Err(error)) => Err(error.into()),

@@ -15,9 +15,10 @@ use super::RabbitMqCore;
 use super::consumer_channel::{AckAction, ConsumerChannel};
 use super::fault::Fault;
 use super::lease_table::HeldDelivery;
-use super::message::{Envelope, shortened};
+use super::message::Envelope;
 use super::publisher::Message;
 use super::topology::QueueKind;
+use super::values::shortened;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord};
 use crate::policy::{Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule};
@@ -295,7 +296,7 @@ impl RabbitMqCore {
     fn dead(&self, envelope: &Envelope, why: &str) -> Result<(QueueKind, Message), Error> {
         tracing::warn!(job = %envelope.id, queue = %envelope.job.queue, why, "a job goes to the \
             dead letters");
-        self.storage
-            .dead_letter(&envelope.job.queue, why, envelope.write("", None)?)
+        let message = envelope.write("".into())?;
+        Ok(self.storage.dead_letter(&envelope.job.queue, why, message))
     }
 }

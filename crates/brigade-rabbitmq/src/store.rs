@@ -4,21 +4,23 @@
 //! limits. It knows nothing of leases and of calls; both of these store by it. A message that comes
 //! back as unroutable has its queue declared and is published again, [`ROUNDS_MAX`] times at most.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::join;
+use futures_util::{StreamExt as _, stream};
+use lapin::types::ShortString;
 use tokio::time::{Instant, sleep};
 
 use super::fault::Fault;
 use super::fit::fitted;
 use super::link::Link;
-use super::message::{self, Envelope};
-use super::publisher::{ConfirmPublisher, Message, Published};
+use super::message::{self, Envelope, has_caller};
+use super::publisher::{ConfirmPublisher, Message, PublishRequest, Published};
 use super::rabbitmq_3_10::LeaderProbe;
 use super::topology::{DELAY_MAX, QueueKind, Topology};
 use super::url::RabbitMqConfig;
+use super::values::new_id;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::policy::PAYLOAD_BYTES_MAX;
@@ -29,6 +31,8 @@ use brigade_core::store::PushOutcome;
 /// A person may delete a queue between its declaration and what is put there, but not again and
 /// again.
 const ROUNDS_MAX: usize = 4;
+/// Queues to which messages are stored at the same time.
+const QUEUES_AT_ONCE: usize = 64;
 const DECLINED_PAUSE: Duration = Duration::from_millis(150);
 
 /// Where jobs, and calls that wait, are stored.
@@ -38,7 +42,7 @@ pub(super) struct Storage {
     pub(super) out: Link,
     pub(super) scope: Scope,
     pub(super) topology: Topology,
-    pub(super) probe: LeaderProbe,
+    probe: LeaderProbe,
     publisher: ConfirmPublisher,
     /// For queues whose confirms may take their time.
     slow_publisher: ConfirmPublisher,
@@ -89,7 +93,7 @@ impl Storage {
                 Some(at) => at.duration_since(SystemTime::now()).unwrap_or_default(),
                 None => job.options.delay.unwrap_or_default(),
             };
-            let envelope = Envelope::new(message::new_id(), job);
+            let envelope = Envelope::new(new_id(), job);
             ids.push(envelope.id.clone());
             messages.push(self.message(envelope, delay)?);
         }
@@ -142,7 +146,7 @@ impl Storage {
         // The broker counts milliseconds.
         if delay < Duration::from_millis(1) {
             let target = QueueKind::Jobs(queue);
-            let message = envelope.write(&self.topology.name(&target), None)?;
+            let message = envelope.write(self.topology.name(&target))?;
             return Ok((target, message));
         }
         if delay > DELAY_MAX {
@@ -150,8 +154,16 @@ impl Storage {
         }
         let delay = delay.min(DELAY_MAX);
         let target = QueueKind::Later(queue, delay);
-        let message = envelope.write(&self.topology.name(&target), Some(delay))?;
-        Ok((target, message))
+        let message = envelope.write(self.topology.name(&target))?;
+        let expiration = delay.as_millis().to_string().into();
+        let properties = message.properties.with_expiration(expiration);
+        Ok((
+            target,
+            Message {
+                properties,
+                ..message
+            },
+        ))
     }
 
     /// A job for the queue of dead letters.
@@ -160,10 +172,10 @@ impl Storage {
         queue: &str,
         why: &str,
         message: Message,
-    ) -> Result<(QueueKind, Message), Error> {
+    ) -> (QueueKind, Message) {
         let target = QueueKind::Dead(queue.into());
-        let message = message::dead_letter(queue, &self.topology.name(&target), why, message)?;
-        Ok((target, message))
+        let message = message::dead_letter(queue, self.topology.name(&target), why, message);
+        (target, message)
     }
 
     /// Removes what waits in a queue; what is not due yet stays.
@@ -185,120 +197,138 @@ impl Storage {
         self.slow_publisher.publish(fitted.collect(), until).await
     }
 
-    /// Stores messages in this order; one answer for each.
+    /// Stores messages; one answer for each. Those of one queue in this order.
     pub(super) async fn store(&self, messages: Vec<(QueueKind, Message)>) -> Vec<Published> {
         let frame_max = self.out.frame_max();
-        let fitted = |message| Arc::new(fitted(message, frame_max));
-        let routed: Vec<(QueueKind, Arc<Message>)> = messages
-            .into_iter()
-            .map(|(target, message)| (target, fitted(message)))
-            .collect();
-        let mut outcomes: Vec<Published> = vec![Published::Unroutable; routed.len()];
-        for round in 0..ROUNDS_MAX {
-            let is_open =
-                |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);
-            let todo: Vec<usize> = (0..routed.len()).filter(is_open).collect();
-            if todo.is_empty() {
-                break;
+        let mut outcomes = vec![Published::Unroutable; messages.len()];
+        let mut queues: BTreeMap<ShortString, QueueBatch> = BTreeMap::new();
+        for (place, (kind, message)) in messages.into_iter().enumerate() {
+            let batch = queues
+                .entry(message.queue.clone())
+                .or_insert_with(|| QueueBatch::new(kind));
+            batch.places.push(place);
+            batch.messages.push(Arc::new(fitted(message, frame_max)));
+        }
+        let storing = queues.into_values().map(|batch| self.store_batch(batch));
+        let mut storing = stream::iter(storing).buffer_unordered(QUEUES_AT_ONCE);
+        while let Some((places, stored)) = storing.next().await {
+            for (place, outcome) in places.into_iter().zip(stored) {
+                outcomes[place] = outcome;
             }
-            if todo
-                .iter()
-                .any(|n| matches!(outcomes[*n], Published::Declined))
-            {
-                // A quorum queue declines until it has a leader, which takes a moment after its
-                // declaration.
-                sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
-            }
-            let declared = self.declare_all(&routed, &outcomes, &todo, round).await;
-            let firsts = self.publish_firsts(&routed, &todo, &declared).await;
-            let rest = note_firsts(&routed, &mut outcomes, todo, &declared, &firsts);
-            self.publish_rest(&routed, &mut outcomes, rest).await;
         }
         outcomes
     }
 
-    /// Declares what these messages need; why a queue cannot be.
-    async fn declare_all<'a>(
-        &self,
-        routed: &'a [(QueueKind, Arc<Message>)],
-        outcomes: &[Published],
-        todo: &[usize],
-        round: usize,
-    ) -> HashMap<&'a QueueKind, Option<Fault>> {
-        let mut declared = HashMap::new();
-        for target in todo.iter().map(|n| &routed[*n].0) {
-            if declared.contains_key(target) {
-                continue;
+    /// Stores what goes to one queue; the outcomes are in the order of its places.
+    async fn store_batch(&self, batch: QueueBatch) -> (Vec<usize>, Vec<Published>) {
+        let QueueBatch {
+            kind,
+            places,
+            messages,
+        } = batch;
+        let mut outcomes = vec![Published::Unroutable; messages.len()];
+        for round in 0..ROUNDS_MAX {
+            let is_open =
+                |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);
+            let open: Vec<usize> = (0..messages.len()).filter(is_open).collect();
+            if open.is_empty() {
+                break;
+            }
+            let has = |which: fn(&Published) -> bool| outcomes.iter().any(which);
+            if has(|one| matches!(one, Published::Declined)) {
+                // A quorum queue declines until it has a leader, which takes a moment after its
+                // declaration.
+                sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
             }
             // What came back has no queue; queues of delays have to be declared in time when they
             // are needed.
-            let declaring = if round == 0 || !came_back(outcomes, routed, target) {
-                self.topology.prepare(target).await
+            let declared = if round > 0 && has(|one| matches!(one, Published::Unroutable)) {
+                self.topology.forget(&kind);
+                self.topology.declare(&kind).await
             } else {
-                self.topology.forget(target);
-                self.topology.declare(target).await
+                self.topology.prepare(&kind).await
             };
-            declared.insert(target, declaring.err());
-        }
-        declared
-    }
-
-    /// Publishes these, those that are not due by the publisher that may take its time.
-    async fn publish_rest(
-        &self,
-        routed: &[(QueueKind, Arc<Message>)],
-        outcomes: &mut [Published],
-        rest: Vec<usize>,
-    ) {
-        let until = Instant::now() + self.config.answer_timeout;
-        let is_later = |n: &usize| matches!(routed[*n].0, QueueKind::Later(..));
-        let (later, now): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(is_later);
-        let messages = |places: &[usize]| {
-            let messages = places.iter().map(|n| Arc::clone(&routed[*n].1));
-            messages.collect::<Vec<Arc<Message>>>()
-        };
-        let publishing = join(
-            self.publisher.publish(messages(&now), until),
-            self.slow_publisher.publish(messages(&later), until),
-        );
-        let (published, published_later) = publishing.await;
-        let places = now.into_iter().chain(later);
-        let all = places.zip(published.into_iter().chain(published_later));
-        all.for_each(|(n, outcome)| outcomes[n] = outcome);
-    }
-}
-
-/// Notes the outcomes of those that are over; gives the others.
-fn note_firsts(
-    routed: &[(QueueKind, Arc<Message>)],
-    outcomes: &mut [Published],
-    todo: Vec<usize>,
-    declared: &HashMap<&QueueKind, Option<Fault>>,
-    firsts: &HashMap<&QueueKind, (usize, Published)>,
-) -> Vec<usize> {
-    let mut rest = Vec::with_capacity(todo.len());
-    for n in todo {
-        let target = &routed[n].0;
-        match (declared.get(target), firsts.get(target)) {
-            (Some(Some(fault)), _) => outcomes[n] = Published::failed(fault, false),
-            (_, Some((first, outcome))) if *first == n => outcomes[n] = outcome.clone(),
-            (_, Some((_, outcome))) if !matches!(outcome, Published::Safe) => {
-                outcomes[n] = outcome.clone().not_sent()
+            let published = match declared {
+                Err(fault) => vec![Published::failed(&fault, false); open.len()],
+                Ok(()) => {
+                    let messages = open.iter().map(|n| Arc::clone(&messages[*n]));
+                    self.publish(&kind, messages.collect()).await
+                }
+            };
+            for (n, outcome) in open.into_iter().zip(published) {
+                outcomes[n] = outcome;
             }
-            _ => rest.push(n),
         }
+        (places, outcomes)
     }
-    rest
+
+    /// Publishes messages to one queue that is there; one outcome for each.
+    async fn publish(&self, kind: &QueueKind, messages: Vec<Arc<Message>>) -> Vec<Published> {
+        let until = || Instant::now() + self.config.answer_timeout;
+        // Those that are not due may take their time.
+        let publisher = match kind {
+            QueueKind::Later(..) => &self.slow_publisher,
+            _ => &self.publisher,
+        };
+        let first = match messages.first() {
+            Some(first) if self.topology.is_quorum(kind) => {
+                self.probe.publish_first(first, until()).await
+            }
+            _ => None,
+        };
+        let Some(first) = first else {
+            return publisher.publish(messages, until()).await;
+        };
+        let mut outcomes = vec![first; messages.len()];
+        if let Published::Safe = outcomes[0] {
+            outcomes.truncate(1);
+            let rest = messages[1..].to_vec();
+            outcomes.extend(publisher.publish(rest, until()).await);
+        } else {
+            let not_sent = outcomes[0].clone().not_sent();
+            outcomes[1..].fill(not_sent);
+        }
+        outcomes
+    }
+
+    /// Stores a call as a job is stored, and then runs `on_stored`, if its queue is one that may
+    /// stand still, and with it all that is published with the call ([`LeaderProbe`]). Any other
+    /// request is given back.
+    pub(super) fn take_first_call(
+        self: &Arc<Self>,
+        mut request: PublishRequest,
+        on_stored: impl FnOnce(PublishRequest, Published) + Send + 'static,
+    ) -> Option<PublishRequest> {
+        let name = &request.message.queue;
+        let kind = QueueKind::Jobs(self.config.queue_of(name.as_str()).into());
+        let is_call = has_caller(&request.message.properties);
+        if !is_call || !self.topology.is_quorum(&kind) || self.probe.has_reached(name) {
+            return Some(request);
+        }
+        let storage = Arc::clone(self);
+        self.scope.spawn_until_closed(async move {
+            request.set_expiration();
+            let message = (kind, Message::clone(&request.message));
+            let stored = storage.store(vec![message]).await.pop();
+            on_stored(request, stored.unwrap_or(Published::Safe));
+        });
+        None
+    }
 }
 
-/// Whether something for this queue came back.
-fn came_back(
-    outcomes: &[Published],
-    routed: &[(QueueKind, Arc<Message>)],
-    target: &QueueKind,
-) -> bool {
-    outcomes
-        .iter()
-        .zip(routed)
-        .any(|(outcome, (to, _))| to == target && matches!(outcome, Published::Unroutable))
+/// Messages for one queue, and their places among those that are stored together.
+struct QueueBatch {
+    kind: QueueKind,
+    places: Vec<usize>,
+    messages: Vec<Arc<Message>>,
+}
+
+impl QueueBatch {
+    fn new(kind: QueueKind) -> Self {
+        Self {
+            kind,
+            places: Vec::new(),
+            messages: Vec::new(),
+        }
+    }
 }

@@ -20,14 +20,14 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{FieldTable, ShortString};
 use tokio::time::Instant;
 
 use super::fault::Fault;
 use super::link::{Link, LiveConnection};
-use super::message::short;
 use super::rabbitmq_3_10::until_registered;
 use super::url::{QueueType, RabbitMqConfig};
+use super::values::{millis, table, text, whole};
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 
@@ -44,14 +44,14 @@ const HELD_FOR: Duration = Duration::from_secs(5);
 /// With the first try of what may hang.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 /// How often the broker hands out a message of a quorum queue.
-const DELIVERY_LIMIT: i32 = 1_000_000;
+const DELIVERY_LIMIT: u64 = 1_000_000;
 /// Quorum queues that are known; beyond that all are forgotten, and declared again when they are
 /// used.
 const KNOWN_MAX: usize = 16_384;
 /// Channels that are kept for declarations.
 const IDLE_MAX: usize = 8;
 /// Dead letters that are kept; then the oldest go.
-const DEAD_MAX: i64 = 100_000;
+const DEAD_MAX: u64 = 100_000;
 /// Below the 255 bytes of a name, with the longest suffix.
 const NAME_BYTES_MAX: usize = 255 - ".held.0123456789abcdef".len();
 
@@ -89,7 +89,7 @@ pub(super) struct Topology {
     idle: Mutex<Vec<(u64, Channel)>>,
     /// The quorum queues that were put to use: when each was last declared, and on which
     /// connection.
-    declared: Mutex<HashMap<String, (Instant, u64)>>,
+    declared: Mutex<HashMap<ShortString, (Instant, u64)>>,
 }
 
 impl Topology {
@@ -104,7 +104,8 @@ impl Topology {
 
     /// # Errors
     ///
-    /// `BadOption` for a name that the broker cannot have.
+    /// `BadOption` for a name that the broker cannot have. All others of its [`QueueKind`]s are
+    /// valid then.
     pub(super) fn check_name(&self, queue: &str) -> Result<(), Error> {
         let name = self.config.name_of(queue);
         if name.len() > NAME_BYTES_MAX {
@@ -122,18 +123,17 @@ impl Topology {
         Ok(())
     }
 
-    /// The broker's name of it.
-    pub(super) fn name(&self, target: &QueueKind) -> String {
-        match target {
-            QueueKind::Jobs(queue) => self.config.name_of(queue),
-            QueueKind::Dead(queue) => format!("{}.dead", self.config.name_of(queue)),
-            QueueKind::Later(queue, delay) => format!(
-                "{}.delay.{}",
-                self.config.name_of(queue),
-                class_of(*delay).as_millis()
-            ),
-            QueueKind::Refresh(queue, id) => format!("{}.held.{id}", self.config.name_of(queue)),
-        }
+    /// The broker's name of it. The user's name was checked ([`check_name`](Self::check_name)).
+    pub(super) fn name(&self, target: &QueueKind) -> ShortString {
+        let (queue, suffix) = match target {
+            QueueKind::Jobs(queue) => (queue, String::new()),
+            QueueKind::Dead(queue) => (queue, ".dead".to_owned()),
+            QueueKind::Later(queue, delay) => {
+                (queue, format!(".delay.{}", class_of(*delay).as_millis()))
+            }
+            QueueKind::Refresh(queue, id) => (queue, format!(".held.{id}")),
+        };
+        (self.config.name_of(queue) + &suffix).into()
     }
 
     /// Sees to it that a quorum queue is there: that a queue of a class of delays lives long
@@ -223,7 +223,7 @@ impl Topology {
                     )
                     .await?;
                 tracing::debug!(
-                    queue = name,
+                    queue = name.as_str(),
                     "the queue is there with other arguments; it is used as it is"
                 );
                 Ok((FoundQueue::Other(other), count))
@@ -238,12 +238,10 @@ impl Topology {
     async fn declare_as(
         &self,
         connection: &LiveConnection,
-        name: &str,
+        name: &ShortString,
         options: QueueDeclareOptions,
         arguments: FieldTable,
     ) -> Result<u32, Fault> {
-        let name =
-            short(name).map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
         let until = Instant::now() + self.config.answer_timeout;
         let mut patience = PATIENCE;
         loop {
@@ -292,71 +290,66 @@ impl Topology {
         let connection = self.link.connection().await?;
         self.declare_on(&connection, target).await?;
         let channel = connection.channel().await?;
-        let name = short(&self.name(target))
-            .map_err(|_| Fault::new(ErrorKind::BadOption, "its name is too long"))?;
         connection
-            .answer(channel.queue_purge(name, QueuePurgeOptions::default()))
+            .answer(channel.queue_purge(self.name(target), QueuePurgeOptions::default()))
             .await
             .map(u64::from)
     }
 
     fn arguments(&self, target: &QueueKind) -> FieldTable {
-        let mut table = FieldTable::default();
-        let text = |text: &str| AMQPValue::LongString(text.into());
-        let mut set = |name: &str, value: AMQPValue| {
-            table.insert(name.into(), value);
-        };
+        let kind = self.config.queues;
+        let quorum = ("x-queue-type", text("quorum"));
         match target {
-            QueueKind::Jobs(queue) => match self.config.queues {
-                QueueType::Classic => {}
+            QueueKind::Jobs(queue) => match kind {
+                QueueType::Classic => FieldTable::default(),
                 QueueType::Priorities(highest) => {
-                    set("x-max-priority", AMQPValue::LongInt(highest.into()))
+                    table([("x-max-priority", whole(highest.into()))])
                 }
-                QueueType::Quorum => {
-                    set("x-queue-type", text("quorum"));
+                QueueType::Quorum => table([
+                    quorum,
                     // With a limit, what goes back keeps its place: without one, or with the
                     // default of 4.0, it goes to the end, or after 20 times to the dead letters.
                     // None of ours comes near this one; what dies with its consumers is counted by
                     // `message`.
-                    set("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT));
+                    ("x-delivery-limit", whole(DELIVERY_LIMIT)),
                     // Should the broker ever give up a job by itself, it is kept.
-                    set("x-dead-letter-exchange", text(""));
-                    set(
+                    ("x-dead-letter-exchange", text("")),
+                    (
                         "x-dead-letter-routing-key",
-                        text(&self.name(&QueueKind::Dead(queue.clone()))),
-                    );
-                }
+                        text(self.name(&QueueKind::Dead(queue.clone())).as_str()),
+                    ),
+                ]),
             },
-            QueueKind::Dead(_) => {
-                set("x-max-length", AMQPValue::LongLongInt(DEAD_MAX));
-                if self.config.queues == QueueType::Quorum {
-                    set("x-queue-type", text("quorum"));
-                }
+            QueueKind::Dead(_) if kind == QueueType::Quorum => {
+                table([quorum, ("x-max-length", whole(DEAD_MAX))])
             }
-            QueueKind::Later(queue, _) | QueueKind::Refresh(queue, _) => {
-                let millis = |time: Duration| {
-                    AMQPValue::LongLongInt(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
-                };
-                let lifetime = match target {
-                    QueueKind::Later(_, delay) => class_of(*delay) + DELAY_MARGIN,
-                    _ => {
-                        set("x-message-ttl", millis(HELD_FOR));
-                        DELAY_MARGIN
-                    }
-                };
-                set("x-queue-type", text("quorum"));
-                set("x-dead-letter-exchange", text(""));
-                set(
-                    "x-dead-letter-routing-key",
-                    text(&self.config.name_of(queue)),
-                );
-                set("x-dead-letter-strategy", text("at-least-once"));
-                // Without it the broker falls back to at most once.
-                set("x-overflow", text("reject-publish"));
-                set("x-expires", millis(lifetime));
+            QueueKind::Dead(_) => table([("x-max-length", whole(DEAD_MAX))]),
+            QueueKind::Later(queue, delay) => {
+                self.temporary(queue, class_of(*delay) + DELAY_MARGIN)
+            }
+            QueueKind::Refresh(queue, _) => {
+                let mut arguments = self.temporary(queue, DELAY_MARGIN);
+                arguments.insert("x-message-ttl".into(), millis(HELD_FOR));
+                arguments
             }
         }
-        table
+    }
+
+    /// Of a queue of ours that goes when it was not used for so long. What expires there goes back
+    /// to the queue of jobs.
+    fn temporary(&self, queue: &str, lifetime: Duration) -> FieldTable {
+        table([
+            ("x-queue-type", text("quorum")),
+            ("x-dead-letter-exchange", text("")),
+            (
+                "x-dead-letter-routing-key",
+                text(&self.config.name_of(queue)),
+            ),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            // Without it the broker falls back to at most once.
+            ("x-overflow", text("reject-publish")),
+            ("x-expires", millis(lifetime)),
+        ])
     }
 }
 

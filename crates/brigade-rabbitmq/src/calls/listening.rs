@@ -10,18 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel};
 use tokio::time::sleep;
 
 use super::super::fault::Fault;
+use super::super::headers::{BEGUN, ERROR, PROGRESS};
 use super::super::link::LiveConnection;
 use super::super::pause::Pauses;
-use super::{BEGUN, Calls, ERROR, OpenCall, PROGRESS};
+use super::super::values::{millis, table};
+use super::{Calls, OpenCall};
 use crate::codec::Codec;
 use crate::error::ErrorKind;
 use crate::outcome::CallError;
@@ -62,14 +62,9 @@ impl Calls {
     async fn listen_on(&self, connection: &LiveConnection) -> Result<(), Fault> {
         let channel = connection.channel().await?;
         self.declare_answers(connection, &channel).await?;
-        let tag = ShortString::from("");
-        let consuming = channel.basic_consume(
-            self.answers.clone(),
-            tag,
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
-        let mut answers = connection.answer(consuming).await?;
+        let mut answers = connection
+            .consume(&channel, &self.answers, FieldTable::default())
+            .await?;
         let mut keeping = std::pin::pin!(self.keep_mark(connection, &channel));
         loop {
             let answer = tokio::select! {
@@ -129,20 +124,9 @@ impl Calls {
             );
             self.fail(&fault, |open| open.sent);
         }
-        let options = BasicPublishOptions::default();
-        let marking = async {
-            channel
-                .basic_publish(
-                    "".into(),
-                    self.alive.clone(),
-                    options,
-                    b"alive",
-                    BasicProperties::default(),
-                )
-                .await?
-                .await
-        };
-        connection.answer(marking).await?;
+        connection
+            .publish_note(&channel, &self.alive, b"alive")
+            .await?;
         self.is_marked.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -218,15 +202,9 @@ async fn declare(
     channel: &Channel,
     queue: &ShortString,
 ) -> Result<u32, Fault> {
-    let mut arguments = FieldTable::default();
-    let millis = i32::try_from(ANSWERS_EXPIRE.as_millis()).unwrap_or(i32::MAX);
-    arguments.insert("x-expires".into(), AMQPValue::LongInt(millis));
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
+    let arguments = table([("x-expires", millis(ANSWERS_EXPIRE))]);
     connection
-        .answer(channel.queue_declare(queue.clone(), options, arguments))
+        .declare(channel, queue, QueueDeclareOptions::durable(), arguments)
         .await
         .map(|queue| queue.message_count())
 }

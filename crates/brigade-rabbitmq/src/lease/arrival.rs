@@ -174,7 +174,7 @@ impl RabbitMqCore {
             source,
             delivery.clone(),
             "set it aside",
-            self.storage.dead_letter(&source.queue, why, message),
+            Ok(self.storage.dead_letter(&source.queue, why, message)),
         );
     }
 
@@ -223,8 +223,8 @@ impl RabbitMqCore {
         let why = &too_late(envelope.attempt() - 1);
         let dead = envelope
             .next()
-            .write("", None)
-            .and_then(|message| self.storage.dead_letter(&source.queue, why, message));
+            .write("".into())
+            .map(|message| self.storage.dead_letter(&source.queue, why, message));
         self.aside(source, delivery, "set it aside", dead);
     }
 

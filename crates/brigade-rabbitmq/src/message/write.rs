@@ -4,15 +4,13 @@
 //! written from the envelope. Options, history and reasons are bounded, as all headers of a message
 //! have to fit into one frame (`fit` takes more out if they do not).
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::super::checks::{is_unprintable, without_unprintable};
+use super::super::checks::is_unprintable;
 use super::super::publisher::Message;
-use super::text::{REASON_BYTES_MAX, millis_since_1970, new_id, short, shortened};
+use super::super::values::{REASON_BYTES_MAX, millis_since_1970, new_id, shortened, text, whole};
 use super::{DELIVERIES, Envelope, OURS, REASON, TRACEPARENT};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptRecord, Job, JobOptions};
@@ -48,13 +46,13 @@ impl Envelope {
             .as_ref()
             .filter(|task| !(is_call && **task == self.job.queue))
         {
-            set("brigade-task", AMQPValue::LongString((**task).into()));
+            set("brigade-task", text(task));
         }
         if let Some(options) = options_of(&self.job)? {
-            set("brigade-options", AMQPValue::LongString(options.into()));
+            set("brigade-options", text(&options));
         }
         if let Some(parent) = &self.job.options.traceparent {
-            set(TRACEPARENT, AMQPValue::LongString(parent.as_str().into()));
+            set(TRACEPARENT, text(parent.as_str()));
         }
         if self.seq != Some(0) {
             set("brigade-seq", whole(self.seq.unwrap_or(0)));
@@ -94,7 +92,7 @@ impl Envelope {
             set("brigade-due", whole(millis_since_1970(due)));
         }
         if let Some(history) = history_of(&self.history)? {
-            set("brigade-history", AMQPValue::LongString(history.into()));
+            set("brigade-history", text(&history));
         }
         Ok(headers)
     }
@@ -104,11 +102,7 @@ impl Envelope {
     /// # Errors
     ///
     /// `Encode`; `BadOption` for options that do not fit into a header.
-    pub(in super::super) fn write(
-        &self,
-        queue: &str,
-        expires_in: Option<Duration>,
-    ) -> Result<Message, Error> {
+    pub(in super::super) fn write(&self, queue: ShortString) -> Result<Message, Error> {
         let headers = self.headers()?;
         let priority = u8::try_from(self.job.options.priority).unwrap_or(0);
         let mut properties = without_user(&self.properties);
@@ -133,28 +127,21 @@ impl Envelope {
             properties = properties.with_message_id(self.id.as_str().into());
         }
         properties = properties.with_delivery_mode(2);
-        if let Some(time) = expires_in {
-            properties = properties.with_expiration(time.as_millis().to_string().into());
-        }
         Ok(Message {
-            queue: short(queue)?,
+            queue,
             body: Bytes::copy_from_slice(self.job.payload.as_bytes()),
             properties,
         })
     }
 }
 
-/// The same message for the queue of dead letters.
-///
-/// # Errors
-///
-/// As [`short`].
+/// The same message of `queue` for the queue of dead letters, `dead`.
 pub(in super::super) fn dead_letter(
     queue: &str,
-    dead: &str,
+    dead: ShortString,
     why: &str,
     message: Message,
-) -> Result<Message, Error> {
+) -> Message {
     let mut headers = FieldTable::default();
     // It may have come from another program: what has the broker send copies elsewhere goes.
     let kept = message
@@ -167,32 +154,42 @@ pub(in super::super) fn dead_letter(
     {
         headers.insert(name.clone(), value.clone());
     }
-    headers.insert("brigade-queue".into(), AMQPValue::LongString(queue.into()));
-    headers.insert(REASON.into(), AMQPValue::LongString(shortened(why).into()));
-    let mut properties = without_unprintable(without_expiration(&message.properties))
+    headers.insert("brigade-queue".into(), text(queue));
+    headers.insert(REASON.into(), text(shortened(why)));
+    let mut properties = copied(&message.properties, |text| !is_unprintable(text.as_str()))
         .with_headers(headers)
         .with_delivery_mode(2);
     if properties.message_id().is_none() {
         properties = properties.with_message_id(new_id().as_str().into());
     }
-    Ok(Message {
-        queue: short(dead)?,
+    Message {
+        queue: dead,
         body: message.body,
         properties,
-    })
+    }
 }
 
 /// For what is no longer to go by itself; without `user_id` and `cluster_id`, too.
 pub(in super::super) fn without_expiration(properties: &BasicProperties) -> BasicProperties {
+    copied(properties, |_| true)
+}
+
+/// A copy with those of the strings that are to be kept.
+fn copied(properties: &BasicProperties, keeps: impl Fn(&ShortString) -> bool) -> BasicProperties {
     let mut kept = BasicProperties::default();
     macro_rules! keep {
-        ($($get:ident $set:ident),*) => { $(if let Some(value) = properties.$get() { kept = kept.$set(value.clone()); })* };
+        ($($get:ident $set:ident),* if $keeps:expr) => {
+            $(if let Some(value) = properties.$get().clone().filter($keeps) { kept = kept.$set(value); })*
+        };
     }
     keep!(
-        content_type with_content_type, content_encoding with_content_encoding, headers with_headers, delivery_mode with_delivery_mode,
-        priority with_priority, correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
-        timestamp with_timestamp, kind with_type, app_id with_app_id
+        content_type with_content_type, content_encoding with_content_encoding,
+        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        kind with_type, app_id with_app_id if &keeps
     );
+    keep!(headers with_headers if |_| true);
+    keep!(delivery_mode with_delivery_mode, priority with_priority if |_| true);
+    keep!(timestamp with_timestamp if |_| true);
     kept
 }
 
@@ -272,8 +269,4 @@ fn history_of(history: &[AttemptRecord]) -> Result<Option<String>, Error> {
         }
     }
     Ok(None)
-}
-
-fn whole(number: u64) -> AMQPValue {
-    AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX))
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lapin::options::{BasicCancelOptions, BasicGetOptions};
+use lapin::options::BasicGetOptions;
 use tokio::sync::oneshot;
 
 use super::super::RabbitMqCore;
@@ -15,9 +15,7 @@ use super::super::consumer_channel::ConsumerChannel;
 use super::super::fault::Fault;
 use super::super::lease_table::Delivery;
 use super::super::link::LiveConnection;
-use super::super::message::short;
-use super::super::topology::QueueKind;
-use super::{QueueConsumer, too_long};
+use super::QueueConsumer;
 use crate::error::ErrorKind;
 use crate::sync::lock;
 
@@ -32,24 +30,10 @@ impl QueueConsumer {
         let scope = core.scope.clone();
         // In a task of its own: what is on its way when the ask is dropped must be noted.
         scope.spawn_until_closed(async move {
-            let got = async {
-                let name = short(
-                    &core
-                        .storage
-                        .topology
-                        .name(&QueueKind::Jobs(source.queue.clone())),
-                )
-                .map_err(|_| too_long())?;
-                opened
-                    .connection
-                    .answer(
-                        opened
-                            .channel
-                            .basic_get(name, BasicGetOptions { no_ack: false }),
-                    )
-                    .await
-            };
-            let answer = match got.await {
+            let name = core.storage.topology.name(&source.kind);
+            let options = BasicGetOptions { no_ack: false };
+            let getting = opened.channel.basic_get(name, options);
+            let answer = match opened.connection.answer(getting).await {
                 Ok(None) => Ok(false),
                 Ok(Some(message)) => {
                     source.arrived(&core, &opened, 0, message.delivery);
@@ -81,14 +65,8 @@ impl QueueConsumer {
         }
         let connection = core.consume_link.connection().await?;
         let count = self.count(core, &connection).await?;
-        if let Ok(name) = short(
-            &core
-                .storage
-                .topology
-                .name(&QueueKind::Jobs(self.queue.clone())),
-        ) {
-            core.served.is_heard(&name).await;
-        }
+        let name = core.storage.topology.name(&self.kind);
+        core.served.is_heard(&name).await;
         let opened = core
             .consumers
             .channels
@@ -109,7 +87,7 @@ impl QueueConsumer {
     ) -> Result<u32, Fault> {
         core.storage
             .topology
-            .count_on(connection, &QueueKind::Jobs(self.queue.clone()))
+            .count_on(connection, &self.kind)
             .await
             .map(|(_, count)| count)
     }
@@ -190,11 +168,8 @@ impl QueueConsumer {
             })
         };
         let Some(tag) = tag else { return };
-        let cancelling = delivery
-            .opened
-            .channel
-            .basic_cancel(tag, BasicCancelOptions { nowait: false });
+        let opened = &delivery.opened;
         // It ends with its channel in any case.
-        delivery.opened.connection.answer(cancelling).await.ok();
+        opened.connection.cancel(&opened.channel, tag).await.ok();
     }
 }

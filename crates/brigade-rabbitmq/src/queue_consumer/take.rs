@@ -10,16 +10,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions, ChannelFlowOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::ShortString;
 use tokio::time::sleep;
 
 use super::super::RabbitMqCore;
 use super::super::consumer_channel::ConsumerChannel;
 use super::super::fault::Fault;
-use super::super::message::short;
-use super::super::topology::{PATIENCE, QueueKind};
-use super::{FAILURES_MAX, FENCE_PAUSE, QueueConsumer, Subscription, hold_long, too_long};
+use super::super::topology::PATIENCE;
+use super::{FAILURES_MAX, FENCE_PAUSE, QueueConsumer, Subscription, hold_long};
 use crate::sync::lock;
 
 /// The pause before one more question doubles so often.
@@ -107,8 +106,7 @@ impl QueueConsumer {
         tag: ShortString,
         patience: Duration,
     ) -> Result<lapin::Consumer, Fault> {
-        let queue = QueueKind::Jobs(self.queue.clone());
-        let name = short(&core.storage.topology.name(&queue)).map_err(|_| too_long())?;
+        let name = core.storage.topology.name(&self.kind);
         let (connection, channel) = (&opened.connection, &opened.channel);
         let _alone = opened.consuming.lock().await;
         connection
@@ -132,14 +130,7 @@ impl QueueConsumer {
         };
         let Some(opened) = opened else { return Ok(()) };
         let count = self.count(core, &opened.connection).await?;
-        opened
-            .connection
-            .answer(
-                opened
-                    .channel
-                    .channel_flow(ChannelFlowOptions { active: true }),
-            )
-            .await?;
+        opened.connection.round_trip(&opened.channel).await?;
         // Its reader has been woken by them.
         tokio::task::yield_now().await;
         let (is_sure, unsure) = {

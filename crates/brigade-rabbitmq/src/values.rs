@@ -1,46 +1,34 @@
-//! Names, ids and values of headers.
+//! Ids, and values of headers and arguments.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable};
 
-use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
 
 /// Of reasons in headers.
 pub(super) const REASON_BYTES_MAX: usize = 4 << 10;
 
 /// A reason that fits into a header.
-pub(in super::super) fn shortened(text: &str) -> &str {
+pub(super) fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(REASON_BYTES_MAX)]
 }
 
-pub(in super::super) fn short(text: &str) -> Result<ShortString, Error> {
-    ShortString::try_new(text).map_err(|_| {
-        Error::new(
-            ErrorKind::BadOption,
-            format!(
-                "name a queue of RabbitMQ: {:?}.. has more than 255 bytes",
-                &text[..text.floor_char_boundary(40)]
-            ),
-        )
-    })
-}
-
-pub(in super::super) fn millis_since_1970(moment: SystemTime) -> u64 {
+pub(super) fn millis_since_1970(moment: SystemTime) -> u64 {
     moment.duration_since(UNIX_EPOCH).map_or(0, |time| {
         u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
     })
 }
 
 /// What no other process has.
-pub(in super::super) fn random_id() -> String {
+pub(super) fn random_id() -> String {
     format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 /// A number that no other job has, of which later ones come later.
-pub(in super::super) fn new_id() -> JobId {
+pub(super) fn new_id() -> JobId {
     let random = || RandomState::new().hash_one(std::process::id());
     JobId::new(format!(
         "{:012x}-{:016x}{:08x}",
@@ -50,7 +38,24 @@ pub(in super::super) fn new_id() -> JobId {
     ))
 }
 
-pub(in super::super) fn text_of(headers: &FieldTable, name: &str) -> Option<String> {
+pub(super) fn table<const N: usize>(entries: [(&str, AMQPValue); N]) -> FieldTable {
+    let entries = entries.map(|(name, value)| (name.into(), value));
+    BTreeMap::from(entries).into()
+}
+
+pub(super) fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
+
+pub(super) fn whole(number: u64) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+pub(super) fn millis(time: Duration) -> AMQPValue {
+    whole(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+pub(super) fn text_of(headers: &FieldTable, name: &str) -> Option<String> {
     match headers.inner().get(name)? {
         AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
         AMQPValue::ShortString(text) => Some(text.to_string()),
@@ -59,7 +64,7 @@ pub(in super::super) fn text_of(headers: &FieldTable, name: &str) -> Option<Stri
 }
 
 /// Other clients choose the size by the value.
-pub(in super::super) fn number_of(headers: &FieldTable, name: &str) -> Option<u64> {
+pub(super) fn number_of(headers: &FieldTable, name: &str) -> Option<u64> {
     match *headers.inner().get(name)? {
         AMQPValue::ShortShortInt(n) => u64::try_from(n).ok(),
         AMQPValue::ShortShortUInt(n) => Some(n.into()),
