@@ -3,8 +3,8 @@
 //! All calls of a broker share one queue for their answers, distinguished by correlation ids. The
 //! queue has a name of its own and is durable, neither exclusive nor RabbitMQ's direct reply-to:
 //! both of those are gone with the connection, and the answers with them, while this one waits for
-//! us to be back; unused for [`ANSWERS_EXPIRE`], the broker removes it. Answers are acked, so one
-//! that was on its way when a connection broke comes again.
+//! us to be back; unused for [`ANSWERS_EXPIRE`](listening), the broker removes it. Answers are
+//! acked, so one that was on its way when a connection broke comes again.
 //!
 //! Requests and answers are transient: written to disk, a call costs the broker twice as much. So a
 //! restart of the broker loses them, and then every call that was sent ends as uncertain, also one
@@ -13,26 +13,29 @@
 //! in a durable queue of ours that has no consumer (`alive`): after a restart it is gone.
 //! With `calls=durable` all is persistent and outlives it.
 //!
-//! A call ends in exactly one way: the code that takes its entry out of `open` ends it. What comes
-//! for a call without an entry is late, and counted.
+//! | part | owns |
+//! |---|---|
+//! | `open_calls` | the calls that have not ended; a call ends when its entry is taken out |
+//! | `listening` | the queue of answers, and how a restart is noticed |
+//! | [`Calls`] | the publisher of requests |
+//! | [`PendingCall`] | the caller's side of one call |
 
 mod listening;
-mod waiting;
+mod open_calls;
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::future::ready;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::future::{pending, ready};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use self::waiting::Waiting;
+use self::listening::AnswerListener;
+use self::open_calls::{CallOutcome, OpenCalls};
 use super::checks::TIME_MAX;
+use super::control;
 use super::fault::Fault;
 use super::headers::{BEGUN, TELL, WAITS};
 use super::link::{Link, LiveConnection};
@@ -40,127 +43,108 @@ use super::message::Envelope;
 use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::store::Storage;
 use super::topology::QueueKind;
-use super::url::RabbitMqConfig;
 use super::values::{random_id, text};
-use super::{RabbitMqCore, control};
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
-use crate::outcome::CallError;
-use crate::sync::lock;
+use crate::outcome::{CallError, Cancelled, TimedOut};
 use brigade_core::store::{CallCounts, CallResult, CallerLink, DirectCall};
 
 /// How often a queue that does not exist is declared for one call.
 const RETURNS_MAX: u32 = 4;
+/// How long a caller that cancelled waits for the worker to say what it stopped: longer than the
+/// kill ladder by default.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(15);
+
 pub(super) struct Calls {
     this: Weak<Self>,
     storage: Arc<Storage>,
-    /// What takes answers.
-    link: Link,
-    config: Arc<RabbitMqConfig>,
+    open: Arc<OpenCalls>,
+    listener: Arc<AnswerListener>,
     publisher: ConfirmPublisher,
-    /// Where answers go.
-    answers: ShortString,
-    /// Where a message lies that a restart of the broker takes.
-    alive: ShortString,
-    /// It has been put there.
-    is_marked: AtomicBool,
-    /// In front of the numbers in our correlation ids.
-    prefix: Box<str>,
-    next: AtomicU64,
-    open: Mutex<HashMap<u64, OpenCall>>,
-    late: AtomicU64,
-    foreign: AtomicU64,
-}
-
-type Outcome = Result<Bytes, CallError>;
-
-/// A call that has not ended.
-struct OpenCall {
-    teller: oneshot::Sender<Outcome>,
-    caller: Arc<CallerLink>,
-    /// The broker may have it.
-    sent: bool,
-    /// A worker has it.
-    begun: bool,
-    returns: u32,
 }
 
 impl Calls {
-    /// With the links that publish and that take. It starts with the first call: a program that
-    /// makes none needs no queue.
-    fn start(core: &Arc<RabbitMqCore>) -> Arc<Self> {
-        let RabbitMqCore {
-            storage,
-            consume_link: leases,
-            config,
-            scope,
-            ..
-        } = &**core;
+    /// With the link that takes answers. It starts with the first call: a program that makes none
+    /// needs no queue.
+    pub(super) fn start(storage: &Arc<Storage>, link: &Link) -> Arc<Self> {
+        let Storage {
+            config, out, scope, ..
+        } = &**storage;
         let (publisher, inbox) = ConfirmPublisher::new();
         let id = random_id();
+        let open = Arc::new(OpenCalls::new(&id));
+        let listener = Arc::new(AnswerListener::new(&id, &open, config, link));
         let calls = Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             storage: Arc::clone(storage),
-            link: leases.clone(),
-            config: Arc::clone(config),
+            open: Arc::clone(&open),
+            listener: Arc::clone(&listener),
             publisher,
-            answers: config.name_of(&format!("brigade-answers.{id}")).into(),
-            alive: config.name_of(&format!("brigade-alive.{id}")).into(),
-            is_marked: AtomicBool::new(false),
-            prefix: format!("{id}-").into(),
-            next: AtomicU64::new(1),
-            open: Mutex::default(),
-            late: AtomicU64::new(0),
-            foreign: AtomicU64::new(0),
         });
-        scope.spawn_until_closed(Arc::clone(&calls).listen());
-        inbox.start(Arc::clone(&calls), config, &storage.out, scope);
-        let (until, ending) = (scope.clone(), Arc::downgrade(&calls));
+        scope.spawn_until_closed(listener.listen());
+        inbox.start(Arc::clone(&calls), config, out, scope);
+        let until = scope.clone();
         scope.spawn(async move {
             until.closed().await;
-            if let Some(calls) = ending.upgrade() {
-                calls.end_all();
-            }
+            open.fail(|_| true, || dropped("make a call").uncertain());
         });
         calls
     }
 
-    /// The broker was dropped, so no answer will be received.
-    fn end_all(&self) {
-        for open in std::mem::take(&mut *lock(&self.open)).into_values() {
-            let error =
-                Error::new(ErrorKind::Closed, "make a call: the broker was dropped").uncertain();
-            // The receiver may be gone.
-            open.teller.send(Err(error.into())).ok();
-        }
+    pub(super) fn counts(&self) -> CallCounts {
+        self.open.counts()
     }
 
-    /// Notes a call that is about to be made.
-    fn begin(self: &Arc<Self>, caller: &Arc<CallerLink>) -> (Waiting, oneshot::Receiver<Outcome>) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (teller, told) = oneshot::channel();
-        lock(&self.open).insert(
+    /// Makes a call; the request is on its way when this returns.
+    pub(super) fn call(self: &Arc<Self>, call: DirectCall) -> CallResult {
+        let until = call
+            .queue_timeout
+            .map(|wait| (wait, Instant::now() + wait.min(TIME_MAX)));
+        let (number, told) = self.open.begin(&call.caller);
+        let message = self.message(&call, number);
+        let (target, message) = match message {
+            Ok(message) => message,
+            Err(error) => {
+                // Nothing of it has left.
+                self.open.forget(number);
+                return Box::pin(ready(Err(error.into())));
+            }
+        };
+        let queue = QueueKind::Jobs(call.job.queue.clone());
+        let pending = PendingCall {
+            queue: self.storage.topology.name(&queue),
+            calls: Arc::clone(self),
             number,
-            OpenCall {
-                teller,
-                caller: Arc::clone(caller),
-                sent: false,
-                begun: false,
-                returns: 0,
-            },
-        );
-        (
-            Waiting {
-                calls: Arc::clone(self),
-                number,
-                queue: "".into(),
-            },
-            told,
-        )
+        };
+        let left = if let QueueKind::Later(..) = target {
+            self.call_later(number, (target, message));
+            None
+        } else {
+            let config = &self.storage.config;
+            let mode = if config.durable_calls { 2 } else { 1 };
+            let properties = message.properties.with_delivery_mode(mode);
+            let request = PublishRequest::new(Message {
+                properties,
+                ..message
+            });
+            let request = request
+                .numbered(number)
+                .give_up_at(Instant::now() + config.answer_timeout)
+                .expires_at(until.map(|(_, until)| until));
+            self.publisher.try_send(request).err()
+        };
+        Box::pin(async move {
+            if let Some(request) = left {
+                pending.calls.publisher.send(*request).await;
+            }
+            pending.answer(told, until, &call.caller).await
+        })
     }
 
-    fn request(&self, call: &DirectCall, number: u64) -> Envelope {
-        let id = self.id_of(number);
+    /// The request, and where it goes.
+    fn message(&self, call: &DirectCall, number: u64) -> Result<(QueueKind, Message), Error> {
+        self.storage.check(&call.job)?;
+        let id = self.open.id_of(number);
         let mut envelope = Envelope::new(JobId::new(id.as_str()), call.job.clone());
         let mut headers = FieldTable::default();
         if call.queue_timeout.is_some() {
@@ -171,74 +155,46 @@ impl Calls {
         }
         envelope.properties = BasicProperties::default()
             .with_correlation_id(id.into())
-            .with_reply_to(self.answers.clone());
+            .with_reply_to(self.listener.answers.clone());
         if !headers.inner().is_empty() {
             envelope.properties = std::mem::take(&mut envelope.properties).with_headers(headers);
         }
-        envelope
+        let delay = call.job.options.delay.unwrap_or_default();
+        self.storage.message(envelope, delay)
     }
 
-    fn id_of(&self, number: u64) -> String {
-        let mut id = String::with_capacity(self.prefix.len() + 20);
-        id.push_str(&self.prefix);
-        // Writing to a string does not fail.
-        write!(id, "{number}").ok();
-        id
-    }
-
-    fn number_of(&self, properties: &BasicProperties) -> Option<u64> {
-        properties
-            .correlation_id()
-            .as_ref()?
-            .as_str()
-            .strip_prefix(&*self.prefix)?
-            .parse()
-            .ok()
-    }
-
-    /// How many calls are open, and what came for none.
-    pub(super) fn counts(&self) -> CallCounts {
-        CallCounts {
-            open: lock(&self.open).len(),
-            late: self.late.load(Ordering::Relaxed),
-            foreign: self.foreign.load(Ordering::Relaxed),
-        }
-    }
-
-    pub(super) fn end(&self, number: u64, outcome: Outcome) {
-        let open = lock(&self.open).remove(&number);
-        match open {
-            // The receiver may be gone.
-            Some(open) => drop(open.teller.send(outcome)),
-            None => {
-                self.late.fetch_add(1, Ordering::Relaxed);
+    fn call_later(&self, number: u64, message: (QueueKind, Message)) {
+        let (storage, open) = (Arc::clone(&self.storage), Arc::clone(&self.open));
+        self.storage.scope.spawn_until_closed(async move {
+            let stored = storage.store(vec![message]).await.pop();
+            if let Some(Err(error)) = stored.map(|stored| stored.into_result("make a call")) {
+                open.end(number, Err(error.into()));
             }
-        }
+        });
     }
 
     /// A call waits for its worker, so there has to be a queue to wait in.
     fn declare_and_send(&self, request: PublishRequest) {
-        let (number, Some(calls)) = (request.number, self.this.upgrade()) else {
+        let number = request.number;
+        let (Some(calls), Some(returns)) = (self.this.upgrade(), self.open.returned(number)) else {
             return;
         };
-        let returns = lock(&self.open).get_mut(&number).map(|open| {
-            open.returns += 1;
-            open.returns
-        });
-        let Some(returns) = returns else { return };
         let queue = request.message.queue.clone();
         if returns > RETURNS_MAX {
             let why = format!(
                 "make a call: the queue {:?} does not exist, and cannot be declared",
                 queue.as_str()
             );
-            return self.end(number, Err(Error::new(ErrorKind::Unreachable, why).into()));
+            let error = Error::new(ErrorKind::Unreachable, why);
+            return self.open.end(number, Err(error.into()));
         }
         self.storage.scope.spawn_until_closed(async move {
-            let target = QueueKind::Jobs(calls.config.queue_of(queue.as_str()).into());
+            let queue = calls.storage.config.queue_of(queue.as_str());
+            let target = QueueKind::Jobs(queue.into());
             match calls.storage.topology.declare(&target).await {
                 Err(fault) if fault.is_lasting() => {
-                    calls.end(number, Err(fault.into_error("make a call").into()));
+                    let error = fault.into_error("make a call");
+                    calls.open.end(number, Err(error.into()));
                 }
                 // One that was lost with its connection is tried again when the request is
                 // returned.
@@ -248,9 +204,9 @@ impl Calls {
     }
 
     /// Whether no worker serves a queue, as far as is known.
-    async fn nobody_serves(&self, queue: &ShortString) -> bool {
+    async fn is_unserved(&self, queue: &ShortString) -> bool {
         let asking = async {
-            let connection = self.link.connection().await?;
+            let connection = self.listener.link.connection().await?;
             let channel = connection.channel().await?;
             connection.consumer_count(&channel, queue).await
         };
@@ -263,9 +219,7 @@ impl PublishPolicy for Calls {
     const EAGER: bool = true;
 
     async fn prepare(&self, connection: &LiveConnection) -> Result<(), Fault> {
-        let channel = connection.channel().await?;
-        self.declare_answers(connection, &channel).await?;
-        self.look_for_restart(connection).await?;
+        self.listener.prepare(connection).await?;
         control::declare(connection).await;
         Ok(())
     }
@@ -276,16 +230,14 @@ impl PublishPolicy for Calls {
             return Some(request);
         }
         // A call that has ended meanwhile is not made.
-        lock(&self.open).get_mut(&number)?.sent = true;
-        let calls = self.this.clone();
+        self.open.sent(number)?;
+        let open = Arc::clone(&self.open);
         self.storage
             .take_first_call(request, move |request, stored| {
-                if let (Some(calls), Err(error)) =
-                    (calls.upgrade(), stored.into_result("make a call"))
-                {
+                if let Err(error) = stored.into_result("make a call") {
                     let was_sent = request.tries > 0;
                     let error = if was_sent { error.uncertain() } else { error };
-                    calls.end(number, Err(error.into()));
+                    open.end(number, Err(error.into()));
                 }
             })
     }
@@ -305,7 +257,7 @@ impl PublishPolicy for Calls {
             Published::Unroutable => self.declare_and_send(request),
             other => {
                 if let Err(error) = other.into_result("make a call") {
-                    self.end(request.number, Err(error.into()));
+                    self.open.end(request.number, Err(error.into()));
                 }
             }
         }
@@ -313,68 +265,79 @@ impl PublishPolicy for Calls {
     }
 }
 
-impl RabbitMqCore {
-    fn calls(self: &Arc<Self>) -> &Arc<Calls> {
-        self.calls.get_or_init(|| Calls::start(self))
+/// A caller that waits for one answer. Dropping it ends the call.
+struct PendingCall {
+    calls: Arc<Calls>,
+    number: u64,
+    queue: ShortString,
+}
+
+impl PendingCall {
+    async fn answer(
+        self,
+        mut told: oneshot::Receiver<CallOutcome>,
+        until: Option<(Duration, Instant)>,
+        caller: &CallerLink,
+    ) -> CallOutcome {
+        let dropped = |_| Err(dropped("wait for the answer of a call").into());
+        tokio::select! {
+            biased;
+            outcome = &mut told => return outcome.unwrap_or_else(dropped),
+            late = self.waited_for_too_long(until) => return Err(late),
+            reason = caller.cancelled() => self.cancel(reason),
+        }
+        let cancelled = || CallError::Cancelled(Cancelled::without_report(caller.reason()));
+        // No worker has said that it has the call.
+        let is_waiting = until.is_some() && !self.calls.open.has_begun(self.number);
+        tokio::select! {
+            biased;
+            outcome = &mut told => outcome.unwrap_or_else(dropped),
+            // It was waiting, or the worker is gone. If a worker takes it later, its answer is
+            // dropped.
+            () = sleep(CANCELLED_WITHIN) => Err(cancelled()),
+            () = ready(()), if is_waiting => Err(cancelled()),
+        }
     }
 
-    /// Makes a call; the request is on its way when this returns.
-    pub(super) fn call(self: &Arc<Self>, call: DirectCall) -> CallResult {
-        let calls = self.calls();
-        let until = call
-            .queue_timeout
-            .map(|wait| (wait, Instant::now() + wait.min(TIME_MAX)));
-        let (mut waiting, told) = calls.begin(&call.caller);
-        let delay = call.job.options.delay.unwrap_or_default();
-        let message = self.storage.check(&call.job).and_then(|()| {
-            self.storage
-                .message(calls.request(&call, waiting.number), delay)
-        });
-        let (target, message) = match message {
-            Ok(message) => message,
-            Err(error) => {
-                // Nothing of it has left.
-                lock(&calls.open).remove(&waiting.number);
-                return Box::pin(ready(Err(error.into())));
-            }
+    /// Ends when the call has waited for its worker for too long.
+    async fn waited_for_too_long(&self, until: Option<(Duration, Instant)>) -> CallError {
+        let Some((wait, until)) = until else {
+            return pending().await;
         };
-        let queue = QueueKind::Jobs(call.job.queue.clone());
-        waiting.queue = self.storage.topology.name(&queue).into();
-        let left = if let QueueKind::Later(..) = target {
-            self.call_later(waiting.number, (target, message));
-            None
+        sleep_until(until).await;
+        let open = &self.calls.open;
+        if open.has_begun(self.number) {
+            return pending().await;
+        }
+        let is_unserved = self.calls.is_unserved(&self.queue).await;
+        if open.has_begun(self.number) {
+            return pending().await;
+        }
+        CallError::TimedOut(if is_unserved {
+            TimedOut::NoWorker(wait)
         } else {
-            let mode = if self.config.durable_calls { 2 } else { 1 };
-            let message = Message {
-                properties: message.properties.with_delivery_mode(mode),
-                ..message
-            };
-            let request = PublishRequest::new(message)
-                .numbered(waiting.number)
-                .give_up_at(Instant::now() + self.config.answer_timeout)
-                .expires_at(until.map(|(_, until)| until));
-            calls.publisher.try_send(request).err()
-        };
-        Box::pin(async move {
-            if let Some(request) = left {
-                waiting.calls.publisher.send(*request).await;
-            }
-            waiting.answer(told, until, &call.caller).await
+            TimedOut::Queue(wait)
         })
     }
 
-    fn call_later(self: &Arc<Self>, number: u64, message: (QueueKind, Message)) {
-        let core = Arc::clone(self);
-        self.scope.spawn_until_closed(async move {
-            if let Some(Err(error)) = core
-                .storage
-                .store(vec![message])
-                .await
-                .pop()
-                .map(|stored| stored.into_result("make a call"))
-            {
-                core.calls().end(number, Err(error.into()));
-            }
-        });
+    fn cancel(&self, reason: &str) {
+        let until = Instant::now() + self.calls.storage.config.answer_timeout;
+        let id = self.calls.open.id_of(self.number);
+        let cancel = control::cancel(&self.queue, &id, reason).give_up_at(until);
+        if self.calls.publisher.try_send(cancel).is_err() {
+            tracing::warn!("could not cancel a call: too many messages wait for the broker");
+        }
     }
+}
+
+impl Drop for PendingCall {
+    fn drop(&mut self) {
+        if self.calls.open.forget(self.number) {
+            self.cancel("its caller went away");
+        }
+    }
+}
+
+fn dropped(what: &str) -> Error {
+    Error::new(ErrorKind::Closed, format!("{what}: the broker was dropped"))
 }

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
-use super::RabbitMqCore;
 use super::consumer_channel::ConsumerChannel;
 use super::fault::Fault;
 use super::link::LiveConnection;
+use crate::shutdown::Scope;
 use crate::sync::lock;
 
 pub(super) struct SharedChannels {
@@ -23,11 +23,11 @@ pub(super) struct SharedChannels {
     pub(super) opening: Semaphore,
 }
 
-/// Taps with a channel of their own.
+/// Queue consumers with a channel of their own.
 const OWN_MAX: usize = 256;
 /// Channels that all others share.
 const SHARED_MAX: usize = 64;
-/// Taps that begin at the same time.
+/// Queue consumers that begin at the same time.
 const OPENING_MAX: usize = 32;
 
 impl Default for SharedChannels {
@@ -44,7 +44,7 @@ impl SharedChannels {
     /// A channel for one more queue consumer.
     pub(super) async fn open(
         &self,
-        core: &RabbitMqCore,
+        scope: &Scope,
         connection: LiveConnection,
         alone: bool,
     ) -> Result<Arc<ConsumerChannel>, Fault> {
@@ -55,13 +55,7 @@ impl SharedChannels {
         };
         if alone || has_room {
             let channel = connection.channel().await?;
-            let opened = ConsumerChannel::start(
-                core.consumers.next_number(),
-                connection,
-                channel,
-                false,
-                &core.scope,
-            );
+            let opened = ConsumerChannel::start(connection, channel, false, scope);
             lock(&self.own).push(Arc::downgrade(&opened));
             return Ok(opened);
         }
@@ -71,13 +65,8 @@ impl SharedChannels {
         });
         if several.len() < SHARED_MAX {
             let channel = connection.channel().await?;
-            several.push_back(ConsumerChannel::start(
-                core.consumers.next_number(),
-                connection,
-                channel,
-                true,
-                &core.scope,
-            ));
+            let opened = ConsumerChannel::start(connection, channel, true, scope);
+            several.push_back(opened);
         } else {
             several.rotate_left(1);
         }

@@ -6,7 +6,6 @@
 //! the queue or policy, and what to do; the worst come first.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
@@ -14,16 +13,14 @@ use lapin::types::{FieldTable, ShortString};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::RabbitMqCore;
 use super::fault::Fault;
+use super::intake::Intake;
 use super::link::LiveConnection;
 use super::management::{self, Described};
-use super::queue_consumer::QueueConsumer;
 use super::topology::{FoundQueue, QueueKind};
 use super::values::random_id;
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, Level};
-use crate::sync::lock;
 
 /// Older ones lose jobs that wait for their time when they crash: `x-dead-letter-strategy` came
 /// with it.
@@ -47,8 +44,8 @@ impl Findings {
     }
 }
 
-pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
-    let connection = core
+pub(super) async fn check(intake: &Intake) -> Result<Vec<Finding>, Error> {
+    let connection = intake
         .storage
         .out
         .connection()
@@ -56,10 +53,10 @@ pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
         .map_err(|fault| fault.into_error("check"))?;
     let mut found = Findings::default();
     check_server(&connection, &mut found);
-    let served = served(core);
+    let served = served(intake);
     let checked = async {
-        check_rights(core, &connection, &mut found).await?;
-        check_served(core, &connection, &served, &mut found).await
+        check_rights(intake, &connection, &mut found).await?;
+        check_served(intake, &connection, &served, &mut found).await
     };
     checked
         .await
@@ -67,7 +64,7 @@ pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
     let what = format!(
         "the broker lets a delivery be held for {:?} (consumer_timeout), as far as is known; what \
             is held for longer is refreshed in time",
-        core.consumer_timeout()
+        intake.consumer_timeout()
     );
     found.add(
         Level::Note,
@@ -75,7 +72,7 @@ pub(super) async fn check(core: &RabbitMqCore) -> Result<Vec<Finding>, Error> {
         "if the broker has less, say so in the URL: ?consumer_timeout=10m",
     );
     let version = connection.version.as_deref().map_or(VERSION_MIN, number_of);
-    check_policies(core, &served, version, &mut found).await;
+    check_policies(intake, &served, version, &mut found).await;
     found
         .0
         .sort_by_key(|finding| std::cmp::Reverse(finding.level));
@@ -107,11 +104,11 @@ fn check_server(connection: &LiveConnection, found: &mut Findings) {
 
 /// Tries the rights with an exclusive queue that is gone afterwards.
 async fn check_rights(
-    core: &RabbitMqCore,
+    intake: &Intake,
     connection: &LiveConnection,
     found: &mut Findings,
 ) -> Result<(), Fault> {
-    let name = core
+    let name = intake
         .config
         .name_of(&format!("brigade-check-{}", random_id()));
     let queue = name.as_str().into();
@@ -150,13 +147,13 @@ async fn check_rights(
 }
 
 async fn check_served(
-    core: &RabbitMqCore,
+    intake: &Intake,
     connection: &LiveConnection,
     served: &BTreeMap<ShortString, QueueKind>,
     found: &mut Findings,
 ) -> Result<(), Fault> {
     for (name, target) in served {
-        match core.storage.topology.declare_on(connection, target).await {
+        match intake.storage.topology.declare_on(connection, target).await {
             Ok(FoundQueue::Ours) => {}
             Ok(FoundQueue::Other(difference)) => found.add(
                 Level::Warning,
@@ -183,21 +180,21 @@ async fn check_served(
 }
 
 async fn check_policies(
-    core: &RabbitMqCore,
+    intake: &Intake,
     served: &BTreeMap<ShortString, QueueKind>,
     version: (u32, u32),
     found: &mut Findings,
 ) {
-    let Some(management) = &core.config.management else {
+    let Some(management) = &intake.config.management else {
         let advice = "name its management API in the URL, ?management=http://host:15672, or look \
             yourself (rabbitmqctl list_policies): \
                       none may limit or expire these queues";
         return found.add(Level::Note, "policies cannot be seen by a client", advice);
     };
-    let in_namespace = |queue: &Described| core.config.queue_of(&queue.name) != queue.name;
+    let in_namespace = |queue: &Described| intake.config.queue_of(&queue.name) != queue.name;
     let until = Instant::now() + KNOWN_WITHIN;
     let all = loop {
-        let asked = management::queues(&core.config, management).await;
+        let asked = management::queues(&intake.config, management).await;
         let ours = asked.map(|all| {
             all.into_iter()
                 .filter(|queue| served.contains_key(queue.name.as_str()) || in_namespace(queue))
@@ -371,14 +368,13 @@ fn harm(key: &str, rejects: bool) -> Option<(Level, &'static str)> {
 }
 
 /// The queues that are served from here, by their names at the broker.
-fn served(core: &RabbitMqCore) -> BTreeMap<ShortString, QueueKind> {
-    let consumers: Vec<Arc<QueueConsumer>> =
-        lock(&core.consumers.queues).values().cloned().collect();
-    let targets = consumers
-        .iter()
-        .map(|source| QueueKind::Jobs(source.queue.clone()));
-    targets
-        .map(|target| (core.storage.topology.name(&target), target))
+fn served(intake: &Intake) -> BTreeMap<ShortString, QueueKind> {
+    let names = intake.served.names().into_iter();
+    names
+        .map(|name| {
+            let kind = QueueKind::Jobs(intake.config.queue_of(name.as_str()).into());
+            (name, kind)
+        })
         .collect()
 }
 

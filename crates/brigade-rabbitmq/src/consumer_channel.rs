@@ -5,7 +5,8 @@
 //! again. Acks that gather while one answer is awaited share the next.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use futures_util::FutureExt as _;
 use lapin::Channel;
@@ -18,6 +19,8 @@ use super::link::LiveConnection;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
+/// The number of the next channel.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
 /// Beyond that, senders wait.
 const WAITING_MAX: usize = 4096;
 /// That share one answer.
@@ -68,9 +71,9 @@ impl Tags {
     }
 }
 
-/// What is said of some deliveries.
+/// What is said of a delivery.
 struct AckRequest {
-    tags: Vec<u64>,
+    tag: u64,
     said: AckAction,
     heard: oneshot::Sender<Result<(), Fault>>,
 }
@@ -84,7 +87,6 @@ pub(super) enum AckAction {
 
 impl ConsumerChannel {
     pub(super) fn start(
-        number: u64,
         connection: LiveConnection,
         channel: Channel,
         is_shared: bool,
@@ -93,7 +95,7 @@ impl ConsumerChannel {
         let (words, heard) = mpsc::channel(WAITING_MAX);
         let dead = connection.down.child_token();
         let opened = Arc::new(Self {
-            number,
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             channel,
             connection,
             dead,
@@ -128,11 +130,11 @@ impl ConsumerChannel {
     /// # Errors
     ///
     /// If the channel ended before: it may have been heard or not.
-    pub(super) async fn acknowledge(&self, tags: Vec<u64>, said: AckAction) -> Result<(), Fault> {
+    pub(super) async fn acknowledge(&self, tag: u64, said: AckAction) -> Result<(), Fault> {
         let (heard, hears) = oneshot::channel();
         let speaking = async {
             self.words
-                .send(AckRequest { tags, said, heard })
+                .send(AckRequest { tag, said, heard })
                 .await
                 .map_err(|_| Fault::timeout())?;
             hears.await.map_err(|_| Fault::timeout())?
@@ -147,12 +149,14 @@ impl ConsumerChannel {
 struct Acker {
     channel: Channel,
     connection: LiveConnection,
-    of: std::sync::Weak<ConsumerChannel>,
+    of: Weak<ConsumerChannel>,
 }
 
 impl Acker {
     async fn run(self, mut words: mpsc::Receiver<AckRequest>) {
         while let Some(first) = words.recv().await {
+            // Who settles several says the others right after this one.
+            tokio::task::yield_now().await;
             let mut together = vec![first];
             while together.len() < TOGETHER_MAX
                 && let Ok(next) = words.try_recv()
@@ -179,7 +183,7 @@ impl Acker {
             words
                 .iter()
                 .filter(move |word| word.said == said)
-                .flat_map(|word| word.tags.iter().copied())
+                .map(|word| word.tag)
         };
         let requeued: Vec<u64> = of(AckAction::Requeue).collect();
         let acked: BTreeSet<u64> = of(AckAction::Ack).collect();

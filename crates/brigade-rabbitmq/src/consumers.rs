@@ -1,49 +1,110 @@
-//! All that takes from queues in this process: consumers of queues, groups and channels of them.
+//! All that consumes from queues in this process: one consumer for each queue, and groups of them
+//! for those that ask several queues at once. Both end when they were not used for a while.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::time::sleep;
 
-use super::RabbitMqCore;
-use super::channels::SharedChannels;
+use super::intake::Intake;
 use super::queue_consumer::QueueConsumer;
-use super::queue_groups::QueueGroups;
+use super::queue_groups::QueueGroup;
 use super::topology::QueueKind;
+use crate::error::Error;
 use crate::sync::lock;
+use brigade_core::store::Queues;
 
-#[derive(Default)]
+/// How often unused queues are looked for, and after which time a queue counts as unused.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+const UNUSED_FOR: Duration = Duration::from_secs(120);
+
 pub(super) struct Consumers {
-    pub(super) queues: Mutex<HashMap<Box<str>, Arc<QueueConsumer>>>,
-    pub(super) groups: QueueGroups,
-    /// Channels that several queue consumers take by.
-    pub(super) channels: SharedChannels,
-    /// A queue consumer has something, or cannot have it.
-    pub(super) news: Notify,
-    numbers: AtomicU64,
+    pub(super) intake: Arc<Intake>,
+    queues: Mutex<HashMap<Box<str>, Arc<QueueConsumer>>>,
+    /// By the sets of names that they were made of.
+    groups: Mutex<Vec<Arc<QueueGroup>>>,
 }
 
 impl Consumers {
-    /// A number that no other channel and no other consumer has.
-    pub(super) fn next_number(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    pub(super) fn start(intake: &Arc<Intake>) -> Arc<Self> {
+        let consumers = Arc::new(Self {
+            intake: Arc::clone(intake),
+            queues: Mutex::default(),
+            groups: Mutex::default(),
+        });
+        intake
+            .scope
+            .spawn_until_closed(Arc::clone(&consumers).tidy());
+        consumers
     }
-}
 
-impl RabbitMqCore {
-    /// What takes from this queue.
-    pub(super) fn consumer_of(self: &Arc<Self>, queue: &str) -> Arc<QueueConsumer> {
-        let mut queues = lock(&self.consumers.queues);
+    /// What consumes from this queue.
+    ///
+    /// # Errors
+    ///
+    /// `BadOption` for a name that the broker cannot have.
+    pub(super) fn of(&self, queue: &str) -> Result<Arc<QueueConsumer>, Error> {
+        let topology = &self.intake.storage.topology;
+        topology.check_name(queue)?;
+        let mut queues = lock(&self.queues);
         if let Some(source) = queues.get(queue) {
-            return Arc::clone(source);
+            return Ok(Arc::clone(source));
         }
-        let source = QueueConsumer::new(queue);
-        let name = self.storage.topology.name(&QueueKind::Jobs(queue.into()));
-        self.served.add(&name);
+        let source = QueueConsumer::new(&self.intake, queue);
+        self.intake
+            .served
+            .add(&topology.name(&QueueKind::Jobs(queue.into())));
         queues.insert(queue.into(), Arc::clone(&source));
-        self.scope
-            .spawn_until_closed(Arc::clone(&source).drive(Arc::clone(self)));
-        source
+        self.intake
+            .scope
+            .spawn_until_closed(Arc::clone(&source).drive());
+        Ok(source)
+    }
+
+    /// What consumes from these queues.
+    ///
+    /// # Errors
+    ///
+    /// As [`of`](Self::of).
+    pub(super) fn group(&self, queues: &Queues) -> Result<Arc<QueueGroup>, Error> {
+        let mut groups = lock(&self.groups);
+        let mut known = groups.iter();
+        if let Some(group) = known.find(|group| Arc::ptr_eq(&group.set, queues.set())) {
+            return Ok(Arc::clone(group));
+        }
+        let consumers = queues.names().iter().map(|queue| self.of(queue));
+        let group = QueueGroup::new(queues.set(), consumers.collect::<Result<_, _>>()?);
+        groups.push(Arc::clone(&group));
+        Ok(group)
+    }
+
+    /// Ends what is not used any more, for ever.
+    async fn tidy(self: Arc<Self>) {
+        loop {
+            sleep(TIDY_EVERY).await;
+            self.tidy_groups();
+            let mut queues = lock(&self.queues);
+            queues.retain(|queue, source| {
+                let is_over = source.retire(Arc::strong_count(source), UNUSED_FOR);
+                if is_over {
+                    let name = QueueKind::Jobs(queue.clone());
+                    let name = self.intake.storage.topology.name(&name);
+                    self.intake.served.remove(&name);
+                }
+                !is_over
+            });
+        }
+    }
+
+    fn tidy_groups(&self) {
+        let mut groups = lock(&self.groups);
+        let unused: Vec<Arc<QueueGroup>> = groups
+            .extract_if(.., |group| group.is_unused_for(UNUSED_FOR))
+            .collect();
+        unused.iter().for_each(|group| group.end());
+        if !unused.is_empty() {
+            groups.iter().for_each(|group| group.disarm());
+        }
     }
 }

@@ -7,7 +7,6 @@
 //! and its answer is dropped.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -24,6 +23,7 @@ use super::fault::Fault;
 use super::link::{Link, LiveConnection};
 use super::publisher::{Message, PublishRequest};
 use super::values::{table, text, text_of};
+use crate::error::ErrorKind;
 
 pub(super) const EXCHANGE: &str = "brigade.control";
 /// The header with the correlation id of the call that is to be cancelled.
@@ -71,36 +71,21 @@ pub(super) async fn declare(connection: &LiveConnection) {
 }
 
 /// The queues that this process serves: those whose cancels it hears.
-#[derive(Default)]
 pub(super) struct ServedQueues {
     wanted: watch::Sender<BTreeSet<ShortString>>,
-    heard: watch::Sender<HeardCancels>,
-}
-
-/// Whose cancels are heard now.
-#[derive(Clone, Debug)]
-enum HeardCancels {
-    Of(BTreeSet<ShortString>),
-    /// They cannot be heard, and that is no reason not to serve.
-    None,
-}
-
-impl HeardCancels {
-    fn add(&mut self, keys: &[ShortString]) {
-        match self {
-            Self::Of(queues) => queues.extend(keys.iter().cloned()),
-            Self::None => *self = Self::Of(keys.iter().cloned().collect()),
-        }
-    }
-}
-
-impl Default for HeardCancels {
-    fn default() -> Self {
-        Self::Of(BTreeSet::new())
-    }
+    /// Whose cancels are heard now; `None` if they cannot be heard, which is no reason not to
+    /// serve.
+    heard: watch::Sender<Option<BTreeSet<ShortString>>>,
 }
 
 impl ServedQueues {
+    pub(super) fn new() -> Self {
+        Self {
+            wanted: watch::Sender::default(),
+            heard: watch::Sender::new(Some(BTreeSet::new())),
+        }
+    }
+
     pub(super) fn add(&self, queue: &ShortString) {
         self.wanted
             .send_if_modified(|served| !served.contains(queue) && served.insert(queue.clone()));
@@ -110,12 +95,20 @@ impl ServedQueues {
         self.wanted.send_if_modified(|served| served.remove(queue));
     }
 
+    pub(super) fn contains(&self, queue: &str) -> bool {
+        self.wanted.borrow().contains(queue)
+    }
+
+    pub(super) fn names(&self) -> BTreeSet<ShortString> {
+        self.wanted.borrow().clone()
+    }
+
     /// Waits, bounded, until cancels for this queue are heard: before anything is taken from it.
     pub(super) async fn is_heard(&self, queue: &ShortString) {
         let mut heard = self.heard.subscribe();
-        let is_so = heard.wait_for(|heard| match heard {
-            HeardCancels::Of(queues) => queues.contains(queue),
-            HeardCancels::None => true,
+        let is_so = heard.wait_for(|heard| {
+            let queues = heard.as_ref();
+            queues.is_none_or(|queues| queues.contains(queue))
         });
         drop(timeout(HEARD_WITHIN, is_so).await);
     }
@@ -127,20 +120,13 @@ impl ServedQueues {
         // Most programs serve nothing.
         if wanted.wait_for(|wanted| !wanted.is_empty()).await.is_ok() {
             let hear = async |connection: LiveConnection| {
-                self.heard.send_replace(HeardCancels::default());
-                let heard = hear_on(
-                    &connection,
-                    self.wanted.subscribe(),
-                    &self.heard,
-                    &on_cancel,
-                )
-                .await;
-                if let Err(fault) = &heard
-                    && !fault.is_lost()
-                {
-                    self.heard.send_replace(HeardCancels::None);
+                self.heard.send_replace(Some(BTreeSet::new()));
+                let served = self.wanted.subscribe();
+                let ended = hear_on(&connection, served, &self.heard, &on_cancel).await;
+                if ended.as_ref().is_err_and(|fault| !fault.is_lost()) {
+                    self.heard.send_replace(None);
                 }
-                heard
+                ended
             };
             link.on_each_connection("hear of cancels", hear).await;
         }
@@ -150,7 +136,7 @@ impl ServedQueues {
 async fn hear_on(
     connection: &LiveConnection,
     mut served: watch::Receiver<BTreeSet<ShortString>>,
-    heard: &watch::Sender<HeardCancels>,
+    heard: &watch::Sender<Option<BTreeSet<ShortString>>>,
     on_cancel: &impl Fn(&str, String),
 ) -> Result<(), Fault> {
     declare(connection).await;
@@ -180,8 +166,8 @@ async fn hear_on(
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return Ok(()) },
             cancel = cancels.next() => {
-                let Some(cancel) = cancel else { return Err(Fault::new(crate::error::ErrorKind::Unreachable, "its queue is gone")) };
-                let cancel = cancel?;
+                let gone = || Fault::new(ErrorKind::Unreachable, "its queue is gone");
+                let cancel = cancel.ok_or_else(gone)??;
                 let headers = cancel.properties.headers().as_ref();
                 if let Some(id) = headers.and_then(|headers| text_of(headers, CANCEL)) {
                     on_cancel(&id, String::from_utf8_lossy(&cancel.data).into_owned());
@@ -205,7 +191,7 @@ impl Bindings<'_> {
     async fn change_to(
         &mut self,
         wanted: BTreeSet<ShortString>,
-        heard: &watch::Sender<HeardCancels>,
+        heard: &watch::Sender<Option<BTreeSet<ShortString>>>,
     ) -> Result<(), Fault> {
         let new: Vec<ShortString> = wanted.difference(&self.bound).cloned().collect();
         for keys in new.chunks(BINDINGS) {
@@ -220,7 +206,9 @@ impl Bindings<'_> {
             });
             try_join_all(binding).await?;
             self.bound.extend(keys.iter().cloned());
-            heard.send_modify(|heard| heard.add(keys));
+            heard.send_modify(|heard| {
+                heard.get_or_insert_default().extend(keys.iter().cloned());
+            });
         }
         let old: Vec<ShortString> = self.bound.difference(&wanted).cloned().collect();
         for key in &old {
@@ -234,17 +222,8 @@ impl Bindings<'_> {
         }
         if !old.is_empty() {
             self.bound.clone_from(&wanted);
-            heard.send_replace(HeardCancels::Of(wanted));
+            heard.send_replace(Some(wanted));
         }
         Ok(())
     }
-}
-
-/// Hears of cancels in a task of its own.
-pub(super) async fn listen(
-    served: Arc<ServedQueues>,
-    link: Link,
-    on_cancel: impl Fn(&str, String),
-) {
-    served.hear(&link, on_cancel).await;
 }

@@ -3,71 +3,65 @@
 //! A lease request *asks* the consumers of its queues (`queue_consumer`) and waits until one has a
 //! job. What came is checked before it is handed out: a copy of a message that is settled or held
 //! is dropped, a cancelled call answered, a job that this worker passed is forwarded (`pass`), one
-//! that is late set aside. `arrival` does these things, `expiry` ends leases whose time is over.
+//! that is late set aside (`arrival`).
 
-mod arrival;
-mod expiry;
-
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep_until;
 
-use super::RabbitMqCore;
-use super::consumer_channel::AckAction;
-use super::lease_table::{Delivery, HeldDelivery};
+use super::consumers::Consumers;
+use super::delivery::Delivery;
+use super::fault::Fault;
+use super::lease_table::HeldDelivery;
 use super::message::Envelope;
-use super::queue_consumer::QueueConsumer;
+use super::queue_consumer::{Ask, QueueConsumer};
+use super::queue_groups::QueueGroup;
 use crate::clock::{BootTime, later};
 use crate::error::Error;
 use brigade_core::store::{DeliveryMode, LeaseRequest, Leased};
 
-impl RabbitMqCore {
+/// A queue that says nothing for so long holds up no other.
+const STUCK: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+impl Consumers {
     /// Hands out jobs; waits for the first as long as the ask says.
-    pub(super) async fn lease(self: &Arc<Self>, ask: LeaseRequest) -> Result<Vec<Leased>, Error> {
-        self.end_expired().await;
-        if ask.queues.len() != 1 {
-            return self.lease_of_several(&ask).await;
+    pub(super) async fn lease(&self, ask: LeaseRequest) -> Result<Vec<Leased>, Error> {
+        self.intake.end_expired().await;
+        match ask.queues.names() {
+            [] => Ok(Vec::new()),
+            [queue] => self.lease_of_one(&self.of(queue)?, &ask).await,
+            _ => self.lease_of_several(&ask).await,
         }
-        let Some(queue) = ask.queues.names().first() else {
-            return Ok(Vec::new());
-        };
-        self.storage.topology.check_name(queue)?;
-        let source = self.consumer_of(queue);
-        if ask.wait.is_zero() {
-            return self.lease_now(&[source], &ask).await;
-        }
-        let asking = source.ask(ask.max);
-        let leased = self.wait_for_some(&source, &ask).await;
-        drop(asking);
-        if ask.enough.is_cancelled() {
-            source.hurry();
-        }
-        leased
     }
 
-    async fn wait_for_some(
-        self: &Arc<Self>,
+    async fn lease_of_one(
+        &self,
         source: &Arc<QueueConsumer>,
         ask: &LeaseRequest,
     ) -> Result<Vec<Leased>, Error> {
+        if ask.wait.is_zero() {
+            return self.lease_now(&[Arc::clone(source)], ask).await;
+        }
         let until = later(Instant::now(), ask.wait);
+        let _asking = source.ask(ask.max);
         loop {
-            let mut news = std::pin::pin!(self.consumers.news.notified());
+            let mut news = std::pin::pin!(self.intake.news.notified());
             news.as_mut().enable();
             let found = self.hand_out(source, ask.max, ask.mode).await;
+            if ask.enough.is_cancelled() {
+                source.hurry();
+            }
             if !found.is_empty() || ask.enough.is_cancelled() {
                 return Ok(found);
             }
-            let is_over = Instant::now() >= until;
-            if let Some(fault) = source
-                .refusal()
-                .or_else(|| self.consume_link.fault().filter(|_| is_over))
-            {
+            if let Some(fault) = source.refusal() {
                 return Err(fault.into_error("lease"));
             }
-            if is_over {
-                return Ok(found);
+            if Instant::now() >= until {
+                return self.nothing_came(None);
             }
             tokio::select! {
                 () = news => {}
@@ -77,9 +71,91 @@ impl RabbitMqCore {
         }
     }
 
+    /// The time of an ask is over; `refusal`: why nothing can come.
+    fn nothing_came(&self, refusal: Option<Fault>) -> Result<Vec<Leased>, Error> {
+        match refusal.or_else(|| self.intake.link.fault()) {
+            Some(fault) => Err(fault.into_error("lease")),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// As many jobs as are wanted of several queues.
+    async fn lease_of_several(&self, ask: &LeaseRequest) -> Result<Vec<Leased>, Error> {
+        let group = self.group(&ask.queues)?;
+        if ask.wait.is_zero() {
+            let consumers: Vec<Arc<QueueConsumer>> = (0..ask.queues.len())
+                .map(|rank| Arc::clone(&group.consumers[ask.queues.place(rank)]))
+                .collect();
+            return self.lease_now(&consumers, ask).await;
+        }
+        let until = later(Instant::now(), ask.wait);
+        let _using = group.begin();
+        let mut asks = HashMap::new();
+        loop {
+            let mut news = std::pin::pin!(self.intake.news.notified());
+            news.as_mut().enable();
+            let found = self.walk(&group, ask, &mut asks).await;
+            if ask.enough.is_cancelled() {
+                group.end();
+            }
+            if !found.is_empty() || ask.enough.is_cancelled() {
+                return Ok(found);
+            }
+            if Instant::now() >= until {
+                let mut places = asks.keys();
+                let refusal = places.find_map(|place: &usize| group.consumers[*place].refusal());
+                return self.nothing_came(refusal);
+            }
+            let look = if asks.is_empty() {
+                until
+            } else {
+                until.min(later(Instant::now(), LOOK_AGAIN))
+            };
+            tokio::select! {
+                () = news => {}
+                () = sleep_until(look.into()) => {}
+                () = ask.enough.cancelled() => {}
+            }
+        }
+    }
+
+    /// Looks at the queues in their order, as far as those before have none.
+    async fn walk(
+        &self,
+        group: &QueueGroup,
+        ask: &LeaseRequest,
+        asks: &mut HashMap<usize, (Ask, Instant)>,
+    ) -> Vec<Leased> {
+        let mut found: Vec<Leased> = Vec::new();
+        for place in group.places(&ask.queues) {
+            let source = &group.consumers[place];
+            found.extend(self.hand_out(source, ask.max - found.len(), ask.mode).await);
+            if found.len() >= ask.max {
+                break;
+            }
+            if source.is_dry() {
+                asks.remove(&place);
+                group.is_dry(place);
+                continue;
+            }
+            let asked = asks.get(&place);
+            let is_stuck = asked.is_some_and(|(_, since)| since.elapsed() > STUCK);
+            let holds_up = !source.has_failed() && !is_stuck;
+            if !holds_up || found.is_empty() {
+                asks.entry(place)
+                    .or_insert_with(|| (source.ask_or_know(ask.max), Instant::now()));
+            }
+            if holds_up {
+                // Those behind wait until it is known to have no more.
+                break;
+            }
+        }
+        found
+    }
+
     /// What is there now, in the order of the queues.
-    pub(super) async fn lease_now(
-        self: &Arc<Self>,
+    async fn lease_now(
+        &self,
         consumers: &[Arc<QueueConsumer>],
         ask: &LeaseRequest,
     ) -> Result<Vec<Leased>, Error> {
@@ -90,7 +166,7 @@ impl RabbitMqCore {
                 if found.len() >= ask.max || ask.enough.is_cancelled() {
                     return Ok(found);
                 }
-                match source.fetch(self).await {
+                match source.fetch().await {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(fault) if found.is_empty() => return Err(fault.into_error("lease")),
@@ -102,35 +178,36 @@ impl RabbitMqCore {
     }
 
     /// Hands out what a queue consumer has.
-    pub(super) async fn hand_out(
-        self: &Arc<Self>,
+    async fn hand_out(
+        &self,
         source: &Arc<QueueConsumer>,
         max: usize,
         mode: DeliveryMode,
     ) -> Vec<Leased> {
+        let intake = &self.intake;
         let (since, since_boot) = (Instant::now(), BootTime::now());
         let mut leased = Vec::new();
         let mut rest = source.take(max);
         while let Some((delivery, mut envelope)) = rest.first() {
-            let pause = self.comes_back(&delivery, &mut envelope).await;
+            let pause = intake.comes_back(&delivery, &mut envelope).await;
             rest.drop_first();
-            if self.goes_elsewhere(source, &delivery, &envelope, pause) {
+            let counts = || source.counts_deliveries();
+            if intake.goes_elsewhere(&delivery, &envelope, pause, counts) {
                 continue;
             }
-            let token = self.leases.next_token();
+            let token = intake.leases.next_token();
             match mode {
                 DeliveryMode::Lease(time) => {
-                    self.warn_of_time(source, &envelope);
-                    self.answers.tell_begun(&envelope.properties);
+                    source.warn_of_time(&envelope);
+                    intake.answers.tell_begun(&envelope.properties);
                     let held = HeldDelivery {
-                        source: Arc::clone(source),
                         delivery,
                         envelope: Arc::clone(&envelope),
-                        until: later(self.now_after(since), time),
+                        until: later(intake.now_after(since), time),
                     };
-                    self.leases.hold(token, held);
+                    intake.leases.hold(token, held);
                 }
-                DeliveryMode::Take if !self.take(source, &delivery, &envelope).await => continue,
+                DeliveryMode::Take if !self.take(&delivery, &envelope).await => continue,
                 DeliveryMode::Take => {}
             }
             leased.push(Leased {
@@ -150,13 +227,10 @@ impl RabbitMqCore {
     }
 
     /// Acks a job that is taken, not leased. Whether the broker heard.
-    async fn take(&self, source: &QueueConsumer, delivery: &Delivery, envelope: &Envelope) -> bool {
-        let tags = vec![delivery.tag];
-        let acked = delivery.opened.acknowledge(tags, AckAction::Ack).await;
-        source.released(delivery);
-        match acked {
+    async fn take(&self, delivery: &Delivery, envelope: &Envelope) -> bool {
+        match delivery.ack().await {
             Ok(()) => {
-                self.leases.table().settled(envelope);
+                self.intake.leases.table().settled(envelope);
                 true
             }
             Err(fault) => {

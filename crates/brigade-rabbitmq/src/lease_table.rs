@@ -9,9 +9,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::consumer_channel::ConsumerChannel;
+use super::delivery::Delivery;
 use super::message::Envelope;
-use super::queue_consumer::QueueConsumer;
 use super::recent::Recent;
 use crate::clock::later;
 use crate::job::JobId;
@@ -27,35 +26,19 @@ const RETURNED_MAX: usize = 10_000;
 /// Lost leases whose holders have not heard of it.
 const LOST_MAX: usize = 10_000;
 
-/// One delivery of a message, of one channel.
-#[derive(Clone)]
-pub(super) struct Delivery {
-    pub(super) opened: Arc<ConsumerChannel>,
-    pub(super) tag: u64,
-    /// By which consumer it came; zero if it was asked for.
-    pub(super) subscription: u64,
-    /// From when on the broker counts the time that it may be held.
-    since: Instant,
-}
-
-impl Delivery {
-    pub(super) fn new(opened: &Arc<ConsumerChannel>, tag: u64, subscription: u64) -> Self {
-        Self {
-            opened: Arc::clone(opened),
-            tag,
-            subscription,
-            since: Instant::now(),
-        }
-    }
-}
-
 /// A leased job, with the delivery that it came by.
 #[derive(Clone)]
 pub(super) struct HeldDelivery {
-    pub(super) source: Arc<QueueConsumer>,
     pub(super) delivery: Delivery,
     pub(super) envelope: Arc<Envelope>,
     pub(super) until: Instant,
+}
+
+impl HeldDelivery {
+    /// Whether its holder may still end or extend it.
+    fn is_good(&self, id: &JobId, now: Instant) -> bool {
+        self.envelope.id == *id && self.until > now && self.delivery.is_alive()
+    }
 }
 
 pub(super) struct LeaseTable {
@@ -98,10 +81,7 @@ impl LeaseTable {
     /// Lets go of it, if its token is good.
     pub(super) fn let_go(&mut self, id: &JobId, token: i64, now: Instant) -> Option<HeldDelivery> {
         self.lost.retain(|lost| lost.token != token);
-        let is_good = |held: &&HeldDelivery| {
-            held.envelope.id == *id && held.until > now && held.delivery.opened.is_alive()
-        };
-        self.held.get(&token).filter(is_good)?;
+        self.held.get(&token).filter(|held| held.is_good(id, now))?;
         self.remove(token)
     }
 
@@ -120,17 +100,16 @@ impl LeaseTable {
 
     /// Whether it counts for longer.
     pub(super) fn extend(&mut self, id: &JobId, token: i64, now: Instant, time: Duration) -> bool {
-        let held = self.held.get_mut(&token).filter(|held| {
-            held.envelope.id == *id && held.until > now && held.delivery.opened.is_alive()
-        });
+        let held = self
+            .held
+            .get_mut(&token)
+            .filter(|held| held.is_good(id, now));
         held.map(|held| held.until = later(now, time)).is_some()
     }
 
     /// The leases whose deliveries are older than this; they are being exchanged from now on.
     pub(super) fn older_than(&mut self, age: Duration) -> Vec<(i64, HeldDelivery)> {
-        let is_old = |held: &HeldDelivery| {
-            held.delivery.since.elapsed() >= age && held.delivery.opened.is_alive()
-        };
+        let is_old = |held: &HeldDelivery| held.delivery.age() >= age && held.delivery.is_alive();
         let old = self
             .held
             .iter()
@@ -149,9 +128,7 @@ impl LeaseTable {
         new: &Delivery,
     ) -> Option<Delivery> {
         let is_it = |held: &&mut HeldDelivery| {
-            held.envelope.id.as_str() == id
-                && held.delivery.opened.is_alive()
-                && new.opened.is_alive()
+            held.envelope.id.as_str() == id && held.delivery.is_alive() && new.is_alive()
         };
         let held = self.held.get_mut(&token).filter(is_it)?;
         Some(std::mem::replace(&mut held.delivery, new.clone()))
@@ -159,10 +136,8 @@ impl LeaseTable {
 
     /// Whether a lease still holds by this delivery.
     pub(super) fn holds(&self, token: i64, delivery: &Delivery) -> bool {
-        self.held.get(&token).is_some_and(|held| {
-            held.delivery.tag == delivery.tag
-                && held.delivery.opened.number == delivery.opened.number
-        })
+        let held = self.held.get(&token);
+        held.is_some_and(|held| held.delivery.is(delivery))
     }
 
     /// Whether any lease holds by the channel of that number.
@@ -170,6 +145,12 @@ impl LeaseTable {
         self.held
             .values()
             .any(|held| held.delivery.opened.number == number)
+    }
+
+    /// Whether any lease is of this queue.
+    pub(super) fn holds_queue(&self, queue: &str) -> bool {
+        let mut all = self.held.values();
+        all.any(|held| *held.envelope.job.queue == *queue)
     }
 
     /// It has been tried.
@@ -191,9 +172,7 @@ impl LeaseTable {
         let taken = over
             .into_iter()
             .filter_map(|token| Some((token, self.remove(token)?)));
-        taken
-            .filter(|(_, held)| held.delivery.opened.is_alive())
-            .collect()
+        taken.filter(|(_, held)| held.delivery.is_alive()).collect()
     }
 
     pub(super) fn next_end(&self) -> Option<Instant> {
@@ -204,7 +183,7 @@ impl LeaseTable {
     pub(super) fn lose(&mut self, number: u64, queue: Option<&str>) -> usize {
         let is_lost = |held: &HeldDelivery| {
             held.delivery.opened.number == number
-                && queue.is_none_or(|queue| *held.source.queue == *queue)
+                && queue.is_none_or(|queue| *held.envelope.job.queue == *queue)
         };
         let of_it: Vec<i64> = self
             .held
@@ -349,7 +328,7 @@ impl LeaseTable {
         let is_held = || {
             self.held
                 .get(self.marks.get(&mark)?)
-                .map(|held| held.delivery.opened.is_alive())
+                .map(|held| held.delivery.is_alive())
         };
         self.settled.contains(&mark) || is_held().unwrap_or(false)
     }

@@ -6,16 +6,16 @@
 //!
 //! | part | owns |
 //! |---|---|
-//! | [`Storage`] (`store`) | the connection that publishes, publishers, what is known of queues |
-//! | [`Consumers`] | what takes from queues: `queue_consumer`, `queue_groups`, `channels` |
-//! | [`Leases`] | leases (`lease_table`), and what waits for news of them |
-//! | [`Calls`] | calls from here that wait for their answers |
-//! | [`Answers`] | answers from here on their way to their callers |
-//! | [`ServedQueues`] (`control`) | the queues whose cancels are heard |
+//! | `store` | the connection that publishes, publishers, what is known of queues |
+//! | `answers` | answers from here on their way to their callers |
+//! | `intake` | the connection that takes and acks, and the leases of this process |
+//! | `consumers` | what takes from queues: `queue_consumer`, `queue_groups` |
+//! | `refresh` | the queues of what is held for long |
+//! | `calls` | calls from here that wait for their answers |
+//! | `control` | the queues whose cancels are heard |
 //!
-//! [`RabbitMqCore`] joins them: `lease` hands out, `settle`, `callers` and `pass` end leases,
-//! `refresh` keeps what is held for long. `consumer_channel` is a channel that deliveries come by,
-//! with its acks.
+//! [`RabbitMq`] joins them. `lease` hands out, `arrival` sees to what is not handed out, `settle`,
+//! `pass` and `expiry` end leases.
 //!
 //! Two connections: one publishes, the other takes and acks. The broker stops reading from a
 //! connection that publishes while it is short of memory or disk, and acks are what relieves it.
@@ -30,7 +30,7 @@
 //!   ours, and what is given back is a new message.
 
 mod answers;
-mod callers;
+mod arrival;
 mod calls;
 mod channels;
 mod check;
@@ -38,11 +38,14 @@ mod checks;
 mod consumer_channel;
 mod consumers;
 mod control;
+mod delivery;
+mod expiry;
 mod fault;
 mod fit;
 mod foreign;
 mod headers;
 mod incoming;
+mod intake;
 mod lease;
 mod lease_table;
 mod leases;
@@ -62,24 +65,21 @@ mod reload_lock;
 mod requests;
 mod settle;
 mod store;
+mod subscriptions;
 mod topology;
 mod url;
 mod values;
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use tokio_util::task::TaskTracker;
 
-use self::answers::Answers;
 use self::calls::Calls;
 use self::consumers::Consumers;
-use self::control::ServedQueues;
-use self::leases::Leases;
+use self::intake::Intake;
 use self::link::Link;
-use self::refresh::RefreshQueues;
+use self::refresh::Refresher;
 use self::store::Storage;
 use self::url::RabbitMqConfig;
 use crate::clock::Clock;
@@ -104,32 +104,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// For what is being put elsewhere when the broker is dropped.
 const MOVING_TIMEOUT: Duration = Duration::from_secs(1);
 
-struct RabbitMq(Arc<RabbitMqCore>);
-
-/// What its tasks share.
-struct RabbitMqCore {
-    config: Arc<RabbitMqConfig>,
-    scope: Scope,
-    /// In the names of its consumers.
-    id: String,
-    /// What publishes, and what is known of queues.
-    storage: Arc<Storage>,
-    /// What takes and acks.
-    consume_link: Link,
-    /// Calls from here.
+struct RabbitMq {
+    intake: Arc<Intake>,
+    consumers: Arc<Consumers>,
     calls: OnceLock<Arc<Calls>>,
-    /// Answers from here.
-    answers: Arc<Answers>,
-    /// Whose cancels are heard.
-    served: Arc<ServedQueues>,
-    refresh_queues: RefreshQueues,
-    /// The broker's `consumer_timeout` in milliseconds, once it has named it.
-    learnt_timeout: AtomicU64,
-    consumers: Consumers,
-    leases: Leases,
-    /// Messages that are being put elsewhere.
-    moving: TaskTracker,
-    clock: Clock,
 }
 
 /// Connects to the servers of a URL.
@@ -146,57 +124,36 @@ pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error
     })?;
     let config = Arc::new(RabbitMqConfig::parse(url)?);
     let out = Link::connect(&config, "publish", &scope).await?;
-    let consume_link = Link::connect(&config, "take", &scope).await?;
+    let link = Link::connect(&config, "take", &scope).await?;
     let storage = Storage::start(&config, out, &scope);
-    let core = Arc::new(RabbitMqCore {
-        id: values::random_id(),
-        calls: OnceLock::new(),
-        answers: Answers::start(&storage),
-        served: Arc::default(),
-        refresh_queues: RefreshQueues::default(),
-        learnt_timeout: AtomicU64::new(u64::MAX),
-        storage,
-        config,
-        scope: scope.clone(),
-        consume_link,
-        consumers: Consumers::default(),
-        leases: Leases::new(),
-        moving: TaskTracker::new(),
-        clock,
+    let intake = Intake::new(&storage, link, clock);
+    Refresher::start(&intake);
+    let hearing = Arc::clone(&intake);
+    scope.spawn_until_closed(async move {
+        let on_cancel = |id: &str, reason| hearing.leases.cancel_call(id, reason);
+        hearing.served.hear(&hearing.link, on_cancel).await;
     });
-    scope.spawn_until_closed(Arc::clone(&core).watch_leases());
-    scope.spawn_until_closed(Arc::clone(&core).tidy());
-    let (hearing, served) = (Arc::clone(&core), Arc::clone(&core.served));
-    let on_cancel = move |id: &str, reason| hearing.leases.cancel_call(id, reason);
-    scope.spawn_until_closed(control::listen(
-        served,
-        core.consume_link.clone(),
-        on_cancel,
-    ));
-    Ok(Arc::new(RabbitMq(core)))
+    Ok(Arc::new(RabbitMq {
+        consumers: Consumers::start(&intake),
+        intake,
+        calls: OnceLock::new(),
+    }))
 }
 
 impl Drop for RabbitMq {
     fn drop(&mut self) {
-        let core = Arc::clone(&self.0);
-        core.moving.close();
-        if core.moving.is_empty() {
-            return core.scope.close();
+        let intake = Arc::clone(&self.intake);
+        intake.moving.close();
+        if intake.moving.is_empty() {
+            return intake.scope.close();
         }
         // A message that has been put elsewhere, and whose delivery is not acked yet, would be
         // there twice.
-        let scope = core.scope.clone();
+        let scope = intake.scope.clone();
         scope.spawn(async move {
-            timeout(MOVING_TIMEOUT, core.moving.wait()).await.ok();
-            core.scope.close();
+            timeout(MOVING_TIMEOUT, intake.moving.wait()).await.ok();
+            intake.scope.close();
         });
-    }
-}
-
-impl RabbitMqCore {
-    /// As tests have moved the clock.
-    fn now_after(&self, moment: Instant) -> Instant {
-        moment + self.clock.ahead()
     }
 }
 
@@ -207,7 +164,7 @@ impl JobStore for RabbitMq {
             listing: false,
             scheduling: true,
             schedules: false,
-            priorities: self.0.config.priority_max().is_some(),
+            priorities: self.intake.config.priority_max().is_some(),
             keys: false,
             unique: false,
             limits: false,
@@ -217,7 +174,7 @@ impl JobStore for RabbitMq {
             results: false,
             answers: true,
             passes: true,
-            priority_range: (0, self.0.config.priority_max().unwrap_or(0).into()),
+            priority_range: (0, self.intake.config.priority_max().unwrap_or(0).into()),
             whole_batches: false,
             keeps_places: false,
             pauses: false,
@@ -229,32 +186,32 @@ impl JobStore for RabbitMq {
     }
 
     fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<PushOutcome>> {
-        Box::pin(async move { self.0.storage.push(jobs).await })
+        Box::pin(self.intake.storage.push(jobs))
     }
 
     fn lease(&self, ask: LeaseRequest) -> Reply<'_, Vec<Leased>> {
-        Box::pin(async move { self.0.lease(ask).await })
+        Box::pin(self.consumers.lease(ask))
     }
 
     fn settle(&self, settlements: Vec<Arc<Settlement>>) -> Reply<'_, Vec<Result<Settled, Error>>> {
-        Box::pin(async move { self.0.settle(settlements).await })
+        Box::pin(self.intake.settle(settlements))
     }
 
     fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64> {
-        Box::pin(self.0.storage.purge(queue))
+        Box::pin(self.intake.storage.purge(queue))
     }
 
     fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
-        Box::pin(async { Ok(self.0.leases.table().lost()) })
+        Box::pin(async { Ok(self.intake.leases.table().lost()) })
     }
 
     fn check(&self) -> Reply<'_, Vec<Finding>> {
-        Box::pin(check::check(&self.0))
+        Box::pin(check::check(&self.intake))
     }
 
     fn changed(&self) -> Reply<'_, ()> {
         // From the call on, not from the first poll.
-        let lost = self.0.leases.until_lost();
+        let lost = self.intake.leases.until_lost();
         Box::pin(async {
             tokio::select! {
                 () = lost => {}
@@ -275,24 +232,23 @@ impl JobStore for RabbitMq {
 
 impl CallTransport for RabbitMq {
     fn call(self: Arc<Self>, call: DirectCall) -> CallResult {
-        self.0.call(call)
+        let Intake { storage, link, .. } = &*self.intake;
+        let calls = self.calls.get_or_init(|| Calls::start(storage, link));
+        calls.call(call)
     }
 
     fn report_progress(&self, id: &JobId, token: i64, progress: Progress) {
-        self.0.tell_progress(id, token, progress);
+        self.intake.report_progress(id, token, progress);
     }
 
     fn counts(&self) -> CallCounts {
-        self.0
-            .calls
-            .get()
-            .map(|calls| calls.counts())
-            .unwrap_or_default()
+        let calls = self.calls.get();
+        calls.map(|calls| calls.counts()).unwrap_or_default()
     }
 }
 
 impl ReloadLock for RabbitMq {
     fn lock<'a>(&'a self, queue: &'a str) -> Reply<'a, ReloadGuard> {
-        Box::pin(self.0.reload_lock(queue))
+        Box::pin(self.intake.reload_lock(queue))
     }
 }

@@ -21,11 +21,11 @@ use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 
-use super::RabbitMqCore;
+use super::delivery::Delivery;
 use super::headers::WAITS;
-use super::lease_table::Delivery;
+use super::intake::Intake;
 use super::message::Envelope;
-use super::settle::Ends;
+use super::settle::EndingLease;
 use super::topology::QueueKind;
 use super::values::text;
 use crate::job::AttemptKind;
@@ -192,10 +192,11 @@ impl Passes {
     }
 }
 
-impl RabbitMqCore {
+impl Intake {
     /// What a worker passed goes on as its passes say. What was fetched by hand has no worker, and
     /// nothing spins with it but that hand.
-    pub(super) async fn pass_on(&self, (held, settlement): &mut Ends) {
+    pub(super) async fn pass_on(&self, lease: &mut EndingLease) {
+        let EndingLease { held, settlement } = lease;
         let is_call = held.envelope.is_call();
         if let Disposition::GiveBack {
             kind,
@@ -203,7 +204,7 @@ impl RabbitMqCore {
             after,
         } = &settlement.disposition
             && (*kind == AttemptKind::Passed || (*kind == AttemptKind::Unserved && is_call))
-            && held.delivery.subscription != 0
+            && let Some(me) = self.name_of(&held.delivery)
         {
             let mut passes = Passes::of(&held.envelope);
             let present = self.present(&held.delivery, &held.envelope).await;
@@ -213,7 +214,7 @@ impl RabbitMqCore {
             } else {
                 Rounds::Many
             };
-            match passes.on_pass(&self.name_of(&held.delivery), reason, present, rounds) {
+            match passes.on_pass(&me, reason, present, rounds) {
                 Next::Again(pause) => {
                     let disposition = Disposition::GiveBack {
                         kind: *kind,
@@ -250,11 +251,9 @@ impl RabbitMqCore {
             .headers()
             .as_ref()
             .is_some_and(|headers| headers.inner().contains_key(BY));
-        if !has_passes || delivery.subscription == 0 {
-            return None;
-        }
+        let me = self.name_of(delivery).filter(|_| has_passes)?;
         let mut passes = Passes::of(envelope);
-        if !passes.is_by(&self.name_of(delivery)) {
+        if !passes.is_by(&me) {
             return None;
         }
         let pause = passes.on_return(self.present(delivery, envelope).await)?;
@@ -262,9 +261,11 @@ impl RabbitMqCore {
         Some(pause)
     }
 
-    /// How this worker is called in headers: by its consumer, as those are what is counted.
-    fn name_of(&self, delivery: &Delivery) -> String {
-        format!("{}.{}", self.id, delivery.subscription)
+    /// The name of this worker in headers: that of its AMQP consumer, as those are what is counted.
+    /// `None` for what was fetched by hand.
+    fn name_of(&self, delivery: &Delivery) -> Option<String> {
+        let number = delivery.subscription()?;
+        Some(format!("{}.{number}", self.id))
     }
 
     /// How many serve its queue; 1 if that is unknown.

@@ -7,32 +7,30 @@
 //! *ready* for the next one; if none comes within the hand-back time, consumers are cancelled and
 //! it goes back to the broker, where it was in its queue.
 //!
-//! One task per queue consumer changes its consumers (`drive`); everybody may look at the state and
-//! poke it.
+//! One task per queue consumer changes its AMQP consumers (`drive`); others change what is asked
+//! for, and wake it. Its deliveries know only its `subscriptions`.
 
-mod ask;
 mod channel;
 mod take;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use lapin::message::Delivery as Received;
-use lapin::types::{FieldTable, ShortString};
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use lapin::types::FieldTable;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
-pub(super) use self::ask::{Ask, Taken};
-use super::RabbitMqCore;
-use super::consumer_channel::{AckAction, ConsumerChannel};
+use super::consumer_channel::ConsumerChannel;
+use super::delivery::Delivery;
 use super::fault::Fault;
-use super::lease_table::Delivery;
+use super::intake::Intake;
 use super::message::Envelope;
 use super::pause::Pauses;
-use super::queue_groups::QueueGroup;
+use super::subscriptions::Subscriptions;
 use super::topology::QueueKind;
 use super::values::{millis, table};
 use crate::sync::lock;
@@ -60,8 +58,10 @@ pub(super) struct QueueConsumer {
     pub(super) queue: Box<str>,
     /// The same queue.
     kind: QueueKind,
+    intake: Arc<Intake>,
     state: Mutex<ConsumerState>,
-    poke: Notify,
+    /// Its AMQP consumers. Locked after `state`, if both are.
+    subscriptions: Arc<Subscriptions>,
     /// It was said that its jobs may run for longer than the broker lets a delivery be held.
     warned_of_time: AtomicBool,
     /// When it began, and how many deliveries it has counted in a classic queue.
@@ -71,8 +71,9 @@ pub(super) struct QueueConsumer {
     opening: AsyncMutex<()>,
     /// Takes by a channel of its own, whatever the others do: it broke one.
     is_alone: AtomicBool,
-    /// Consumers of several queues that this is one of, and its place there.
-    groups: Mutex<Vec<(Weak<QueueGroup>, usize)>>,
+    /// Of the consumers of several queues that this is one of: those of their queues that may have
+    /// more, and its place there.
+    groups: Mutex<Vec<(Weak<Mutex<BTreeSet<usize>>>, usize)>>,
 }
 
 #[derive(Default)]
@@ -81,8 +82,6 @@ struct ConsumerState {
     asks: BTreeMap<u64, (usize, bool)>,
     /// One job is wanted when there is one, for the next ask.
     listens: bool,
-    /// Deliveries that were let go of.
-    releases: u64,
     /// Questions in a row after which it was not known whether there are more.
     unsure: u32,
     /// This queue consumer is not needed any more.
@@ -93,26 +92,12 @@ struct ConsumerState {
     /// By their place in the channel's order.
     ready: VecDeque<(Delivery, Arc<Envelope>)>,
     opened: Option<Arc<ConsumerChannel>>,
-    subscriptions: Vec<Subscription>,
     /// Since when more could come than is asked for.
     over_since: Option<Instant>,
     /// Why nothing comes.
     fault: Option<Fault>,
     /// Tries to begin taking, since one that went well.
     failures: u32,
-}
-
-struct Subscription {
-    number: u64,
-    tag: ShortString,
-    /// As many the broker sends at once.
-    room: usize,
-    /// Deliveries that nothing has been said of.
-    taken: usize,
-    /// Deliveries may still come.
-    is_open: bool,
-    /// Whatever the queue had is here, as long as there is room left.
-    is_fenced: bool,
 }
 
 enum Plan {
@@ -126,12 +111,13 @@ enum Plan {
 }
 
 impl QueueConsumer {
-    pub(super) fn new(queue: &str) -> Arc<Self> {
+    pub(super) fn new(intake: &Arc<Intake>, queue: &str) -> Arc<Self> {
         Arc::new(Self {
             queue: queue.into(),
             kind: QueueKind::Jobs(queue.into()),
+            intake: Arc::clone(intake),
             state: Mutex::default(),
-            poke: Notify::new(),
+            subscriptions: Arc::default(),
             warned_of_time: AtomicBool::new(false),
             since: Instant::now(),
             counted: AtomicU32::new(0),
@@ -157,7 +143,7 @@ impl QueueConsumer {
         state.asks.insert(number, (count, knows));
         state.idle_since = None;
         drop(state);
-        self.poke.notify_one();
+        self.subscriptions.wake();
         Ask {
             source: Arc::clone(self),
             number,
@@ -170,20 +156,17 @@ impl QueueConsumer {
         let is_new = std::mem::replace(&mut state.listens, listens) != listens;
         drop(state);
         if is_new {
-            self.poke.notify_one();
+            self.subscriptions.wake();
         }
     }
 
     /// Whether the queue has nothing, as far as is known: what came next would be here at once.
     pub(super) fn is_dry(&self) -> bool {
         let state = lock(&self.state);
-        let has_room = |one: &Subscription| one.is_open && one.is_fenced && one.room > one.taken;
+        let opened = state.opened.as_ref();
         state.ready.is_empty()
-            && state
-                .opened
-                .as_ref()
-                .is_some_and(|opened| opened.is_alive())
-            && state.subscriptions.iter().any(has_room)
+            && opened.is_some_and(|opened| opened.is_alive())
+            && self.subscriptions.has_room(true)
     }
 
     /// Something is wrong with it, so that no ask need wait for it.
@@ -191,17 +174,18 @@ impl QueueConsumer {
         lock(&self.state).fault.is_some()
     }
 
-    pub(super) fn join(&self, group: &Arc<QueueGroup>, place: usize) {
+    /// Has the place of its queue in this set whenever there may be more than what is here.
+    pub(super) fn join(&self, some: &Arc<Mutex<BTreeSet<usize>>>, place: usize) {
         let mut groups = lock(&self.groups);
         groups.retain(|(group, _)| group.strong_count() > 0);
-        groups.push((Arc::downgrade(group), place));
+        groups.push((Arc::downgrade(some), place));
     }
 
     /// There may be more than what is here.
     fn tell_groups(&self) {
         for (group, place) in &*lock(&self.groups) {
-            if let Some(group) = group.upgrade() {
-                group.has_some(*place);
+            if let Some(some) = group.upgrade() {
+                lock(&some).insert(*place);
             }
         }
     }
@@ -212,7 +196,8 @@ impl QueueConsumer {
         let is_idle = users <= RESTING_USERS
             && state.asks.is_empty()
             && state.ready.is_empty()
-            && state.subscriptions.is_empty()
+            && self.subscriptions.is_empty()
+            && !self.intake.leases.table().holds_queue(&self.queue)
             && !state.listens;
         if !is_idle {
             state.idle_since = None;
@@ -222,7 +207,7 @@ impl QueueConsumer {
         let retired = state.retired;
         drop(state);
         if retired {
-            self.poke.notify_one();
+            self.subscriptions.wake();
         }
         retired
     }
@@ -240,7 +225,7 @@ impl QueueConsumer {
     /// The asks end for now: what is not asked for goes back at once.
     pub(super) fn hurry(&self) {
         lock(&self.state).over_since = Instant::now().checked_sub(HAND_BACK);
-        self.poke.notify_one();
+        self.subscriptions.wake();
     }
 
     /// Why nothing can come, if a person has to change something first.
@@ -256,39 +241,52 @@ impl QueueConsumer {
             && self.counted.fetch_add(1, Ordering::Relaxed) < COUNTED_MAX
     }
 
-    /// Whether to say it: once.
-    pub(super) fn warns_of_time(&self) -> bool {
-        !self.warned_of_time.swap(true, Ordering::Relaxed)
+    /// A job that may take longer than the broker lets a delivery be held: said once.
+    pub(super) fn warn_of_time(&self, envelope: &Envelope) {
+        let limit = self.intake.consumer_timeout();
+        let time = envelope.job.options.timeout;
+        if time.is_some_and(|time| time >= limit)
+            && !self.warned_of_time.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                queue = self.queue,
+                ?limit,
+                "a job may run for longer than the broker lets a delivery be held \
+                    (consumer_timeout); its delivery will be refreshed in time if the URL says no \
+                    more than the broker has"
+            );
+        }
     }
 
     /// Keeps as many deliveries coming as are asked for, for ever.
-    pub(super) async fn drive(self: Arc<Self>, core: Arc<RabbitMqCore>) {
+    pub(super) async fn drive(self: Arc<Self>) {
+        let news = &self.intake.news;
         let mut pauses = Pauses::default();
         loop {
             let done = match self.plan() {
                 Plan::End => return,
                 Plan::Rest => {
-                    self.poke.notified().await;
+                    self.subscriptions.changed().await;
                     Ok(())
                 }
                 Plan::RestUntil(end) => {
                     tokio::select! {
-                        () = self.poke.notified() => {}
+                        () = self.subscriptions.changed() => {}
                         () = sleep_until(end) => {}
                     }
                     Ok(())
                 }
                 Plan::Consume(room) => {
-                    let consuming = self.consume(&core, room).await;
-                    core.consumers.news.notify_waiters();
+                    let consuming = self.consume(room).await;
+                    news.notify_waiters();
                     consuming.inspect(|()| pauses.reset())
                 }
                 Plan::Fence => {
-                    let fencing = self.fence(&core).await;
-                    core.consumers.news.notify_waiters();
+                    let fencing = self.fence().await;
+                    news.notify_waiters();
                     fencing
                 }
-                Plan::HandBack => self.hand_back(&core).await,
+                Plan::HandBack => self.hand_back().await,
             };
             let fault = done.err();
             let is_new = fault.is_some() && lock(&self.state).fault.is_none();
@@ -297,10 +295,10 @@ impl QueueConsumer {
                 if is_new {
                     tracing::warn!(%fault, queue = self.queue, "could not take jobs; trying again");
                 }
-                core.consumers.news.notify_waiters();
+                news.notify_waiters();
                 let opened = lock(&self.state).opened.clone();
                 if let Some(opened) = opened.filter(|opened| !opened.is_alive()) {
-                    self.end(&core, &opened);
+                    self.end(&opened);
                 }
                 sleep(pauses.after(&fault)).await;
             }
@@ -317,30 +315,18 @@ impl QueueConsumer {
             .as_ref()
             .is_some_and(|opened| opened.dead.is_cancelled())
         {
-            state.subscriptions.clear();
+            self.subscriptions.clear();
         }
-        state
-            .subscriptions
-            .retain(|subscription| subscription.is_open || subscription.taken > 0);
         let asked: usize = state.asks.values().map(|(count, _)| count).sum();
         let wanted = asked
             .max(state.listens.into())
             .saturating_sub(state.ready.len());
-        let free: usize = state
-            .subscriptions
-            .iter()
-            .filter(|subscription| subscription.is_open)
-            .map(|one| one.room.saturating_sub(one.taken))
-            .sum();
+        let free = self.subscriptions.free();
         if wanted > free {
             state.over_since = None;
             return Plan::Consume(wanted - free);
         }
-        let is_unsure = state
-            .subscriptions
-            .iter()
-            .any(|one| one.is_open && !one.is_fenced && one.room > one.taken);
-        if is_unsure
+        if self.subscriptions.has_room(false)
             && state.ready.is_empty()
             && (state.listens || state.asks.values().any(|(_, knows)| *knows))
         {
@@ -358,29 +344,19 @@ impl QueueConsumer {
         Plan::HandBack
     }
 
+    /// A delivery came: by the subscription of that number, or as it was asked for.
     fn arrived(
         self: &Arc<Self>,
-        core: &Arc<RabbitMqCore>,
         opened: &Arc<ConsumerChannel>,
-        subscription: u64,
+        subscription: Option<u64>,
         received: Received,
     ) {
-        opened.note(received.delivery_tag);
+        let subscription = subscription.map(|number| (Arc::clone(&self.subscriptions), number));
+        // There may be more. First, as the room that it takes up is not to be given again.
+        lock(&self.state).listens = false;
         let delivery = Delivery::new(opened, received.delivery_tag, subscription);
-        {
-            let mut state = lock(&self.state);
-            if let Some(subscription) = state
-                .subscriptions
-                .iter_mut()
-                .find(|one| one.number == subscription)
-            {
-                subscription.taken += 1;
-            }
-            // There may be more.
-            state.listens = false;
-        }
         self.tell_groups();
-        let Some(envelope) = core.admit(self, &delivery, received) else {
+        let Some(envelope) = self.intake.admit(&self.queue, &delivery, received) else {
             return;
         };
         let mut state = lock(&self.state);
@@ -391,50 +367,83 @@ impl QueueConsumer {
             .map_or(0, |place| place + 1);
         state.ready.insert(place, (delivery, Arc::new(envelope)));
         drop(state);
-        core.consumers.news.notify_waiters();
+        self.intake.news.notify_waiters();
     }
 
     /// Ends all consumers and gives back what was not asked for.
-    async fn hand_back(self: &Arc<Self>, core: &Arc<RabbitMqCore>) -> Result<(), Fault> {
-        let (opened, tags) = {
-            let mut state = lock(&self.state);
-            let close = |subscription: &mut Subscription| {
-                std::mem::take(&mut subscription.is_open).then(|| subscription.tag.clone())
-            };
-            let tags: Vec<ShortString> = state.subscriptions.iter_mut().filter_map(close).collect();
-            (state.opened.clone(), tags)
+    async fn hand_back(&self) -> Result<(), Fault> {
+        let Some(opened) = lock(&self.state).opened.clone() else {
+            return Ok(());
         };
-        let Some(opened) = opened else { return Ok(()) };
-        for tag in tags {
-            // Whatever came before its answer has been read by then, or is read at once.
+        for tag in self.subscriptions.close_all() {
             opened.connection.cancel(&opened.channel, tag).await?;
         }
         let surplus: Vec<_> = {
             let mut state = lock(&self.state);
-            let asked = state
-                .asks
-                .values()
-                .map(|(count, _)| count)
-                .sum::<usize>()
-                .min(state.ready.len());
+            let asked: usize = state.asks.values().map(|(count, _)| count).sum();
+            let asked = asked.min(state.ready.len());
             state.ready.drain(asked..).collect()
         };
         self.tell_groups();
+        let intake = &self.intake;
         let back = surplus.iter().map(async |(delivery, envelope)| {
             if envelope.deliveries >= DELIVERIES_MAX {
                 // The broker would give it up: as a new message it is counted from the beginning.
-                core.hand_on(self, delivery.clone(), envelope, envelope.next());
+                intake.hand_on(delivery, envelope, envelope.next(), Duration::ZERO);
                 return Ok(());
             }
-            core.leases.table().returns(envelope);
-            let said = delivery
-                .opened
-                .acknowledge(vec![delivery.tag], AckAction::Requeue)
-                .await;
-            self.released(delivery);
-            said
+            intake.leases.table().returns(envelope);
+            delivery.requeue().await
         });
         join_all(back).await.into_iter().collect()
+    }
+}
+
+/// What was taken to be handed out; what is left of it when the future is dropped is here
+/// again.
+pub(super) struct Taken {
+    source: Arc<QueueConsumer>,
+    left: VecDeque<(Delivery, Arc<Envelope>)>,
+}
+
+impl Taken {
+    pub(super) fn first(&self) -> Option<(Delivery, Arc<Envelope>)> {
+        self.left.front().cloned()
+    }
+
+    /// It is another's to care for.
+    pub(super) fn drop_first(&mut self) {
+        self.left.pop_front();
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if self.left.is_empty() {
+            return;
+        }
+        let mut state = lock(&self.source.state);
+        for one in self.left.drain(..).rev() {
+            // With its channel, it is another's by now.
+            if one.0.is_alive() {
+                state.ready.push_front(one);
+            }
+        }
+        drop(state);
+        self.source.subscriptions.wake();
+    }
+}
+
+/// An ask, for as long as it lives.
+pub(super) struct Ask {
+    source: Arc<QueueConsumer>,
+    number: u64,
+}
+
+impl Drop for Ask {
+    fn drop(&mut self) {
+        lock(&self.source.state).asks.remove(&self.number);
+        self.source.subscriptions.wake();
     }
 }
 

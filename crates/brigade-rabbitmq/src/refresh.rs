@@ -31,22 +31,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use lapin::message::Delivery as Received;
+use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ShortString};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::sleep;
 
-use super::RabbitMqCore;
-use super::consumer_channel::{AckAction, ConsumerChannel};
+use super::consumer_channel::ConsumerChannel;
+use super::delivery::Delivery;
 use super::fault::Fault;
-use super::lease_table::{Delivery, HeldDelivery};
+use super::intake::Intake;
+use super::lease_table::HeldDelivery;
 use super::message::{self, Envelope};
 use super::publisher::{Message, Published};
-use super::queue_consumer::{QueueConsumer, hold_long};
+use super::queue_consumer::hold_long;
 use super::topology::QueueKind;
 use super::values::{number_of, random_id};
 use crate::error::{Error, ErrorKind};
@@ -58,89 +58,70 @@ const AGAIN_MIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
 /// A channel by which nothing is held is kept for so long.
 const UNUSED_FOR: Duration = Duration::from_secs(600);
+const TIDY_EVERY: Duration = Duration::from_secs(30);
 
-/// Where held jobs come from, by the queue that they are of.
-#[derive(Default)]
-pub(super) struct RefreshQueues(AsyncMutex<HashMap<Box<str>, RefreshQueue>>);
+/// Keeps what is held for long.
+pub(super) struct Refresher {
+    intake: Arc<Intake>,
+    /// Where held jobs come from, by the queue that they are of.
+    queues: AsyncMutex<HashMap<Box<str>, RefreshQueue>>,
+}
 
 #[derive(Clone)]
 struct RefreshQueue {
     opened: Arc<ConsumerChannel>,
-    target: QueueKind,
+    name: ShortString,
     since: Instant,
 }
 
-impl RabbitMqCore {
-    /// How long the broker lets a delivery be held, as far as is known.
-    pub(super) fn consumer_timeout(&self) -> Duration {
-        self.config.consumer_timeout.min(Duration::from_millis(
-            self.learnt_timeout.load(Ordering::Relaxed),
-        ))
-    }
-
-    /// The broker closed a channel. If it did so because of its `consumer_timeout`, and named one
-    /// that is shorter than what is believed, that one is.
-    pub(super) fn learn(&self, fault: &Fault) {
-        let Some(time) = fault.consumer_timeout() else {
-            return;
-        };
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        if self.learnt_timeout.fetch_min(millis, Ordering::Relaxed) > millis
-            && time < self.config.consumer_timeout
-        {
-            tracing::warn!(
-                broker = ?time,
-                url = ?self.config.consumer_timeout,
-                "the consumer_timeout of the broker is shorter than what the URL says: jobs were \
-                    taken back; write it into the URL"
-            );
-        }
-    }
-
-    /// A job that may take longer than the broker lets a delivery be held: said once for a queue.
-    pub(super) fn warn_of_time(&self, source: &QueueConsumer, envelope: &Envelope) {
-        let limit = self.consumer_timeout();
-        if envelope
-            .job
-            .options
-            .timeout
-            .is_some_and(|time| time >= limit)
-            && source.warns_of_time()
-        {
-            tracing::warn!(
-                queue = source.queue,
-                ?limit,
-                "a job may run for longer than the broker lets a delivery be held \
-                    (consumer_timeout); \
-                 its delivery will be refreshed in time if the URL says no more than the broker has"
-            );
-        }
+impl Refresher {
+    /// Ends leases when their time is over, and refreshes their deliveries before, for as long as
+    /// the broker is there.
+    pub(super) fn start(intake: &Arc<Intake>) {
+        let refresher = Arc::new(Self {
+            intake: Arc::clone(intake),
+            queues: AsyncMutex::default(),
+        });
+        let watching = Arc::clone(&refresher);
+        intake.scope.spawn_until_closed(async move {
+            loop {
+                watching.intake.until_leases_are_old().await;
+                watching.intake.end_expired().await;
+                watching.refresh_old_deliveries();
+            }
+        });
+        intake.scope.spawn_until_closed(async move {
+            loop {
+                sleep(TIDY_EVERY).await;
+                refresher.tidy().await;
+            }
+        });
     }
 
     /// Begins to exchange the deliveries that are near the end of their time.
-    pub(super) fn refresh_old_deliveries(self: &Arc<Self>) {
-        let limit = self.consumer_timeout();
-        let old = self.leases.table().older_than(limit / 2);
+    fn refresh_old_deliveries(self: &Arc<Self>) {
+        let limit = self.intake.consumer_timeout();
+        let old = self.intake.leases.table().older_than(limit / 2);
         let mut by_queue: HashMap<Box<str>, Vec<(i64, HeldDelivery)>> = HashMap::new();
         for (token, held) in old {
             by_queue
-                .entry(held.source.queue.clone())
+                .entry(held.envelope.job.queue.clone())
                 .or_default()
                 .push((token, held));
         }
-        for old in by_queue.into_values() {
-            let core = Arc::clone(self);
-            self.scope.spawn_until_closed(async move {
+        for (queue, old) in by_queue {
+            let refresher = Arc::clone(self);
+            self.intake.scope.spawn_until_closed(async move {
                 let tokens: Vec<i64> = old.iter().map(|(token, _)| *token).collect();
                 let mut pause = AGAIN_MIN;
-                if let Err(fault) = core.refresh_deliveries(&old).await {
+                if let Err(fault) = refresher.refresh_deliveries(&queue, &old).await {
                     tracing::warn!(%fault, "could not hold jobs beyond the broker's \
                         consumer_timeout; trying again");
                     pause = (limit / 20).clamp(AGAIN_MIN, AGAIN_MAX);
                 }
                 // Also for copies that are stored and have not come yet.
                 sleep(pause).await;
-                core.leases.table().refreshed(&tokens);
+                refresher.intake.leases.table().refreshed(&tokens);
             });
         }
     }
@@ -148,17 +129,15 @@ impl RabbitMqCore {
     /// Step 1 for leases of one queue. Returns when the copies are stored.
     async fn refresh_deliveries(
         self: &Arc<Self>,
+        queue: &str,
         old: &[(i64, HeldDelivery)],
     ) -> Result<(), Fault> {
-        let Some((_, first)) = old.first() else {
-            return Ok(());
-        };
-        let refresh = self.refresh_queue(&first.source).await?;
-        let name = self.storage.topology.name(&refresh.target);
+        let name = self.refresh_queue(queue).await?;
+        let leases = &self.intake.leases;
         // Some may have been settled meanwhile: a copy of these would be another's.
         let still: Vec<_> = old
             .iter()
-            .filter(|(token, held)| self.leases.table().holds(*token, &held.delivery))
+            .filter(|(token, held)| leases.table().holds(*token, &held.delivery))
             .collect();
         let copies = still
             .into_iter()
@@ -167,7 +146,7 @@ impl RabbitMqCore {
         let copies = copies.map_err(|error| {
             Fault::with_source(error.kind(), "a held job cannot be written again", error)
         })?;
-        for published in self.storage.publish_slowly(copies).await {
+        for published in self.intake.storage.publish_slowly(copies).await {
             match published {
                 Published::Safe => {}
                 Published::Failed { fault, .. } => return Err(fault),
@@ -183,29 +162,23 @@ impl RabbitMqCore {
     }
 
     /// A queue that this process takes from, and whose channel lives.
-    async fn refresh_queue(
-        self: &Arc<Self>,
-        source: &Arc<QueueConsumer>,
-    ) -> Result<RefreshQueue, Fault> {
-        let mut queues = self.refresh_queues.0.lock().await;
-        if let Some(refresh) = queues
-            .get(&source.queue)
-            .filter(|refresh| refresh.opened.is_alive())
-        {
-            return Ok(refresh.clone());
+    async fn refresh_queue(self: &Arc<Self>, queue: &str) -> Result<ShortString, Fault> {
+        let mut queues = self.queues.lock().await;
+        if let Some(refresh) = queues.get(queue).filter(|one| one.opened.is_alive()) {
+            return Ok(refresh.name.clone());
         }
-        let target = QueueKind::Refresh(source.queue.clone(), random_id().into());
-        self.storage.topology.prepare(&target).await?;
-        let connection = self.consume_link.connection().await?;
+        let target = QueueKind::Refresh(queue.into(), random_id().into());
+        let Intake {
+            storage,
+            link,
+            scope,
+            ..
+        } = &*self.intake;
+        storage.topology.prepare(&target).await?;
+        let connection = link.connection().await?;
         let channel = connection.channel().await?;
-        let opened = ConsumerChannel::start(
-            self.consumers.next_number(),
-            connection,
-            channel,
-            false,
-            &self.scope,
-        );
-        let name = self.storage.topology.name(&target);
+        let opened = ConsumerChannel::start(connection, channel, false, scope);
+        let name = storage.topology.name(&target);
         // No prefetch: what comes is held already.
         let deliveries = opened
             .connection
@@ -213,21 +186,19 @@ impl RabbitMqCore {
             .await?;
         let refresh = RefreshQueue {
             opened: Arc::clone(&opened),
-            target,
+            name: name.clone(),
             since: Instant::now(),
         };
-        queues.insert(source.queue.clone(), refresh.clone());
-        let (core, source, scope) = (Arc::clone(self), Arc::clone(source), self.scope.clone());
-        scope.spawn_until_closed(
-            async move { core.read_refreshed(&source, &opened, deliveries).await },
-        );
-        Ok(refresh)
+        queues.insert(queue.into(), refresh);
+        let (intake, queue) = (Arc::clone(&self.intake), Box::from(queue));
+        scope.spawn_until_closed(async move { intake.read(queue, &opened, deliveries).await });
+        Ok(name)
     }
 
     /// Closes the channels of queues of which nothing has been held by them for a while.
-    pub(super) async fn tidy_refresh_queues(&self) {
-        self.refresh_queues.0.lock().await.retain(|_, refresh| {
-            let is_used = self.leases.table().holds_by(refresh.opened.number)
+    async fn tidy(&self) {
+        self.queues.lock().await.retain(|_, refresh| {
+            let is_used = self.intake.leases.table().holds_by(refresh.opened.number)
                 || refresh.since.elapsed() < UNUSED_FOR;
             if !is_used {
                 refresh.opened.dead.cancel();
@@ -235,26 +206,28 @@ impl RabbitMqCore {
             is_used && refresh.opened.is_alive()
         });
     }
+}
 
-    async fn read_refreshed(
+impl Intake {
+    /// Reads what comes from a queue of held jobs.
+    async fn read(
         self: &Arc<Self>,
-        source: &Arc<QueueConsumer>,
+        queue: Box<str>,
         opened: &Arc<ConsumerChannel>,
         mut deliveries: lapin::Consumer,
     ) {
         while let Some(Some(next)) = opened.dead.run_until_cancelled(deliveries.next()).await {
             match next {
                 Ok(received) => {
-                    opened.note(received.delivery_tag);
-                    let (core, source, opened) =
-                        (Arc::clone(self), Arc::clone(source), Arc::clone(opened));
+                    let new = Delivery::new(opened, received.delivery_tag, None);
+                    let intake = Arc::clone(self);
                     self.scope.spawn_until_closed(async move {
-                        core.on_refreshed(&source, &opened, &received).await
+                        intake.on_refreshed(&new, &received.properties).await
                     });
                 }
                 Err(error) => {
                     let fault = Fault::from(error);
-                    tracing::warn!(%fault, queue = source.queue, "the channel of held jobs failed");
+                    tracing::warn!(%fault, queue, "the channel of held jobs failed");
                     self.learn(&fault);
                     break;
                 }
@@ -267,40 +240,24 @@ impl RabbitMqCore {
     }
 
     /// Steps 2 and 3: a held job has come by another delivery.
-    async fn on_refreshed(
-        &self,
-        source: &QueueConsumer,
-        opened: &Arc<ConsumerChannel>,
-        received: &Received,
-    ) {
-        let new = Delivery::new(opened, received.delivery_tag, 0);
-        let headers = received.properties.headers().clone().unwrap_or_default();
+    async fn on_refreshed(&self, new: &Delivery, properties: &BasicProperties) {
+        let headers = properties.headers().clone().unwrap_or_default();
         let token = number_of(&headers, TOKEN).and_then(|token| i64::try_from(token).ok());
-        let id = received
-            .properties
-            .message_id()
-            .as_ref()
-            .map(|id| id.as_str());
-        let exchange = |token| self.leases.table().replace_delivery(token, id?, &new);
+        let id = properties.message_id().as_ref().map(|id| id.as_str());
+        let exchange = |token| self.leases.table().replace_delivery(token, id?, new);
         match token.and_then(exchange) {
             Some(old) => {
                 // Its room is not free: the attempt runs on.
-                source.close_consumer(&old).await;
-                if old
-                    .opened
-                    .acknowledge(vec![old.tag], AckAction::Ack)
-                    .await
-                    .is_err()
-                {
+                old.close_subscription().await;
+                if old.ack().await.is_err() {
                     tracing::warn!(
                         job = id,
                         "a job that is held may be run by another as well: its old delivery could \
                             not be acked"
                     );
                 }
-                source.released(&old);
             }
-            None => drop(opened.acknowledge(vec![new.tag], AckAction::Ack).await),
+            None => drop(new.ack().await),
         }
     }
 }

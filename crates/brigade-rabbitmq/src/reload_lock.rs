@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::RabbitMqCore;
 use super::fault::Fault;
+use super::intake::Intake;
 use super::link::{Link, LiveConnection};
 use super::values::{millis, table};
 use crate::error::{Error, ErrorKind};
@@ -28,7 +28,7 @@ const UNUSED_FOR: Duration = Duration::from_secs(60);
 /// After something failed.
 const AGAIN: Duration = Duration::from_millis(200);
 
-impl RabbitMqCore {
+impl Intake {
     /// Waits for the lock of a queue. Dropping the future leaves the line.
     pub(super) async fn reload_lock(&self, queue: &str) -> Result<ReloadGuard, Error> {
         self.storage.topology.check_name(queue)?;
@@ -37,7 +37,7 @@ impl RabbitMqCore {
         let guard = ReloadGuard::new(over.clone());
         let (tell, told) = oneshot::channel();
         self.scope
-            .spawn_until_closed(hold(self.consume_link.clone(), name, over, tell));
+            .spawn_until_closed(hold(self.link.clone(), name, over, tell));
         match told.await {
             Ok(Ok(())) => Ok(guard),
             Ok(Err(fault)) => Err(fault.into_error("wait for the lock of a reload")),

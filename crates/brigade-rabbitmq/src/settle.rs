@@ -1,19 +1,22 @@
 //! Ending leases.
 //!
-//! What becomes of a job is stored first, confirmed, and only then is its delivery acked: a crash
-//! in between leaves two messages, never none. The two have the same id and different numbers
-//! (`brigade-seq`); the process that settled the first drops it when it comes again.
+//! What becomes of a job or a call is with the broker first, confirmed: a message that goes on, a
+//! dead letter, or the answer to the caller. Only then is its delivery acked: a crash in between
+//! leaves two messages, or has a call run once more, and never leaves none. Two messages of a job
+//! have the same id and different numbers (`brigade-seq`); the process that settled the first drops
+//! it when it comes again.
+//!
+//! [`Intake::step`] decides what becomes of it, and does nothing yet. `pass` decides before where
+//! workers passed it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use futures_util::future::{join_all, join3};
+use futures_util::future::{join, join_all};
 use tokio::sync::oneshot;
 
-use super::RabbitMqCore;
-use super::consumer_channel::{AckAction, ConsumerChannel};
-use super::fault::Fault;
+use super::answers::dropped;
+use super::intake::Intake;
 use super::lease_table::HeldDelivery;
 use super::message::Envelope;
 use super::publisher::Message;
@@ -21,14 +24,40 @@ use super::topology::QueueKind;
 use super::values::shortened;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord};
+use crate::outcome::{CallError, Cancelled};
 use crate::policy::{Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule};
 use crate::retry::jitter;
-use brigade_core::store::{Disposition, Settled, Settlement};
+use brigade_core::store::{Answer, Ending, Settled, Settlement};
 
 /// A lease that is being ended, and by which settlement.
-pub(super) type Ends = (HeldDelivery, Arc<Settlement>);
+pub(super) struct EndingLease {
+    pub(super) held: HeldDelivery,
+    pub(super) settlement: Arc<Settlement>,
+}
 
-impl RabbitMqCore {
+/// What is done before the delivery of a lease is acked.
+enum Step {
+    /// Nothing: it is over.
+    Ack,
+    /// It is stored as another message.
+    Store((QueueKind, Message)),
+    /// A call is sent to another worker, and not stored on disk if it was not before.
+    SendOn(Message),
+    /// Its caller is given the result.
+    Answer,
+    /// Its caller is given this in place of a result.
+    Refuse(Box<Answer>),
+}
+
+/// What becomes of a job or a call.
+enum Afterlife {
+    Over,
+    Again((QueueKind, Message)),
+    /// It is not tried again, for this reason; as it is written then.
+    Dead(String, Box<Envelope>),
+}
+
+impl Intake {
     /// Ends or extends leases. What has been begun is done even if the future is dropped.
     pub(super) async fn settle(
         self: &Arc<Self>,
@@ -36,7 +65,7 @@ impl RabbitMqCore {
     ) -> Result<Vec<Result<Settled, Error>>, Error> {
         let now = self.now_after(Instant::now());
         let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
-        let (mut places, mut ends) = (Vec::new(), Vec::new());
+        let (mut places, mut leases) = (Vec::new(), Vec::new());
         for (place, settlement) in settlements.into_iter().enumerate() {
             let (id, token) = (&settlement.id, settlement.token);
             if let Disposition::Extend(time) = settlement.disposition {
@@ -45,21 +74,19 @@ impl RabbitMqCore {
                 }
             } else if let Some(held) = self.leases.table().let_go(id, token, now) {
                 places.push(place);
-                ends.push((held, settlement));
+                leases.push(EndingLease { held, settlement });
             }
         }
-        if ends.is_empty() {
+        if leases.is_empty() {
             return Ok(answers);
         }
         let (tell, told) = oneshot::channel();
-        let core = Arc::clone(self);
+        let intake = Arc::clone(self);
         self.scope.spawn_until_closed(async move {
             // Who asked may have gone.
-            tell.send(core.end_all(ends).await).ok();
+            tell.send(intake.end_all(leases).await).ok();
         });
-        let ended = told.await.map_err(|_| {
-            Error::new(ErrorKind::Closed, "settle: the broker was dropped").uncertain()
-        })?;
+        let ended = told.await.map_err(|_| dropped())?;
         for (place, ended) in places.into_iter().zip(ended) {
             answers[place] = ended.map(|()| Settled::Accepted(None));
         }
@@ -68,168 +95,137 @@ impl RabbitMqCore {
 
     /// Ends these leases; one answer for each. One that could not be ended holds on, if its
     /// delivery is still there.
-    pub(super) async fn end_all(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
-        let marks: Vec<_> = ends
+    pub(super) async fn end_all(&self, leases: Vec<EndingLease>) -> Vec<Result<(), Error>> {
+        let marks: Vec<_> = leases
             .iter()
-            .filter_map(|(held, _)| held.envelope.mark())
+            .filter_map(|lease| lease.held.envelope.mark())
             .collect();
         self.leases.table().begin(&marks);
-        let ended = self.end_each(ends).await;
+        let ended = self.end_each(leases).await;
         self.leases.table().finish(&marks);
         ended
     }
 
-    async fn end_each(self: &Arc<Self>, ends: Vec<Ends>) -> Vec<Result<(), Error>> {
-        let (mut answered, mut calls, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, ends) in ends.into_iter().enumerate() {
-            let (held, settlement) = &ends;
-            match settlement.disposition {
-                _ if !held.envelope.is_call() => jobs.push((place, ends)),
-                Disposition::Ack(_) => answered.push((place, ends)),
-                _ => calls.push((place, ends)),
-            }
-        }
-        let answering = async {
-            let (places, answered): (Vec<usize>, Vec<_>) = answered.into_iter().unzip();
-            places
-                .into_iter()
-                .zip(self.end_answered(answered).await)
-                .collect::<Vec<_>>()
-        };
-        let ending = join_all(
-            calls
-                .into_iter()
-                .map(async |(place, ends)| (place, self.end_call(ends).await)),
-        );
-        let finishing = async {
-            let (places, jobs): (Vec<usize>, Vec<_>) = jobs.into_iter().unzip();
-            places
-                .into_iter()
-                .zip(self.end_jobs(jobs).await)
-                .collect::<Vec<_>>()
-        };
-        let (mut all, ended, finished) = join3(answering, ending, finishing).await;
-        all.extend(ended.into_iter().chain(finished));
-        all.sort_by_key(|(place, _)| *place);
-        all.into_iter().map(|(_, ended)| ended).collect()
-    }
-
-    async fn end_jobs(&self, mut ends: Vec<Ends>) -> Vec<Result<(), Error>> {
-        for one in &mut ends {
-            self.pass_on(one).await;
-        }
-        let (mut messages, mut of) = (Vec::new(), Vec::new());
-        let mut outcomes: Vec<Result<(), Error>> = Vec::with_capacity(ends.len());
-        for (place, (held, settlement)) in ends.iter().enumerate() {
-            match self.afterlife(&held.envelope, &settlement.disposition) {
-                Ok(message) => {
-                    outcomes.push(Ok(()));
-                    if let Some(message) = message {
-                        of.push(place);
-                        messages.push(message);
-                    }
+    async fn end_each(&self, leases: Vec<EndingLease>) -> Vec<Result<(), Error>> {
+        let deciding = leases.into_iter().map(async |mut lease| {
+            self.pass_on(&mut lease).await;
+            let step = self.step(&lease);
+            (lease, step)
+        });
+        let decided = join_all(deciding).await;
+        let mut outcomes: Vec<Result<(), Error>> = decided.iter().map(|_| Ok(())).collect();
+        let (mut stored, mut messages, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, (lease, step)) in decided.into_iter().enumerate() {
+            match step {
+                Ok(Step::Store(message)) => {
+                    stored.push((place, lease));
+                    messages.push(message);
                 }
-                Err(error) => outcomes.push(Err(error)),
+                Ok(other) => others.push((place, lease, other)),
+                Err(error) => {
+                    outcomes[place] = Err(error);
+                    self.hold_again(lease);
+                }
             }
         }
-        if !messages.is_empty() {
-            for (place, stored) in of.iter().zip(self.storage.store(messages).await) {
-                outcomes[*place] = stored.into_result("settle");
-            }
-        }
-        let mut over = Vec::with_capacity(ends.len());
-        for (place, (held, settlement)) in ends.into_iter().enumerate() {
-            if outcomes[place].is_err() {
-                self.hold_again(settlement.token, held);
-            } else {
-                over.push((place, held));
-            }
-        }
-        let acked = self.ack_all(over.iter().map(|(_, held)| held)).await;
-        for ((place, _), acked) in over.into_iter().zip(acked) {
-            // What goes on as another message does so whatever comes of this one.
-            if of.binary_search(&place).is_err() {
-                outcomes[place] = acked.map_err(|fault| fault.into_error("settle").uncertain());
-            }
+        let storing = async {
+            let published = self.storage.store(messages).await;
+            let ending = stored.into_iter().zip(published);
+            join_all(ending.map(async |((place, lease), published)| {
+                let outcome = published.into_result("settle");
+                if outcome.is_ok() {
+                    // Two messages are there if this fails, and one of them is dropped.
+                    self.ack(&lease.held).await.ok();
+                } else {
+                    self.hold_again(lease);
+                }
+                (place, outcome)
+            }))
+            .await
+        };
+        // Each is acked as soon as its own answer is confirmed; those that come together share one
+        // round trip (`consumer_channel`).
+        let ending = others
+            .into_iter()
+            .map(async |(place, lease, step)| (place, self.end(&lease, step).await));
+        let (stored, ended) = join(storing, join_all(ending)).await;
+        for (place, outcome) in stored.into_iter().chain(ended) {
+            outcomes[place] = outcome;
         }
         outcomes
     }
 
-    /// It goes on as another message.
-    pub(super) async fn go_on(
-        &self,
-        token: i64,
-        held: HeldDelivery,
-        message: (QueueKind, Message),
-    ) -> Result<(), Error> {
-        if let Some(Err(error)) = self
-            .storage
-            .store(vec![message])
-            .await
-            .pop()
-            .map(|one| one.into_result("settle"))
-        {
-            self.hold_again(token, held);
-            return Err(error);
+    /// Does what is to be done, and acks.
+    async fn end(&self, lease: &EndingLease, step: Step) -> Result<(), Error> {
+        let EndingLease { held, settlement } = lease;
+        let asked = &held.envelope.properties;
+        match step {
+            Step::Ack | Step::Store(_) => {}
+            Step::Answer => {
+                let result = match &settlement.ending {
+                    Ending::Ack(Some(result)) => result,
+                    _ => "null",
+                };
+                self.answers.give(asked, Ok(result)).await?;
+            }
+            Step::Refuse(answer) => self.answers.give(asked, Err(*answer)).await?,
+            Step::SendOn(message) => {
+                self.answers
+                    .send_on(message, *asked.delivery_mode())
+                    .await?;
+                self.ack(held).await.ok();
+                return Ok(());
+            }
         }
-        // Two messages are there if this fails, and one of them is dropped.
-        self.ack(&held).await.ok();
-        Ok(())
+        self.ack(held).await
     }
 
     /// The delivery needs nothing more.
-    pub(super) async fn ack(&self, held: &HeldDelivery) -> Result<(), Fault> {
-        self.ack_all([held]).await.pop().unwrap_or(Ok(()))
-    }
-
-    /// The same for several; one answer for each.
-    pub(super) async fn ack_all<'a>(
-        &self,
-        all: impl IntoIterator<Item = &'a HeldDelivery>,
-    ) -> Vec<Result<(), Fault>> {
-        let all: Vec<&HeldDelivery> = all.into_iter().collect();
-        let mut channels: BTreeMap<u64, (&ConsumerChannel, Vec<u64>)> = BTreeMap::new();
-        {
-            let mut leases = self.leases.table();
-            for held in &all {
-                leases.settled(&held.envelope);
-                let opened = &*held.delivery.opened;
-                channels
-                    .entry(opened.number)
-                    .or_insert_with(|| (opened, Vec::new()))
-                    .1
-                    .push(held.delivery.tag);
-            }
-        }
-        let saying = channels.into_iter().map(async |(number, (opened, tags))| {
-            (number, opened.acknowledge(tags, AckAction::Ack).await)
-        });
-        let heard: BTreeMap<u64, Result<(), Fault>> = join_all(saying).await.into_iter().collect();
-        all.iter()
-            .for_each(|held| held.source.released(&held.delivery));
-        all.iter()
-            .map(|held| {
-                heard
-                    .get(&held.delivery.opened.number)
-                    .cloned()
-                    .unwrap_or(Ok(()))
-            })
-            .collect()
+    async fn ack(&self, held: &HeldDelivery) -> Result<(), Error> {
+        self.leases.table().settled(&held.envelope);
+        let acked = held.delivery.ack().await;
+        acked.map_err(|fault| fault.into_error("settle").uncertain())
     }
 
     /// It could not be ended.
-    pub(super) fn hold_again(&self, token: i64, held: HeldDelivery) {
-        if held.delivery.opened.is_alive() {
-            self.leases.hold(token, held);
+    fn hold_again(&self, lease: EndingLease) {
+        if lease.held.delivery.is_alive() {
+            self.leases.hold(lease.settlement.token, lease.held);
         }
     }
 
-    /// As what a job goes on, and where; `None` if it is over.
-    pub(super) fn afterlife(
-        &self,
-        envelope: &Envelope,
-        disposition: &Disposition,
-    ) -> Result<Option<(QueueKind, Message)>, Error> {
+    fn step(&self, lease: &EndingLease) -> Result<Step, Error> {
+        let envelope = &lease.held.envelope;
+        let Settlement { ending, answer, .. } = &*lease.settlement;
+        let afterlife = match ending {
+            Ending::Ack(_) | Ending::Cancelled { .. } | Ending::Extend(_) => Afterlife::Over,
+            ending => self.afterlife(envelope, ending)?,
+        };
+        if envelope.is_call() {
+            return Ok(match afterlife {
+                Afterlife::Over => ended_call(ending),
+                Afterlife::Again((QueueKind::Jobs(_), message)) => Step::SendOn(message),
+                Afterlife::Again(later) => Step::Store(later),
+                Afterlife::Dead(why, _) => Step::Refuse(match (answer, ending) {
+                    (Some(answer), _) => answer.clone(),
+                    (None, Ending::Fail { reason, .. }) => Box::new(Answer::failed(reason)),
+                    (None, _) => Box::new(Answer::rejected(ErrorKind::Unsupported, why)),
+                }),
+            });
+        }
+        Ok(match afterlife {
+            Afterlife::Over => Step::Ack,
+            Afterlife::Again(message) => Step::Store(message),
+            Afterlife::Dead(why, next) => {
+                tracing::warn!(job = %next.id, queue = %next.job.queue, why, "a job goes to the \
+                    dead letters");
+                let message = next.write("".into())?;
+                Step::Store(self.storage.dead_letter(&next.job.queue, &why, message))
+            }
+        })
+    }
+
+    fn afterlife(&self, envelope: &Envelope, ending: &Ending) -> Result<Afterlife, Error> {
         let mut next = envelope.next();
         let record = |kind, reason: &str, report| AttemptRecord {
             attempt: envelope.attempt(),
@@ -239,13 +235,11 @@ impl RabbitMqCore {
             report,
             stop: None,
         };
-        Ok(Some(match disposition {
-            Disposition::Ack(_) | Disposition::Cancelled { .. } | Disposition::Extend(_) => {
-                return Ok(None);
-            }
-            Disposition::DeadLetter(reason) => {
+        Ok(match ending {
+            Ending::Ack(_) | Ending::Cancelled { .. } | Ending::Extend(_) => Afterlife::Over,
+            Ending::DeadLetter(reason) => {
                 next.note(record(AttemptKind::SetAside, reason, None));
-                self.dead(&next, reason)?
+                Afterlife::Dead(reason.clone(), Box::new(next))
             }
             Disposition::GiveBack {
                 kind,
@@ -253,10 +247,9 @@ impl RabbitMqCore {
                 after,
             } => {
                 next.note(record(*kind, reason, None));
-                next.interrupted = next
-                    .interrupted
-                    .saturating_add(u32::from(*kind == AttemptKind::Interrupted));
-                self.storage.message(next, *after)?
+                let is_interrupted = u32::from(*kind == AttemptKind::Interrupted);
+                next.interrupted = next.interrupted.saturating_add(is_interrupted);
+                Afterlife::Again(self.storage.message(next, *after)?)
             }
             Disposition::Fail {
                 kind,
@@ -283,20 +276,26 @@ impl RabbitMqCore {
                     .begins_by()
                     .map(|by| by.duration_since(SystemTime::now()).unwrap_or_default());
                 match rule.decide(charged, ChargedEnd::of(*kind, *advice), left, jitter(0.5)) {
-                    RetryDecision::Retry(pause) => self.storage.message(next, pause)?,
-                    RetryDecision::Stop(NoRetry::TooLate) => {
-                        self.dead(&next, &format!("{reason}{NEXT_TOO_LATE}"))?
+                    RetryDecision::Retry(pause) => {
+                        Afterlife::Again(self.storage.message(next, pause)?)
                     }
-                    RetryDecision::Stop(_) => self.dead(&next, reason)?,
+                    RetryDecision::Stop(NoRetry::TooLate) => {
+                        Afterlife::Dead(format!("{reason}{NEXT_TOO_LATE}"), Box::new(next))
+                    }
+                    RetryDecision::Stop(_) => Afterlife::Dead(reason.clone(), Box::new(next)),
                 }
             }
-        }))
+        })
     }
+}
 
-    fn dead(&self, envelope: &Envelope, why: &str) -> Result<(QueueKind, Message), Error> {
-        tracing::warn!(job = %envelope.id, queue = %envelope.job.queue, why, "a job goes to the \
-            dead letters");
-        let message = envelope.write("".into())?;
-        Ok(self.storage.dead_letter(&envelope.job.queue, why, message))
+/// A call that is over.
+fn ended_call(ending: &Ending) -> Step {
+    match ending {
+        Ending::Cancelled { reason, report, .. } => {
+            let cancelled = Cancelled::new(reason.clone(), report.clone());
+            Step::Refuse(Box::new(Answer::of(&CallError::Cancelled(cancelled))))
+        }
+        _ => Step::Answer,
     }
 }

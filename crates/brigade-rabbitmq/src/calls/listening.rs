@@ -5,7 +5,7 @@
 //! from a connection that broke: after a restart it is gone, and with it the calls that were sent.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,15 +18,15 @@ use tokio::time::sleep;
 
 use super::super::fault::Fault;
 use super::super::headers::{BEGUN, ERROR, PROGRESS};
-use super::super::link::LiveConnection;
+use super::super::link::{Link, LiveConnection};
 use super::super::pause::Pauses;
+use super::super::url::RabbitMqConfig;
 use super::super::values::{millis, table};
-use super::{Calls, OpenCall};
+use super::open_calls::{OpenCall, OpenCalls};
 use crate::codec::Codec;
 use crate::error::ErrorKind;
 use crate::outcome::CallError;
 use crate::progress::Progress;
-use crate::sync::lock;
 use brigade_core::store::Answer;
 
 /// How long the queue of answers outlives its process, and may be without a connection.
@@ -34,17 +34,45 @@ const ANSWERS_EXPIRE: Duration = Duration::from_secs(300);
 /// Answers that are acked together.
 const ACK_MAX: usize = 256;
 
-impl Calls {
+/// Receives the answers to the calls of this process.
+pub(super) struct AnswerListener {
+    open: Arc<OpenCalls>,
+    config: Arc<RabbitMqConfig>,
+    /// What takes answers.
+    pub(super) link: Link,
+    /// Where answers go.
+    pub(super) answers: ShortString,
+    /// Where a message lies that a restart of the broker takes.
+    alive: ShortString,
+    /// It has been put there.
+    is_marked: AtomicBool,
+}
+
+impl AnswerListener {
+    pub(super) fn new(
+        id: &str,
+        open: &Arc<OpenCalls>,
+        config: &Arc<RabbitMqConfig>,
+        link: &Link,
+    ) -> Self {
+        Self {
+            open: Arc::clone(open),
+            config: Arc::clone(config),
+            link: link.clone(),
+            answers: config.name_of(&format!("brigade-answers.{id}")).into(),
+            alive: config.name_of(&format!("brigade-alive.{id}")).into(),
+            is_marked: AtomicBool::new(false),
+        }
+    }
+
     /// Receives answers for as long as the broker is there.
     pub(super) async fn listen(self: Arc<Self>) {
         let mut pauses = Pauses::default();
         loop {
             match self.link.connection().await {
                 Ok(connection) => {
-                    let ended = connection
-                        .down
-                        .run_until_cancelled(self.listen_on(&connection))
-                        .await;
+                    let listening = self.listen_on(&connection);
+                    let ended = connection.down.run_until_cancelled(listening).await;
                     let fault = ended.and_then(Result::err).unwrap_or_else(Fault::timeout);
                     if connection.down.is_cancelled() {
                         pauses.reset();
@@ -59,9 +87,17 @@ impl Calls {
         }
     }
 
+    /// Sees to it, on each connection that publishes, that there is a queue for answers, and ends
+    /// the calls that a restart of the broker took.
+    pub(super) async fn prepare(&self, connection: &LiveConnection) -> Result<(), Fault> {
+        let channel = connection.channel().await?;
+        declare(connection, &channel, &self.answers).await?;
+        self.look_for_restart(connection).await
+    }
+
     async fn listen_on(&self, connection: &LiveConnection) -> Result<(), Fault> {
         let channel = connection.channel().await?;
-        self.declare_answers(connection, &channel).await?;
+        declare(connection, &channel, &self.answers).await?;
         let mut answers = connection
             .consume(&channel, &self.answers, FieldTable::default())
             .await?;
@@ -99,16 +135,8 @@ impl Calls {
         }
     }
 
-    pub(super) async fn declare_answers(
-        &self,
-        connection: &LiveConnection,
-        channel: &Channel,
-    ) -> Result<(), Fault> {
-        declare(connection, channel, &self.answers).await.map(drop)
-    }
-
     /// Notices that the broker was restarted, and ends the calls that were lost with that.
-    pub(super) async fn look_for_restart(&self, connection: &LiveConnection) -> Result<(), Fault> {
+    async fn look_for_restart(&self, connection: &LiveConnection) -> Result<(), Fault> {
         if self.config.durable_calls {
             return Ok(());
         }
@@ -122,7 +150,7 @@ impl Calls {
                 "the broker was restarted, and the call may have been lost (calls=durable keeps \
                     them)",
             );
-            self.fail(&fault, |open| open.sent);
+            self.fail(&fault, |open| open.is_sent);
         }
         connection
             .publish_note(&channel, &self.alive, b"alive")
@@ -143,56 +171,37 @@ impl Calls {
 
     fn receive(&self, delivery: &mut Delivery) {
         let properties = &delivery.properties;
-        let Some(number) = self.number_of(properties) else {
-            self.foreign.fetch_add(1, Ordering::Relaxed);
+        let Some(number) = self.open.number_of(properties) else {
             return;
         };
-        let header = |name: &str| {
-            properties
-                .headers()
-                .as_ref()
-                .and_then(|headers| headers.inner().get(name))
-        };
+        let body = Bytes::from(std::mem::take(&mut delivery.data));
+        let headers = properties.headers().as_ref();
+        let header = |name: &str| headers.and_then(|headers| headers.inner().get(name));
         if header(BEGUN).is_some() {
-            if let Some(open) = lock(&self.open).get_mut(&number) {
-                open.begun = true;
-            }
-            return;
+            self.open.begun(number);
+        } else if let Some(fraction) = header(PROGRESS) {
+            let progress = Progress {
+                fraction: read_fraction(fraction),
+                codec: Codec::Json,
+                payload: body,
+            };
+            self.open.report(number, progress);
+        } else {
+            let outcome = match header(ERROR) {
+                None => Ok(body),
+                Some(kind) => Err(read_error(kind, &body)),
+            };
+            self.open.end(number, outcome);
         }
-        if let Some(fraction) = header(PROGRESS) {
-            let fraction = read_fraction(fraction);
-            let caller = lock(&self.open)
-                .get(&number)
-                .map(|open| Arc::clone(&open.caller));
-            let payload = Bytes::from(std::mem::take(&mut delivery.data));
-            return caller.into_iter().for_each(|caller| {
-                caller.report(Progress {
-                    fraction,
-                    codec: Codec::Json,
-                    payload: payload.clone(),
-                })
-            });
-        }
-        let outcome = match header(ERROR) {
-            None => Ok(Bytes::from(std::mem::take(&mut delivery.data))),
-            Some(kind) => Err(read_error(kind, &delivery.data)),
-        };
-        self.end(number, outcome);
     }
 
     /// It is unknown what became of these calls.
     fn fail(&self, fault: &Fault, which: impl Fn(&OpenCall) -> bool) {
-        let failed: Vec<OpenCall> = lock(&self.open)
-            .extract_if(|_, open| which(open))
-            .map(|(_, open)| open)
-            .collect();
-        for open in failed {
-            let error = fault
-                .clone()
-                .into_error("wait for the answer of a call")
-                .uncertain();
-            drop(open.teller.send(Err(error.into())));
-        }
+        let error = || {
+            let error = fault.clone().into_error("wait for the answer of a call");
+            error.uncertain()
+        };
+        self.open.fail(which, error);
     }
 }
 

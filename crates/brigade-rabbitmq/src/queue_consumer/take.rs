@@ -6,7 +6,7 @@
 //! comes after all deliveries that were sent before it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -14,29 +14,27 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::ShortString;
 use tokio::time::sleep;
 
-use super::super::RabbitMqCore;
 use super::super::consumer_channel::ConsumerChannel;
 use super::super::fault::Fault;
 use super::super::topology::PATIENCE;
-use super::{FAILURES_MAX, FENCE_PAUSE, QueueConsumer, Subscription, hold_long};
+use super::{FAILURES_MAX, FENCE_PAUSE, QueueConsumer, hold_long};
 use crate::sync::lock;
 
+/// The number of the next subscription of this process.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
 /// The pause before one more question doubles so often.
 const UNSURE_MAX: u32 = 8;
 
 impl QueueConsumer {
-    pub(super) async fn consume(
-        self: &Arc<Self>,
-        core: &Arc<RabbitMqCore>,
-        room: usize,
-    ) -> Result<(), Fault> {
-        let _turn = core.consumers.channels.opening.acquire().await;
-        let (opened, counted) = self.opened(core).await?;
+    /// Begins to consume, with room for so many jobs.
+    pub(super) async fn consume(self: &Arc<Self>, room: usize) -> Result<(), Fault> {
+        let _turn = self.intake.channels.opening.acquire().await;
+        let (opened, counted) = self.opened().await?;
         let only_listens = lock(&self.state).asks.is_empty();
         let has_some = only_listens
             && match counted {
                 Some(count) => count,
-                None => self.count(core, &opened.connection).await?,
+                None => self.count(&opened.connection).await?,
             } > 0;
         if has_some {
             // An ask comes for it when those before have none.
@@ -44,69 +42,41 @@ impl QueueConsumer {
             self.tell_groups();
             return Ok(());
         }
-        let prefetch = u16::try_from(room).unwrap_or(u16::MAX);
-        let (number, tag, patience) = self.add_subscription(core, &opened, prefetch);
-        match self
-            .subscribe(core, &opened, prefetch, tag, PATIENCE * patience)
-            .await
-        {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        match self.subscribe(&opened, number, room).await {
             Ok(deliveries) => {
                 lock(&self.state).failures = 0;
-                let (source, core) = (Arc::clone(self), Arc::clone(core));
-                let scope = core.scope.clone();
-                scope.spawn_until_closed(async move {
-                    source.read(&core, &opened, number, deliveries).await
+                let source = Arc::clone(self);
+                self.intake.scope.spawn_until_closed(async move {
+                    source.read(&opened, number, deliveries).await
                 });
                 Ok(())
             }
             Err(fault) => {
                 // Next time it breaks no channel of others.
                 self.is_alone.fetch_or(!fault.is_lost(), Ordering::Relaxed);
-                self.end(core, &opened);
+                self.end(&opened);
                 Err(fault)
             }
         }
     }
 
-    /// Notes an AMQP consumer that is about to begin: its number and tag, and how many tries there
-    /// were since one that went well.
-    fn add_subscription(
-        &self,
-        core: &RabbitMqCore,
-        opened: &ConsumerChannel,
-        prefetch: u16,
-    ) -> (u64, ShortString, u32) {
-        let mut state = lock(&self.state);
-        state.next_number += 1;
-        state.failures = (state.failures + 1).min(FAILURES_MAX);
-        let number = state.next_number;
-        let tag: ShortString = format!(
-            "brigade-{}-{}-{}-{number}",
-            std::process::id(),
-            opened.number,
-            core.consumers.next_number()
-        )
-        .into();
-        state.subscriptions.push(Subscription {
-            number,
-            tag: tag.clone(),
-            room: prefetch.into(),
-            taken: 0,
-            is_open: true,
-            is_fenced: false,
-        });
-        (number, tag, state.failures)
-    }
-
     async fn subscribe(
         &self,
-        core: &RabbitMqCore,
         opened: &ConsumerChannel,
-        prefetch: u16,
-        tag: ShortString,
-        patience: Duration,
+        number: u64,
+        room: usize,
     ) -> Result<lapin::Consumer, Fault> {
-        let name = core.storage.topology.name(&self.kind);
+        let prefetch = u16::try_from(room).unwrap_or(u16::MAX);
+        let process = std::process::id();
+        let tag: ShortString = format!("brigade-{process}-{}-{number}", opened.number).into();
+        let failures = {
+            let mut state = lock(&self.state);
+            state.failures = (state.failures + 1).min(FAILURES_MAX);
+            self.subscriptions.add(number, tag.clone(), prefetch);
+            state.failures
+        };
+        let name = self.intake.storage.topology.name(&self.kind);
         let (connection, channel) = (&opened.connection, &opened.channel);
         let _alone = opened.consuming.lock().await;
         connection
@@ -115,80 +85,68 @@ impl QueueConsumer {
         let consuming =
             channel.basic_consume(name, tag, BasicConsumeOptions::default(), hold_long());
         // As a declaration, it may hang. What is held by this channel would be lost with it.
-        let is_used = core.leases.table().holds_by(opened.number);
-        let patience = if is_used { Duration::MAX } else { patience };
+        let is_used = self.intake.leases.table().holds_by(opened.number);
+        let patience = if is_used {
+            Duration::MAX
+        } else {
+            PATIENCE * failures
+        };
         connection.answer_within(patience, consuming).await
     }
 
     /// Finds out whether the queue has something that is not here: how many jobs wait there, and
     /// then one question to the channel, whose answer comes after all deliveries before.
-    pub(super) async fn fence(&self, core: &Arc<RabbitMqCore>) -> Result<(), Fault> {
-        let _turn = core.consumers.channels.opening.acquire().await;
-        let (opened, releases) = {
-            let state = lock(&self.state);
-            (state.opened.clone(), state.releases)
+    pub(super) async fn fence(&self) -> Result<(), Fault> {
+        let _turn = self.intake.channels.opening.acquire().await;
+        let releases = self.subscriptions.releases();
+        let Some(opened) = lock(&self.state).opened.clone() else {
+            return Ok(());
         };
-        let Some(opened) = opened else { return Ok(()) };
-        let count = self.count(core, &opened.connection).await?;
+        let count = self.count(&opened.connection).await?;
         opened.connection.round_trip(&opened.channel).await?;
         // Its reader has been woken by them.
         tokio::task::yield_now().await;
-        let (is_sure, unsure) = {
-            let mut state = lock(&self.state);
-            let is_sure = count == 0 && state.releases == releases;
-            state
-                .subscriptions
-                .iter_mut()
-                .for_each(|subscription| subscription.is_fenced |= is_sure);
-            state.unsure = if is_sure {
-                0
-            } else {
-                (state.unsure + 1).min(UNSURE_MAX)
-            };
-            (is_sure, state.unsure)
-        };
-        if !is_sure {
-            sleep(FENCE_PAUSE * 2_u32.pow(unsure)).await;
+        if count == 0 && self.subscriptions.fence(releases) {
+            lock(&self.state).unsure = 0;
+            return Ok(());
         }
+        let unsure = {
+            let mut state = lock(&self.state);
+            state.unsure = (state.unsure + 1).min(UNSURE_MAX);
+            state.unsure
+        };
+        sleep(FENCE_PAUSE * 2_u32.pow(unsure)).await;
         Ok(())
     }
 
     /// Reads a consumer's deliveries until there are no more.
     async fn read(
         self: &Arc<Self>,
-        core: &Arc<RabbitMqCore>,
         opened: &Arc<ConsumerChannel>,
         number: u64,
         mut deliveries: lapin::Consumer,
     ) {
         loop {
             match opened.dead.run_until_cancelled(deliveries.next()).await {
-                None => return self.end(core, opened),
-                Some(Some(Ok(delivery))) => self.arrived(core, opened, number, delivery),
-                Some(Some(Err(error))) => return self.fail(core, opened, &error.into()),
+                None => return self.end(opened),
+                Some(Some(Ok(delivery))) => self.arrived(opened, Some(number), delivery),
+                Some(Some(Err(error))) => return self.fail(opened, &error.into()),
                 Some(None) => break,
             }
         }
-        let was_asked = {
-            let mut state = lock(&self.state);
-            let subscription = state
-                .subscriptions
-                .iter_mut()
-                .find(|subscription| subscription.number == number);
-            subscription.is_none_or(|subscription| !std::mem::take(&mut subscription.is_open))
-        };
+        let is_unexpected = self.subscriptions.close(number).is_some();
         if !opened.is_alive() {
-            return self.end(core, opened);
+            return self.end(opened);
         }
-        if !was_asked {
+        if is_unexpected {
             tracing::error!(
                 queue = self.queue,
                 "the broker ended the consumer of this queue, as the queue was deleted; declaring it \
                     again"
             );
             // What was held of it is gone with it.
-            self.begin_anew(core, opened);
+            self.begin_again(opened);
         }
-        self.poke.notify_one();
+        self.subscriptions.wake();
     }
 }
