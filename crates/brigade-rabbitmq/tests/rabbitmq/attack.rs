@@ -1,5 +1,10 @@
-//! Messages that were made to do harm: each is a dead letter with the reason, or a job like any
-//! other; the consumer serves on.
+//! Messages that were made to do harm.
+//!
+//! A plain AMQP connection publishes them: strings with control characters or bytes that are not
+//! UTF-8, headers of wrong types or nested too deep, counters and times at the ends of their
+//! ranges, headers that are larger than a frame. Each becomes a dead letter with the reason, or a
+//! job like any other. After each, the consumer takes a good job, so it was not ended by the bad
+//! message.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicU64, Ordering};

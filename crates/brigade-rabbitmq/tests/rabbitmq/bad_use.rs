@@ -1,4 +1,9 @@
-//! What misuse gets: a sentence, or a dead letter with the reason; and the work goes on.
+//! Bad use of the broker: wrong URLs, rights and options, queues with other arguments, messages of
+//! other programs that are no jobs.
+//!
+//! Each gets an error that says what to do, or is a dead letter with the reason in
+//! `brigade-reason`, and the good jobs of the same queue are run. The tests share one server, each
+//! in a namespace of its own.
 
 use std::time::Instant;
 
@@ -19,7 +24,7 @@ async fn bad_use_what_cannot_be_connected_to_is_told_at_once() {
     let refused = |url: String| async move { Broker::connect(&url).await.unwrap_err() };
     let error = refused(format!("amqp://guest:wrong@127.0.0.1:{port}")).await;
     assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
-    let error = refused(format!("amqp://nobody:x@127.0.0.1:{port}/")).await;
+    let error = refused(format!("amqp://stranger:x@127.0.0.1:{port}/")).await;
     assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
     // F37: lapin once waited for ever here.
     let error = refused(format!("amqp://127.0.0.1:{port}/no-such-vhost")).await;
@@ -162,7 +167,7 @@ async fn bad_use_a_body_that_is_not_json_goes_to_the_dead_letters_with_the_reaso
     let began = Instant::now();
     while found.len() < 2 {
         assert!(began.elapsed() < BOUND, "{found:?}");
-        // Before the first dead letter there is no such queue, and asking for it ends the channel.
+        // Before the first dead letter the queue does not exist, and asking for it ends the channel.
         let channel = plain(&url).await;
         let options = lapin::options::BasicGetOptions { no_ack: true };
         if let Ok(Some(message)) = channel.basic_get(dead.as_str().into(), options).await {
@@ -229,7 +234,7 @@ async fn a_plain_client_pushes_and_takes_with_nothing_but_json() {
         )
         .await
         .unwrap();
-    // It may have come for a lease that nobody asks for any more: then it is given back.
+    // It may have come for a lease request that has ended: then the consumer gives it back.
     let mut got = None;
     let began = Instant::now();
     while got.is_none() && began.elapsed() < BOUND {

@@ -1,4 +1,8 @@
 //! `Broker::check`: what it finds on a server where something is wrong.
+//!
+//! Each test sets up one kind of fault with `rabbitmqctl` or with a plain AMQP connection: a
+//! missing right, a policy that limits queues, a queue with other arguments, a short delivery
+//! limit. It then looks for the finding, with its level and the names in it.
 
 use brigade::Broker;
 use brigade_testkit::places::free_port;
@@ -158,7 +162,7 @@ async fn a_clerk_learns_what_it_may_not(server: &RabbitMq, url: &str) {
             .any(|text| words.iter().all(|word| text.contains(word)))
     };
     assert!(
-        has(&["problem: this user has not the right to read queues such as shop."]),
+        has(&["problem: this user has not the right to read queues like shop."]),
         "{found:#?}"
     );
     let nowhere = findings(&format!(
@@ -207,7 +211,7 @@ async fn check_names_queues_that_give_up_jobs_after_few_deliveries() {
         let found = checked.check().await.unwrap();
         found.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    until("the server tells of its queues", async || {
+    until("the management API lists the queues", async || {
         let found = findings().await;
         found
             .iter()

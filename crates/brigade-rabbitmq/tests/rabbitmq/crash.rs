@@ -1,5 +1,10 @@
-//! The broker is killed while jobs are pushed and run and calls are made: what was acknowledged is
-//! there, and counts once; each call ends; and consumption resumes soon after the broker is back.
+//! The server is killed while jobs are pushed and run, and calls are made (F36).
+//!
+//! - A push that returned is in its queue after the restart, and its job runs.
+//! - A settlement that was accepted counts once.
+//! - Each call ends: with its answer, or with an error that is uncertain.
+//! - Consumption resumes soon after the server is back. `probe` measures when it is back for any
+//!   client, and only the time beyond that counts.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -74,20 +79,20 @@ async fn kill(
 
 /// Each call was answered, or its end is uncertain.
 fn every_call_ended(load: &Load) {
-    let [done, uncertain, called, answered, told] = [
+    let [done, uncertain, called, answered, failed] = [
         &load.done,
         &load.uncertain,
         &load.called,
         &load.answered,
-        &load.told,
+        &load.failed,
     ]
     .map(|count| count.load(Ordering::Relaxed));
     println!(
         "{}: jobs done {done}, uncertain {uncertain}; calls {called}, answered {answered}, \
-            uncertain {told}",
+            uncertain {failed}",
         load.kind
     );
-    assert_eq!(called, answered + told);
+    assert_eq!(called, answered + failed);
 }
 
 /// Waits until the ledger says of each job that was pushed that it is done.

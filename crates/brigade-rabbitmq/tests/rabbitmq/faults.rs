@@ -1,4 +1,8 @@
-//! Servers that stand still, run short of memory, lose patience, or lose a queue.
+//! Servers that stop answering, run short of memory, or lose a queue (F37, F41, F42).
+//!
+//! Each test starts a server of its own, as it does harm to it: it stops the process by a signal,
+//! sets a memory alarm, or deletes a queue under its consumers. Then it checks that the broker
+//! returns an error in time, or goes on by itself, and that no job is lost.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +13,7 @@ use lapin::types::FieldTable;
 
 use crate::stage::{BOUND, LONG, NOW, connect, ctl, millis, plain, shared, until};
 
-/// The server, started beside what else the runtime does.
+/// Starts a server without blocking the runtime.
 fn start(lines: &[&str]) -> RabbitMq {
     tokio::task::block_in_place(|| RabbitMq::start(lines)).unwrap()
 }
@@ -74,7 +78,7 @@ async fn f37_a_queue_that_is_deleted_under_its_consumer_is_declared_again() {
             FieldTable::default(),
         )
     };
-    until("somebody waits at the queue", async || {
+    until("a consumer waits at the queue", async || {
         passive().await.unwrap().consumer_count() > 0
     })
     .await;

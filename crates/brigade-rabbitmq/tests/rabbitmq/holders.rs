@@ -70,7 +70,7 @@ async fn a_job_whose_take_was_not_acked_is_taken_when_it_comes_again() {
         declaring.await.unwrap().consumer_count() == 1
     })
     .await;
-    // Of the two connections, the one that takes is made last. Its acks reach nobody.
+    // Of the two connections, the one that takes is made last. Its acks do not reach the server.
     proxy.hold(1);
     producer.queue("q").push(&7).await.unwrap();
     // More than a heartbeat, which is 8 bytes: an ack, and the question that follows it.

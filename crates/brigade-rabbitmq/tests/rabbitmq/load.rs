@@ -1,5 +1,9 @@
-//! Jobs and calls that go on while the broker is killed: who pushes, runs, and calls, and what each
-//! was told.
+//! Jobs and calls that go on while the server is killed.
+//!
+//! A [`Load`] has tasks that push, consume and call until it is stopped. Each notes in a ledger
+//! what it began and what it got: a push that returned, a run, an accepted settlement, an answer.
+//! After the server is back, the tests compare the ledger with what is in the queues. [`Resumed`]
+//! measures how long nothing went on after the kill.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,12 +65,12 @@ pub(crate) struct Load {
     pub(crate) jobs: Resumed,
     pub(crate) calls: Resumed,
     pub(crate) done: AtomicU64,
-    /// Settlements of which nobody knows whether they were heard.
+    /// Settlements with an uncertain outcome.
     pub(crate) uncertain: AtomicU64,
     pub(crate) called: AtomicU64,
     pub(crate) answered: AtomicU64,
     /// Calls that ended as uncertain.
-    pub(crate) told: AtomicU64,
+    pub(crate) failed: AtomicU64,
     stop_asking: AtomicBool,
     stop: AtomicBool,
 }
@@ -93,7 +97,7 @@ impl Load {
             uncertain: count(),
             called: count(),
             answered: count(),
-            told: count(),
+            failed: count(),
             stop_asking: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         })
@@ -266,11 +270,11 @@ impl Load {
                     if error.kind() == ErrorKind::Unreachable && !is_durable =>
                 {
                     assert!(error.is_uncertain(), "{error:?}");
-                    self.told.fetch_add(1, Ordering::Relaxed);
+                    self.failed.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(CallError::Rejected(error)) if error.is_retryable() => {
                     assert!(!error.is_uncertain());
-                    self.told.fetch_add(1, Ordering::Relaxed);
+                    self.failed.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(other) => panic!("{other:?}"),
             }

@@ -1,6 +1,9 @@
 //! F38: the broker takes back what is held for longer than its `consumer_timeout`, and closes the
-//! channel. Told of that time, a holder never comes near it; not told, it loses its leases and
-//! nothing is counted twice.
+//! channel.
+//!
+//! If the URL names that time, the consumer refreshes each delivery before it is over, and no lease
+//! is lost. If the URL does not, the leases are lost once; the process learns the time from the
+//! error, and no result is counted twice.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -106,7 +109,7 @@ async fn settle_around_the_exchange(broker: Broker, timeout: Duration) {
     assert!(queue.take(millis(500)).await.unwrap().is_none());
 }
 
-/// Told of the broker's time, a holder never comes near it, however long it holds.
+/// The URL names the broker's time, so a delivery is refreshed in time however long it is held.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f38_what_is_held_for_longer_than_the_broker_allows_stays_its_holder_s() {
     let timeout = millis(5_000);

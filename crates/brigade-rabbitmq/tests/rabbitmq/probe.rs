@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::stage::BOUND;
 
-/// A step that hangs is begun anew after this time.
+/// A step that hangs is begun again after this time.
 const STEP: Duration = Duration::from_secs(2);
 /// Between steps that failed.
 const AGAIN: Duration = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! What these tests share: a server and a broker, and a plain connection beside it.
+//! What these tests share: a server and a broker, and a plain AMQP connection.
 
 use std::future::Future;
 use std::time::Duration;
@@ -91,7 +91,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl 
     );
 }
 
-/// Runs `rabbitmqctl`, which takes its time, beside what else goes on.
+/// Runs `rabbitmqctl`, which is slow, without blocking the runtime.
 pub(crate) async fn ctl(server: &RabbitMq, arguments: &[&str]) -> String {
     tokio::task::block_in_place(|| server.ctl(arguments)).unwrap()
 }

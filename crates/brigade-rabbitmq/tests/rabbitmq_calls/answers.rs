@@ -1,4 +1,8 @@
-//! What a caller is told.
+//! Answers to calls: results, failures, progress, and what is dropped.
+//!
+//! Workers are consumers of this process or processes of their own; in some tests a plain AMQP
+//! connection takes the place of the worker or of the caller, so that requests and answers are seen
+//! as they are on the wire. Late and foreign answers are counted in `Broker::call_counts`.
 
 use brigade::{Broker, Call, CallError, ErrorKind, TimedOut};
 use futures_util::StreamExt as _;
@@ -224,7 +228,7 @@ async fn f39_late_and_foreign_answers_are_dropped_and_counted() {
     let request = soon("the request", requests.next()).await.unwrap().unwrap();
     let to = request.properties.reply_to().clone().unwrap();
     let id = request.properties.correlation_id().clone().unwrap();
-    // Nobody said that it has begun, so its time is over.
+    // No worker said that it has begun, so its time is over.
     let error = soon("its timeout", call).await.unwrap_err();
     assert!(
         matches!(error, CallError::TimedOut(TimedOut::Queue(_))),
@@ -288,7 +292,7 @@ async fn f39_a_caller_that_is_gone_is_nobodys_trouble() {
         3
     );
     let gone = BasicProperties::default()
-        .with_reply_to("nobody-is-here".into())
+        .with_reply_to("missing-queue".into())
         .with_correlation_id("1".into());
     plain.publish(&stage.name("add"), b"[3, 4]", gone).await;
     assert_eq!(

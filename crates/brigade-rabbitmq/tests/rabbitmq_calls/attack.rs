@@ -1,4 +1,8 @@
 //! Callers that mean harm.
+//!
+//! They name queues of jobs in `reply_to`, so that an answer would run as a job; they send requests
+//! that cannot be read; they ask for results over the limits of the server. Each caller gets a
+//! `rejected` answer, or its request is a dead letter; calls of other callers go on.
 
 use brigade::{Broker, Call};
 use futures_util::StreamExt as _;
@@ -42,7 +46,7 @@ async fn an_answer_cannot_be_pushed_into_a_queue_of_jobs() {
             "{reason}"
         );
     }
-    // A queue of jobs that this worker does not know: whoever takes from it refuses the answer.
+    // A queue of jobs that this worker does not know: its consumer refuses the answer.
     let elsewhere = stage.elsewhere().await;
     elsewhere.queue("other").push(&1).await.unwrap();
     assert!(
@@ -168,7 +172,7 @@ async fn an_answer_that_the_server_does_not_take_is_replaced_by_a_refusal() {
             .prefetch(4)
             .in_process(),
     );
-    // Before it is known what the server takes, beside others, and after.
+    // Before the limit of the server is known, at the same time, and after.
     for _ in 0..3 {
         let (sum, over) = futures_util::join!(
             soon("a sum", caller.call(add(1, 2))),

@@ -1,4 +1,8 @@
 //! A Node program with `amqplib` calls and serves on the same queues as Brigade, at the same time.
+//!
+//! The program is `node/`. It is started with what it is to do: `ask` a task, or `serve` one, and
+//! prints each answer or request as a line of JSON, which the tests compare. So the formats of
+//! `docs/brokers.md` (Remote calls over RabbitMQ) are tested with a client that is not ours.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

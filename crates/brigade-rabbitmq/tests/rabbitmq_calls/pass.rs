@@ -1,4 +1,8 @@
-//! Passing calls on.
+//! Passing calls on to other workers.
+//!
+//! Workers pass always, every other time, or once. A passed call reaches a worker that takes it,
+//! and does not spin. When every worker has passed it often enough, its caller gets the reasons of
+//! all. One that waits out its passes is offered until a worker takes it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

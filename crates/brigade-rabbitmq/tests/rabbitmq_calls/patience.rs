@@ -26,8 +26,8 @@ fn starts(file: &str) -> usize {
     std::fs::read(file).map_or(0, |text| text.len())
 }
 
-/// Of the two, one worker is told of the broker's time: what it runs is begun once. The other is
-/// not: its first attempt is taken from it and refused, and then it knows.
+/// The URL of one worker names the broker's time: what that worker runs is begun once. The URL of
+/// the other does not: its first attempt is taken from it and refused, and then it knows the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
     // In full: a job of three minutes, a minute to hold it, and the server looks once a minute, as

@@ -1,4 +1,9 @@
-//! Calls while the server is killed and started again.
+//! Calls while the server is killed and started again, or stands still.
+//!
+//! Callers call without a pause. When the server is killed, each call that was sent ends as
+//! uncertain, or is answered; with `calls=durable` requests and answers outlive the restart, and
+//! each call is answered. A server that stands still is reported within the time that an answer
+//! may take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,16 +38,16 @@ async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed
     let workers =
         workers.map(|worker| Serving::start(worker.consumer().task(add).prefetch(8).in_process()));
     let over = Arc::new(AtomicBool::new(false));
-    let (good, told) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (good, unknown) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let callers: Vec<_> = (0..16)
         .map(|caller| {
             let is_durable = caller % 2 == 0;
             let broker = if is_durable { &durable } else { &broker };
-            let (broker, over, good, told) = (
+            let (broker, over, good, unknown) = (
                 broker.clone(),
                 Arc::clone(&over),
                 Arc::clone(&good),
-                Arc::clone(&told),
+                Arc::clone(&unknown),
             );
             tokio::spawn(async move {
                 for n in 0.. {
@@ -63,7 +68,7 @@ async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed
                             if error.kind() == ErrorKind::Unreachable && !is_durable =>
                         {
                             assert!(error.is_uncertain(), "{error:?}");
-                            told.fetch_add(1, Ordering::Relaxed);
+                            unknown.fetch_add(1, Ordering::Relaxed);
                         }
                         Err(other) => panic!("{other:?}"),
                     }
@@ -101,15 +106,15 @@ async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed
         assert!(worker.end().await.done > 0);
     }
     println!(
-        "{good:?} answered, {told:?} told that nobody knows, {:?}, {:?}",
+        "{good:?} answered, {unknown:?} uncertain, {:?}, {:?}",
         broker.call_counts(),
         durable.call_counts()
     );
 }
 
-/// F37 for calls: nobody waits for ever for a server that stands still.
+/// F37 for calls: no call waits without an end for a server that stands still.
 #[tokio::test]
-async fn f37_a_server_that_stands_still_is_told_and_not_waited_for() {
+async fn f37_a_server_that_stands_still_is_reported_and_not_waited_for() {
     let mut server = off(|| RabbitMq::start(&[]).unwrap()).await;
     let broker = Broker::connect(&format!(
         "{}/?ns=shop&heartbeat=1s&response_timeout=2s",

@@ -1,5 +1,5 @@
-//! What these tests share: a namespace of the shared server, workers, tasks, and a plain connection
-//! beside them.
+//! What these tests share: a namespace of the shared server, workers, tasks, and a plain AMQP
+//! connection.
 
 use std::future::{Future, pending};
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ pub(crate) fn large(bytes: usize) -> String {
     "x".repeat(bytes)
 }
 
-/// Tells how far it is, then gives the last of it.
+/// Reports progress for each number, then returns the last.
 #[task]
 pub(crate) fn counts(cx: &Context, to: u32) -> u32 {
     (1..=to).for_each(|n| cx.progress(f64::from(n) / f64::from(to), n));
@@ -236,7 +236,7 @@ pub(crate) fn header(properties: &BasicProperties, name: &str) -> Option<String>
     }
 }
 
-/// A worker that runs beside the test.
+/// A worker that runs in the background of a test.
 pub(crate) struct Serving {
     pub(crate) handle: ConsumerHandle,
     task: JoinHandle<Served>,

@@ -1,4 +1,8 @@
-//! How long a call waits, and what it says then.
+//! How long a call waits for a worker, and how it ends then.
+//!
+//! `queue_timeout` limits the time until a worker begins. Without a worker at the queue a call ends
+//! as `TimedOut(NoWorker)`, with busy workers as `TimedOut(Queue)`, and it is not run later. A call
+//! that has begun is not ended by it.
 
 use brigade::{Call, CallError, TimedOut};
 
