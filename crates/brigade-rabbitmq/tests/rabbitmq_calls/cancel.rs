@@ -89,7 +89,7 @@ async fn what_waits_for_its_turn_and_is_cancelled_is_not_run() {
             .await
             .is_none()
     );
-    // Nobody has it, so there is nobody to wait for.
+    // No worker has it, so there is none to wait for.
     let CallError::Cancelled(cancelled) = soon("its end", waiting).await.unwrap_err() else {
         panic!("cancelled")
     };
