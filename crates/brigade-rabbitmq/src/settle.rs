@@ -36,7 +36,7 @@ pub(super) struct EndingLease {
 }
 
 /// What is done before the delivery of a lease is acked.
-enum Step {
+enum BeforeAck {
     /// Nothing: it is over.
     Ack,
     /// It is stored as another message.
@@ -117,7 +117,7 @@ impl Intake {
         let (mut stored, mut messages, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for (place, (lease, step)) in decided.into_iter().enumerate() {
             match step {
-                Ok(Step::Store(message)) => {
+                Ok(BeforeAck::Store(message)) => {
                     stored.push((place, lease));
                     messages.push(message);
                 }
@@ -156,20 +156,20 @@ impl Intake {
     }
 
     /// Does what is to be done, and acks.
-    async fn end(&self, lease: &EndingLease, step: Step) -> Result<(), Error> {
+    async fn end(&self, lease: &EndingLease, step: BeforeAck) -> Result<(), Error> {
         let EndingLease { held, settlement } = lease;
         let asked = &held.envelope.properties;
         match step {
-            Step::Ack | Step::Store(_) => {}
-            Step::Answer => {
+            BeforeAck::Ack | BeforeAck::Store(_) => {}
+            BeforeAck::Answer => {
                 let result = match &settlement.ending {
                     Ending::Ack(Some(result)) => result,
                     _ => "null",
                 };
                 self.answers.give(asked, Ok(result)).await?;
             }
-            Step::Refuse(answer) => self.answers.give(asked, Err(*answer)).await?,
-            Step::SendOn(message) => {
+            BeforeAck::Refuse(answer) => self.answers.give(asked, Err(*answer)).await?,
+            BeforeAck::SendOn(message) => {
                 self.answers
                     .send_on(message, *asked.delivery_mode())
                     .await?;
@@ -194,7 +194,7 @@ impl Intake {
         }
     }
 
-    fn step(&self, lease: &EndingLease) -> Result<Step, Error> {
+    fn step(&self, lease: &EndingLease) -> Result<BeforeAck, Error> {
         let envelope = &lease.held.envelope;
         let Settlement { ending, answer, .. } = &*lease.settlement;
         let afterlife = match ending {
@@ -204,9 +204,9 @@ impl Intake {
         if envelope.is_call() {
             return Ok(match afterlife {
                 Afterlife::Over => ended_call(ending),
-                Afterlife::Again((QueueKind::Jobs(_), message)) => Step::SendOn(message),
-                Afterlife::Again(later) => Step::Store(later),
-                Afterlife::Dead(why, _) => Step::Refuse(match (answer, ending) {
+                Afterlife::Again((QueueKind::Jobs(_), message)) => BeforeAck::SendOn(message),
+                Afterlife::Again(later) => BeforeAck::Store(later),
+                Afterlife::Dead(why, _) => BeforeAck::Refuse(match (answer, ending) {
                     (Some(answer), _) => answer.clone(),
                     (None, Ending::Fail { reason, .. }) => Box::new(Answer::failed(reason)),
                     (None, _) => Box::new(Answer::rejected(ErrorKind::Unsupported, why)),
@@ -214,13 +214,13 @@ impl Intake {
             });
         }
         Ok(match afterlife {
-            Afterlife::Over => Step::Ack,
-            Afterlife::Again(message) => Step::Store(message),
+            Afterlife::Over => BeforeAck::Ack,
+            Afterlife::Again(message) => BeforeAck::Store(message),
             Afterlife::Dead(why, next) => {
                 tracing::warn!(job = %next.id, queue = %next.job.queue, why, "a job goes to the \
                     dead letters");
                 let message = next.write("".into())?;
-                Step::Store(self.storage.dead_letter(&next.job.queue, &why, message))
+                BeforeAck::Store(self.storage.dead_letter(&next.job.queue, &why, message))
             }
         })
     }
@@ -290,12 +290,12 @@ impl Intake {
 }
 
 /// A call that is over.
-fn ended_call(ending: &Ending) -> Step {
+fn ended_call(ending: &Ending) -> BeforeAck {
     match ending {
         Ending::Cancelled { reason, report, .. } => {
             let cancelled = Cancelled::new(reason.clone(), report.clone());
-            Step::Refuse(Box::new(Answer::of(&CallError::Cancelled(cancelled))))
+            BeforeAck::Refuse(Box::new(Answer::of(&CallError::Cancelled(cancelled))))
         }
-        _ => Step::Answer,
+        _ => BeforeAck::Answer,
     }
 }

@@ -1,8 +1,8 @@
 //! The AMQP consumers of one queue (*subscriptions*), and the room (prefetch) that each has.
 //!
 //! What was delivered takes up the room of its subscription until it is acked. The deliveries of a
-//! queue hold this part, so it knows neither them nor what consumes from the queue; whoever changes
-//! it wakes the task of that queue ([`Subscriptions::changed`]).
+//! queue hold this part, so it knows neither them nor what consumes from the queue. Each change
+//! wakes the task of that queue ([`Subscriptions::changed`]).
 
 use std::sync::Mutex;
 

@@ -1,7 +1,8 @@
 //! The calls of this process that have not ended.
 //!
 //! A call ends in exactly one way: the code that takes its entry out ends it. What comes for a call
-//! without an entry is late, and counted.
+//! without an entry is late, and counted. A call that is being made, waits or runs has an entry;
+//! its caller holds the receiving side of `teller`.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
