@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use tokio::sync::oneshot;
 
 use super::checks::ANSWER;
 use super::fault::Fault;
@@ -86,10 +85,10 @@ impl Answers {
 
     fn tell(&self, request: Option<PublishRequest>) {
         let bytes_max = self.storage.payload_bytes_max();
-        let Some(request) = request.filter(|one| one.message.body.len() <= bytes_max) else {
-            return;
-        };
-        if self.publisher.try_send(request.optional()).is_err() {
+        let request = request.filter(|one| one.message.body.len() <= bytes_max);
+        let Some(mut request) = request else { return };
+        request.is_optional = true;
+        if self.publisher.try_send(request).is_err() {
             tracing::debug!(
                 "progress of a call was not sent: too many messages wait for the \
                     broker"
@@ -108,22 +107,17 @@ impl Answers {
         asked: &BasicProperties,
         outcome: Result<&str, Answer>,
     ) -> Result<(), Error> {
-        match self.hand_over(asked, outcome).await {
-            Some(told) => told.await.map(drop).map_err(|_| dropped()),
+        match answer(asked, outcome, self.storage.payload_bytes_max()) {
+            Some(request) => self.publish(request).await,
+            // The request names no queue for it.
             None => Ok(()),
         }
     }
 
-    /// Hands an answer over; the receiver gets the outcome. `None` if the request names no
-    /// queue for it.
-    pub(super) async fn hand_over(
-        &self,
-        asked: &BasicProperties,
-        outcome: Result<&str, Answer>,
-    ) -> Option<oneshot::Receiver<Published>> {
-        let (request, told) = answer(asked, outcome, self.storage.payload_bytes_max())?.watched();
+    async fn publish(&self, request: PublishRequest) -> Result<(), Error> {
+        let (request, told) = request.watched();
         self.publisher.send(request).await;
-        Some(told)
+        told.await.map(drop).map_err(|_| dropped())
     }
 
     /// Sends a call to another worker, as safe as it was; returns as [`give`](Self::give) does.
@@ -139,9 +133,7 @@ impl Answers {
         let mut message = fitted(message, self.storage.out.frame_max());
         message.properties =
             std::mem::take(&mut message.properties).with_delivery_mode(delivery_mode.unwrap_or(1));
-        let (request, told) = PublishRequest::new(message).watched();
-        self.publisher.send(request).await;
-        told.await.map(drop).map_err(|_| dropped())
+        self.publish(PublishRequest::new(message)).await
     }
 
     fn on_returned(&self, mut request: PublishRequest, may_pause: bool) -> Option<PublishRequest> {
@@ -268,17 +260,16 @@ fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Pu
     if let Some(id) = asked.correlation_id() {
         properties = properties.with_correlation_id(id.clone());
     }
-    let is_direct = is_direct(queue.as_str());
-    let request = PublishRequest::new(Message {
+    // Direct reply-to: the broker hands these straight to their callers, and returns each of them
+    // as unroutable.
+    let is_direct = queue.as_str().starts_with("amq.rabbitmq.reply-to.");
+    let mut request = PublishRequest::new(Message {
         queue,
         body,
         properties,
     });
-    Some(if is_direct {
-        request.optional()
-    } else {
-        request
-    })
+    request.is_optional = is_direct;
+    Some(request)
 }
 
 /// The answer in place of one that the broker does not take; `None` if that was as small as this,
@@ -306,22 +297,13 @@ fn refusal(request: &PublishRequest, fault: &Fault) -> Option<PublishRequest> {
         .clone()
         .with_headers(headers)
         .with_type(ANSWER.into());
-    let instead = PublishRequest::new(Message {
+    let mut instead = PublishRequest::new(Message {
         queue: queue.clone(),
         body: body.into(),
         properties,
     });
-    Some(if request.is_optional() {
-        instead.optional()
-    } else {
-        instead
-    })
-}
-
-/// Direct reply-to: the broker hands these straight to their callers, and returns each of them as
-/// unroutable.
-fn is_direct(queue: &str) -> bool {
-    queue.starts_with("amq.rabbitmq.reply-to.")
+    instead.is_optional = request.is_optional;
+    Some(instead)
 }
 
 /// The answer to a request; `None` if the request names no queue for it.

@@ -123,14 +123,13 @@ impl Calls {
             let config = &self.storage.config;
             let mode = if config.durable_calls { 2 } else { 1 };
             let properties = message.properties.with_delivery_mode(mode);
-            let request = PublishRequest::new(Message {
+            let mut request = PublishRequest::new(Message {
                 properties,
                 ..message
             });
-            let request = request
-                .numbered(number)
-                .give_up_at(Instant::now() + config.answer_timeout)
-                .expires_at(until.map(|(_, until)| until));
+            request.number = number;
+            request.give_up_at = Some(Instant::now() + config.answer_timeout);
+            request.expires_at = until.map(|(_, until)| until);
             self.publisher.try_send(request).err()
         };
         Box::pin(async move {
@@ -323,7 +322,8 @@ impl PendingCall {
     fn cancel(&self, reason: &str) {
         let until = Instant::now() + self.calls.storage.config.answer_timeout;
         let id = self.calls.open.id_of(self.number);
-        let cancel = control::cancel(&self.queue, &id, reason).give_up_at(until);
+        let mut cancel = control::cancel(&self.queue, &id, reason);
+        cancel.give_up_at = Some(until);
         if self.calls.publisher.try_send(cancel).is_err() {
             tracing::warn!("could not cancel a call: too many messages wait for the broker");
         }

@@ -132,7 +132,7 @@ async fn check_rights(
     for (right, tried) in rights {
         match tried {
             Err(fault) if fault.kind() == ErrorKind::Refused => {
-                let what = format!("this user has not the right to {right} queues such as {name}");
+                let what = format!("this user has not the right to {right} queues like {name}");
                 found.add(
                     Level::Problem,
                     what,
@@ -154,8 +154,13 @@ async fn check_served(
 ) -> Result<(), Fault> {
     for (name, target) in served {
         match intake.storage.topology.declare_on(connection, target).await {
-            Ok(FoundQueue::Ours) => {}
-            Ok(FoundQueue::Other(difference)) => found.add(
+            Ok(FoundQueue {
+                difference: None, ..
+            }) => {}
+            Ok(FoundQueue {
+                difference: Some(difference),
+                ..
+            }) => found.add(
                 Level::Warning,
                 format!(
                     "queue {name} exists with other arguments than this URL asks for, and is used \

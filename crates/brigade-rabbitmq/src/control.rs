@@ -43,7 +43,10 @@ pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) ->
         body: reason.as_bytes().to_vec().into(),
         properties,
     };
-    PublishRequest::new(message).by(EXCHANGE).optional()
+    let mut request = PublishRequest::new(message);
+    request.exchange = EXCHANGE.into();
+    request.is_optional = true;
+    request
 }
 
 /// Makes the exchange if it is not there. Without the right to do so, calls cannot be cancelled

@@ -111,53 +111,33 @@ impl Fault {
     /// in the text for people: so this only makes deliveries be exchanged earlier, and nothing else
     /// depends on it.
     pub(super) fn consumer_timeout(&self) -> Option<Duration> {
-        let error = self.source.as_ref()?.downcast_ref::<lapin::Error>()?;
-        let Kind::ProtocolError(error) = error.kind() else {
-            return None;
-        };
-        let is_it = matches!(
-            error.kind(),
-            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
-        );
-        let (_, rest) = error
-            .get_message()
-            .as_str()
-            .split_once("imeout value used: ")
-            .filter(|_| is_it)?;
-        rest.split(' ')
-            .next()?
-            .parse()
-            .ok()
-            .map(Duration::from_millis)
+        let (kind, text) = self.refusal()?;
+        let is_it = *kind == AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED);
+        let millis = number_after(text, "imeout value used: ").filter(|_| is_it);
+        millis.map(Duration::from_millis)
     }
 
     /// The largest message that the broker takes (`max_message_size`), if one was refused because
     /// it is larger. It is named nowhere but in that text; without it, the refusal is reported as
     /// any other.
     pub(super) fn message_bytes_max(&self) -> Option<usize> {
-        let text = self.refusal()?;
-        let (_, rest) = text
-            .split_once("max size ")
-            .filter(|_| text.contains("message size"))?;
-        rest.split(|c: char| !c.is_ascii_digit())
-            .next()?
-            .parse()
-            .ok()
+        let (_, text) = self.refusal()?;
+        number_after(text, "max size ").filter(|_| text.contains("message size"))
     }
 
     /// What the broker said when it closed the channel, or the connection, because of what was
     /// asked.
-    fn refusal(&self) -> Option<&str> {
+    fn refusal(&self) -> Option<(&AMQPErrorKind, &str)> {
         let error = self.source.as_ref()?.downcast_ref::<lapin::Error>()?;
         let Kind::ProtocolError(error) = error.kind() else {
             return None;
         };
-        Some(error.get_message().as_str())
+        Some((error.kind(), error.get_message().as_str()))
     }
 
     /// A limit of a vhost or of a user, as the broker names it, and what to do.
     fn limit(&self) -> Option<&'static str> {
-        let text = self.refusal()?;
+        let (_, text) = self.refusal()?;
         let limits = [
             (
                 "queue limit",
@@ -266,6 +246,13 @@ impl From<io::Error> for Fault {
             error,
         )
     }
+}
+
+/// The whole number that stands behind these words in a text.
+fn number_after<T: std::str::FromStr>(text: &str, words: &str) -> Option<T> {
+    let (_, rest) = text.split_once(words)?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }
 
 fn meaning(kind: &Kind) -> (ErrorKind, &'static str) {

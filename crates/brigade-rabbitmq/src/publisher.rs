@@ -93,9 +93,9 @@ impl ConfirmPublisher {
             return Vec::new();
         }
         let request = |message: Arc<Message>| {
-            PublishRequest::new(message)
-                .give_up_at(give_up_at)
-                .watched()
+            let mut request = PublishRequest::new(message);
+            request.give_up_at = Some(give_up_at);
+            request.watched()
         };
         let (requests, told): (Vec<_>, Vec<_>) = messages.into_iter().map(request).unzip();
         if self.0.send(requests).await.is_err() {

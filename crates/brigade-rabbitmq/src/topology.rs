@@ -73,13 +73,12 @@ impl QueueKind {
     }
 }
 
-/// How a queue was found.
-#[derive(Clone, Debug)]
-pub(super) enum FoundQueue {
-    /// As we declare it.
-    Ours,
-    /// With other arguments: what the broker says about them.
-    Other(Fault),
+/// A queue that is there.
+pub(super) struct FoundQueue {
+    /// How many messages wait in it.
+    pub(super) message_count: u32,
+    /// What the broker says of its arguments, if it has others than we declare.
+    pub(super) difference: Option<Fault>,
 }
 
 pub(super) struct Topology {
@@ -185,51 +184,34 @@ impl Topology {
         lock(&self.declared).remove(&self.name(target));
     }
 
-    /// Declares a queue.
+    /// Declares a queue; one that is there with other arguments is used as it is.
     pub(super) async fn declare_on(
         &self,
         connection: &LiveConnection,
         target: &QueueKind,
     ) -> Result<FoundQueue, Fault> {
-        self.count_on(connection, target)
-            .await
-            .map(|(found, _)| found)
-    }
-
-    /// Declares a queue; and how many messages wait in it.
-    pub(super) async fn count_on(
-        &self,
-        connection: &LiveConnection,
-        target: &QueueKind,
-    ) -> Result<(FoundQueue, u32), Fault> {
         let name = self.name(target);
-        match self
-            .declare_as(
-                connection,
-                &name,
-                QueueDeclareOptions::durable(),
-                self.arguments(target),
-            )
-            .await
-        {
-            Ok(count) => Ok((FoundQueue::Ours, count)),
-            Err(other) if other.kind() == ErrorKind::Unsupported => {
-                let count = self
-                    .declare_as(
-                        connection,
-                        &name,
-                        QueueDeclareOptions::default().passive(),
-                        FieldTable::default(),
-                    )
-                    .await?;
-                tracing::debug!(
-                    queue = name.as_str(),
-                    "the queue is there with other arguments; it is used as it is"
-                );
-                Ok((FoundQueue::Other(other), count))
-            }
-            Err(fault) => Err(fault),
+        let (ours, any) = (self.arguments(target), FieldTable::default());
+        let durable = QueueDeclareOptions::durable();
+        let passive = QueueDeclareOptions::default().passive();
+        let (difference, message_count) =
+            match self.declare_as(connection, &name, durable, ours).await {
+                Err(other) if other.kind() == ErrorKind::Unsupported => {
+                    let found = self.declare_as(connection, &name, passive, any).await?;
+                    (Some(other), found)
+                }
+                declared => (None, declared?),
+            };
+        if difference.is_some() {
+            tracing::debug!(
+                queue = name.as_str(),
+                "the queue is there with other arguments; it is used as it is"
+            );
         }
+        Ok(FoundQueue {
+            message_count,
+            difference,
+        })
     }
 
     /// By a channel that nothing else uses meanwhile: the broker closes it if the queue is there

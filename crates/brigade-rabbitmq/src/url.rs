@@ -29,6 +29,9 @@ const MANAGEMENT_PORT: u16 = 15672;
 const MANAGEMENT_TLS_PORT: u16 = 15671;
 const NAMESPACE_BYTES_MAX: usize = 30;
 
+/// What could be read of a URL, or why not.
+type Read<T> = Result<T, String>;
+
 /// All that a URL says. Not `Debug`: it has a password.
 #[derive(Clone)]
 pub(super) struct RabbitMqConfig {
@@ -83,53 +86,91 @@ impl RabbitMqConfig {
     ///
     /// `BadOption`, with what to write.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
-        let (scheme, rest) = url
-            .split_once("://")
-            .ok_or_else(|| bad("write amqp://host, with two slashes"))?;
-        let is_tls = match scheme {
-            "amqp" => false,
-            "amqps" => true,
-            _ => return Err(bad("the schemes are amqp and amqps, which is with TLS")),
-        };
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        if rest.contains('#') || query.contains('#') {
-            return Err(bad(
-                "write %23 for # in a password; a URL of RabbitMQ has no fragment",
-            ));
-        }
-        if query.contains('@') && !rest.contains('@') {
-            return Err(bad(
-                "there is an @ behind a question mark: write %3F for a ? in a password, %40 for an \
-                    @ in an option",
-            ));
-        }
-        let location = Location::parse(rest, is_tls)?;
-        let mut options = UrlOptions::parse(query)?;
-        let config = Self {
-            hosts: location.hosts,
-            user: location.user,
-            password: location.password,
-            vhost: location.vhost,
-            tls: if is_tls {
-                Some(options.0.tls().map_err(bad)?)
-            } else {
-                None
-            },
-            namespace: options.namespace()?,
-            heartbeat: options.heartbeat()?,
-            blocked: options.blocked()?,
-            answer_timeout: options.answer_timeout()?,
-            consumer_timeout: options
-                .duration("consumer_timeout")?
-                .unwrap_or(CONSUMER_TIMEOUT),
-            management: options.management()?,
-            queues: options.queues()?,
-            durable_calls: options.durable_calls()?,
-        };
-        options.none_left(is_tls)?;
+        let config = Self::read(url).map_err(|why| {
+            let text = format!("read the URL of RabbitMQ: {why}");
+            Error::new(ErrorKind::BadOption, text)
+        })?;
         // Here, so that the error names the file.
         config.read_tls()?;
         Ok(config)
+    }
+
+    fn read(url: &str) -> Read<Self> {
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or("write amqp://host, with two slashes")?;
+        let is_tls = match scheme {
+            "amqp" => false,
+            "amqps" => true,
+            _ => return Err("the schemes are amqp and amqps, which is with TLS".into()),
+        };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if rest.contains('#') || query.contains('#') {
+            return Err("write %23 for # in a password; a URL of RabbitMQ has no fragment".into());
+        }
+        if query.contains('@') && !rest.contains('@') {
+            let why = "there is an @ behind a question mark: write %3F for a ? in a password, %40 \
+                for an @ in an option";
+            return Err(why.into());
+        }
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if path.contains('@') {
+            let why =
+                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @";
+            return Err(why.into());
+        }
+        let (user, password, hosts) = match authority.rsplit_once('@') {
+            None => ("guest".to_owned(), "guest".to_owned(), authority),
+            Some((login, hosts)) => {
+                let (user, password) = login
+                    .split_once(':')
+                    .ok_or("write user:password@ before the host")?;
+                (url::decode(user)?, url::decode(password)?, hosts)
+            }
+        };
+        let port = if is_tls { TLS_PORT } else { PORT };
+        let hosts = hosts.split(',').map(|host| host_and_port(host, port));
+        let mut options = url::Options::parse(query)?;
+        let config = Self {
+            hosts: hosts.collect::<Read<_>>()?,
+            user,
+            password,
+            vhost: vhost(path)?,
+            tls: is_tls.then(|| options.tls()).transpose()?,
+            namespace: namespace(&mut options)?,
+            heartbeat: heartbeat(&mut options)?,
+            blocked: choice(
+                &mut options,
+                "blocked",
+                &[("wait", Blocked::Wait), ("error", Blocked::Error)],
+                "what a push does while the broker takes nothing",
+            )?,
+            answer_timeout: answer_timeout(&mut options)?,
+            consumer_timeout: options
+                .duration("consumer_timeout")?
+                .unwrap_or(CONSUMER_TIMEOUT),
+            management: management(&mut options)?,
+            queues: queues(&mut options)?,
+            durable_calls: choice(
+                &mut options,
+                "calls",
+                &[("transient", false), ("durable", true)],
+                "whether they outlive a restart of the broker",
+            )?,
+        };
+        match options.left() {
+            None => Ok(config),
+            Some(name) if TlsOptions::has(name) && !is_tls => {
+                let why = "insecure, ca, cert, key and server_name are for TLS: write amqps://";
+                Err(why.into())
+            }
+            Some(_) => {
+                let why = "it has an option that is none of ns, heartbeat, blocked, \
+                    response_timeout, consumer_timeout, management, queues, priorities, calls, \
+                    with TLS insecure, ca, cert, key, server_name";
+                Err(why.into())
+            }
+        }
     }
 
     /// Reads the certificates.
@@ -182,191 +223,95 @@ impl RabbitMqConfig {
     }
 }
 
-/// What stands before the `?`. Not `Debug`: it has a password.
-struct Location {
-    hosts: Vec<(String, u16)>,
-    user: String,
-    password: String,
-    vhost: String,
+fn host_and_port(host: &str, port: u16) -> Read<(String, u16)> {
+    let (host, port) = url::host_and_port(host, port)?;
+    Ok((host.to_owned(), port))
 }
 
-impl Location {
-    fn parse(rest: &str, is_tls: bool) -> Result<Self, Error> {
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if path.contains('@') {
-            return Err(bad(
-                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @",
-            ));
+fn vhost(path: &str) -> Read<String> {
+    match path {
+        "" => Ok("/".to_owned()),
+        path if path.contains('/') => {
+            Err("write %2F for a slash in the name of a vhost".to_owned())
         }
-        let (user, password, hosts) = match authority.rsplit_once('@') {
-            None => ("guest".to_owned(), "guest".to_owned(), authority),
-            Some((login, hosts)) => {
-                let (user, password) = login
-                    .split_once(':')
-                    .ok_or_else(|| bad("write user:password@ before the host"))?;
-                (decode(user)?, decode(password)?, hosts)
-            }
-        };
-        let hosts = hosts
-            .split(',')
-            .map(|host| host_and_port(host, if is_tls { TLS_PORT } else { PORT }))
-            .collect::<Result<_, _>>()?;
-        let vhost = match path {
-            "" => "/".to_owned(),
-            path if path.contains('/') => {
-                return Err(bad("write %2F for a slash in the name of a vhost"));
-            }
-            path => decode(path)?,
-        };
-        Ok(Self {
-            hosts,
-            user,
-            password,
-            vhost,
-        })
+        path => url::decode(path),
     }
 }
 
-fn bad(text: impl std::fmt::Display) -> Error {
-    Error::new(
-        ErrorKind::BadOption,
-        format!("read the URL of RabbitMQ: {text}"),
-    )
+/// An option with one of these values; the first is its default.
+fn choice<T: Copy>(
+    options: &mut url::Options,
+    name: &str,
+    values: &[(&str, T); 2],
+    about: &str,
+) -> Read<T> {
+    let text = options.take(name);
+    let text = text.as_deref().unwrap_or(values[0].0);
+    let mut known = values.iter();
+    let value = known.find(|(value, _)| *value == text);
+    let wrong = || format!("{name} is {} or {}: {about}", values[0].0, values[1].0);
+    value.map(|(_, value)| *value).ok_or_else(wrong)
 }
 
-fn host_and_port(host: &str, port: u16) -> Result<(String, u16), Error> {
-    url::host_and_port(host, port)
-        .map(|(host, port)| (host.to_owned(), port))
-        .map_err(bad)
+fn namespace(options: &mut url::Options) -> Read<String> {
+    let name = options.take("ns").unwrap_or_default();
+    if name.len() > NAMESPACE_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(format!(
+            "ns has at most {NAMESPACE_BYTES_MAX} bytes and no control characters"
+        ));
+    }
+    Ok(name)
 }
 
-fn decode(text: &str) -> Result<String, Error> {
-    url::decode(text).map_err(bad)
+fn answer_timeout(options: &mut url::Options) -> Read<Duration> {
+    match options.duration("response_timeout")? {
+        None => Ok(ANSWER_TIMEOUT),
+        Some(time) if time <= ANSWER_TIMEOUT_MAX => Ok(time),
+        Some(_) => Err("response_timeout is ten minutes at most".to_owned()),
+    }
 }
 
-/// What stands behind the `?`; taken out one by one.
-struct UrlOptions(url::Options);
-
-impl UrlOptions {
-    fn parse(query: &str) -> Result<Self, Error> {
-        url::Options::parse(query).map(Self).map_err(bad)
+fn heartbeat(options: &mut url::Options) -> Read<Duration> {
+    let time = options.duration("heartbeat")?.unwrap_or(HEARTBEAT);
+    // In whole seconds on the wire.
+    if time.subsec_nanos() == 0 && time.as_secs() <= 3600 {
+        return Ok(time);
     }
+    let why = "heartbeat is whole seconds, an hour at most: after twice this time without a sign \
+        of it the broker is gone";
+    Err(why.to_owned())
+}
 
-    fn take(&mut self, name: &str) -> Option<String> {
-        self.0.take(name)
-    }
-
-    fn namespace(&mut self) -> Result<String, Error> {
-        let name = self.take("ns").unwrap_or_default();
-        if name.len() > NAMESPACE_BYTES_MAX || name.chars().any(char::is_control) {
-            return Err(bad(format!(
-                "ns has at most {NAMESPACE_BYTES_MAX} bytes and no control characters"
-            )));
+fn management(options: &mut url::Options) -> Read<Option<Management>> {
+    let Some(text) = options.take("management") else {
+        return Ok(None);
+    };
+    let (is_tls, port, rest) = match text.split_once("://") {
+        Some(("http", rest)) => (false, MANAGEMENT_PORT, rest),
+        Some(("https", rest)) => (true, MANAGEMENT_TLS_PORT, rest),
+        _ => {
+            let why = "management is where the management API is: http://host:15672 or \
+                https://host:15671";
+            return Err(why.to_owned());
         }
-        Ok(name)
-    }
+    };
+    let (host, port) = host_and_port(rest.trim_end_matches('/'), port)?;
+    Ok(Some(Management { host, port, is_tls }))
+}
 
-    fn blocked(&mut self) -> Result<Blocked, Error> {
-        match self.take("blocked").as_deref() {
-            None | Some("wait") => Ok(Blocked::Wait),
-            Some("error") => Ok(Blocked::Error),
-            Some(_) => Err(bad(
-                "blocked is wait or error: what a push does while the broker takes nothing",
-            )),
+fn queues(options: &mut url::Options) -> Read<QueueType> {
+    let (kind, priorities) = (options.take("queues"), options.take("priorities"));
+    let why = match (kind.as_deref(), priorities) {
+        (None | Some("classic"), None) => return Ok(QueueType::Classic),
+        (Some("quorum"), None) => return Ok(QueueType::Quorum),
+        (None | Some("classic"), Some(text)) => match text.parse() {
+            Ok(highest) if highest > 0 => return Ok(QueueType::Priorities(highest)),
+            _ => "priorities is the highest priority, from 1 to 255; 9 is plenty",
+        },
+        (Some("quorum"), Some(_)) => "quorum queues have no priorities; leave one of them out",
+        (Some(_), _) => {
+            "queues is classic or quorum: how queues are declared that are not there yet"
         }
-    }
-
-    fn durable_calls(&mut self) -> Result<bool, Error> {
-        match self.take("calls").as_deref() {
-            None | Some("transient") => Ok(false),
-            Some("durable") => Ok(true),
-            Some(_) => Err(bad(
-                "calls is transient or durable: whether they outlive a restart of the broker",
-            )),
-        }
-    }
-
-    fn duration(&mut self, name: &str) -> Result<Option<Duration>, Error> {
-        self.0.duration(name).map_err(bad)
-    }
-
-    fn answer_timeout(&mut self) -> Result<Duration, Error> {
-        let time = self.duration("response_timeout")?.unwrap_or(ANSWER_TIMEOUT);
-        if time <= ANSWER_TIMEOUT_MAX {
-            Ok(time)
-        } else {
-            Err(bad("response_timeout is ten minutes at most"))
-        }
-    }
-
-    fn heartbeat(&mut self) -> Result<Duration, Error> {
-        let time = self.duration("heartbeat")?.unwrap_or(HEARTBEAT);
-        // In whole seconds on the wire.
-        if time.subsec_nanos() == 0 && time.as_secs() <= 3600 {
-            Ok(time)
-        } else {
-            Err(bad(
-                "heartbeat is whole seconds, an hour at most: after twice this time without a sign \
-                    of it the broker is gone",
-            ))
-        }
-    }
-
-    fn management(&mut self) -> Result<Option<Management>, Error> {
-        let Some(text) = self.take("management") else {
-            return Ok(None);
-        };
-        let (is_tls, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            _ => {
-                return Err(bad(
-                    "management is where the management API is: http://host:15672 or \
-                        https://host:15671",
-                ));
-            }
-        };
-        let port = if is_tls {
-            MANAGEMENT_TLS_PORT
-        } else {
-            MANAGEMENT_PORT
-        };
-        let (host, port) = host_and_port(rest.trim_end_matches('/'), port)?;
-        Ok(Some(Management { host, port, is_tls }))
-    }
-
-    fn queues(&mut self) -> Result<QueueType, Error> {
-        let kind = self.take("queues");
-        let priorities = self.take("priorities");
-        match (kind.as_deref(), priorities) {
-            (None | Some("classic"), None) => Ok(QueueType::Classic),
-            (None | Some("classic"), Some(text)) => match text.parse() {
-                Ok(highest) if highest > 0 => Ok(QueueType::Priorities(highest)),
-                _ => Err(bad(
-                    "priorities is the highest priority, from 1 to 255; 9 is plenty",
-                )),
-            },
-            (Some("quorum"), None) => Ok(QueueType::Quorum),
-            (Some("quorum"), Some(_)) => Err(bad(
-                "quorum queues have no priorities; leave one of them out",
-            )),
-            (Some(_), _) => Err(bad(
-                "queues is classic or quorum: how queues are declared that are not there yet",
-            )),
-        }
-    }
-
-    fn none_left(&self, is_tls: bool) -> Result<(), Error> {
-        Err(bad(match self.0.left() {
-            None => return Ok(()),
-            Some(name) if TlsOptions::has(name) && !is_tls => {
-                "insecure, ca, cert, key and server_name are for TLS: write amqps://"
-            }
-            Some(_) => {
-                "it has an option that is none of ns, heartbeat, blocked, response_timeout, \
-                    consumer_timeout, management, queues, priorities, calls, \
-                 with TLS insecure, ca, cert, key, server_name"
-            }
-        }))
-    }
+    };
+    Err(why.to_owned())
 }

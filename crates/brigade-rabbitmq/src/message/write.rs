@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 
 use super::super::checks::is_unprintable;
 use super::super::publisher::Message;
@@ -36,63 +36,58 @@ impl Envelope {
         {
             headers.insert(name.clone(), value.clone());
         }
-        let mut set = |name: &str, value: AMQPValue| {
-            headers.insert(name.into(), value);
-        };
-        let is_call = self.is_call();
-        if let Some(task) = self
-            .job
-            .task
-            .as_ref()
-            .filter(|task| !(is_call && **task == self.job.queue))
-        {
-            set("brigade-task", text(task));
-        }
-        if let Some(options) = options_of(&self.job)? {
-            set("brigade-options", text(&options));
-        }
-        if let Some(parent) = &self.job.options.traceparent {
-            set(TRACEPARENT, text(parent.as_str()));
-        }
-        if self.seq != Some(0) {
-            set("brigade-seq", whole(self.seq.unwrap_or(0)));
-        }
-        let counts = [
-            ("brigade-failed", self.failed),
-            ("brigade-crashed", self.crashed),
-            ("brigade-interrupted", self.interrupted),
-            ("brigade-lost", self.lost),
-            ("brigade-unserved", self.unserved.map_or(0, |one| one.times)),
-        ];
-        for (name, count) in counts {
-            if count > 0 {
-                set(name, whole(count.into()));
-            }
-        }
-        if self.deliveries > 0 {
-            set(DELIVERIES, whole(self.deliveries));
-        }
-        // Otherwise it is taken to be pushed when it is first read: the time that its task's
-        // registration gives it counts from then.
-        let options = &self.job.options;
-        let is_delayed = options.delay.is_some() || options.at.is_some();
-        if options.retry().within.is_some() || is_delayed || self.seq != Some(0) {
-            set(
-                "brigade-pushed-at",
-                whole(millis_since_1970(self.pushed_at)),
-            );
-        }
-        if let Some(unserved) = self.unserved {
-            set(
+        let (job, options) = (&self.job, &self.job.options);
+        let count = |number: u64| (number > 0).then(|| whole(number));
+        let moment = |at| whole(millis_since_1970(at));
+        let task = job.task.as_deref();
+        // Without it, a message is taken to be pushed when it is first read: the time that its
+        // task's registration gives it counts from then.
+        let has_moment = options.retry().within.is_some()
+            || options.delay.is_some()
+            || options.at.is_some()
+            || self.seq != Some(0);
+        let ours = [
+            (
+                "brigade-task",
+                task.filter(|task| !(self.is_call() && **task == *job.queue))
+                    .map(text),
+            ),
+            ("brigade-options", options_of(job)?.as_deref().map(text)),
+            (
+                TRACEPARENT,
+                options.traceparent.as_ref().map(|one| text(one.as_str())),
+            ),
+            (
+                "brigade-seq",
+                (self.seq != Some(0)).then(|| whole(self.seq.unwrap_or(0))),
+            ),
+            ("brigade-failed", count(self.failed.into())),
+            ("brigade-crashed", count(self.crashed.into())),
+            ("brigade-interrupted", count(self.interrupted.into())),
+            ("brigade-lost", count(self.lost.into())),
+            (
+                "brigade-unserved",
+                self.unserved.and_then(|one| count(one.times.into())),
+            ),
+            (
                 "brigade-unserved-at",
-                whole(millis_since_1970(unserved.since)),
-            );
-        }
-        if let Some(due) = self.due {
-            set("brigade-due", whole(millis_since_1970(due)));
-        }
-        if let Some(history) = history_of(&self.history)? {
-            set("brigade-history", text(&history));
+                self.unserved.map(|one| moment(one.since)),
+            ),
+            (DELIVERIES, count(self.deliveries)),
+            (
+                "brigade-pushed-at",
+                has_moment.then(|| moment(self.pushed_at)),
+            ),
+            ("brigade-due", self.due.map(moment)),
+            (
+                "brigade-history",
+                history_of(&self.history)?.as_deref().map(text),
+            ),
+        ];
+        for (name, value) in ours {
+            if let Some(value) = value {
+                headers.insert(name.into(), value);
+            }
         }
         Ok(headers)
     }

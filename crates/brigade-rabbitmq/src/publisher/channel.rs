@@ -18,7 +18,7 @@
 //! request is found by its ids, marked, and handled when its own confirm comes.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -130,7 +130,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
                 more = self.inbox.recv(), if self.unsent.len() < UNSENT_MAX => {
                     self.accept(more?);
                 }
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                () = reached(due) => {}
             }
             let fault = self.link.fault().unwrap_or_else(Fault::timeout);
             self.fail_late(&fault);
@@ -179,7 +179,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             let has_room = self.unsent.is_empty()
                 && self.unconfirmed.len() < UNCONFIRMED_MAX
                 && self.unconfirmed_bytes < UNCONFIRMED_BYTES_MAX;
-            let due = self.unconfirmed.front().and_then(|(one, _)| one.deadline());
+            let due = self.unconfirmed.front().and_then(|(one, _)| one.give_up_at);
             tokio::select! {
                 confirmed = next_confirm(&mut self.unconfirmed), if !self.unconfirmed.is_empty() => {
                     if let Err(fault) = self.on_confirmed(confirmed) {
@@ -195,8 +195,8 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
                         self.accept(more);
                     }
                 }
-                () = sleep_until(resume_at.unwrap_or_else(Instant::now)), if resume_at.is_some() => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                () = reached(resume_at) => {}
+                () = reached(due) => {
                     return late(connection);
                 }
             }
@@ -207,7 +207,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
     fn accept(&mut self, requests: impl IntoIterator<Item = PublishRequest>) {
         let now = Instant::now();
         for request in requests {
-            if request.resumes_at().is_some_and(|at| at > now) {
+            if request.not_before.is_some_and(|at| at > now) {
                 self.paused.push(request);
             } else {
                 self.unsent.push_back(request);
@@ -229,11 +229,11 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         let publishing = self.batch.iter().map(|request| {
             let message = &request.message;
             let options = BasicPublishOptions {
-                mandatory: !request.is_optional(),
+                mandatory: !request.is_optional,
                 immediate: false,
             };
             channel.basic_publish(
-                request.exchange().clone(),
+                request.exchange.clone(),
                 message.queue.clone(),
                 options,
                 &message.body,
@@ -300,7 +300,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             let due = self.next_deadline();
             tokio::select! {
                 _ = blocked.wait_for(Option::is_none) => return,
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                () = reached(due) => {}
             }
         }
     }
@@ -375,31 +375,28 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
     fn resume_paused(&mut self) -> Option<Instant> {
         if !self.paused.is_empty() {
             let now = Instant::now();
-            let over = |one: &mut PublishRequest| one.resumes_at().is_none_or(|at| at <= now);
+            let over = |one: &mut PublishRequest| one.not_before.is_none_or(|at| at <= now);
             self.unsent.extend(self.paused.extract_if(.., over));
         }
-        self.paused
-            .iter()
-            .filter_map(PublishRequest::resumes_at)
-            .min()
+        self.paused.iter().filter_map(|one| one.not_before).min()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let all = self.unsent.iter().chain(&self.paused);
-        all.filter_map(PublishRequest::deadline).min()
+        all.filter_map(|one| one.give_up_at).min()
     }
 
     /// Requests whose deadline is over fail. Whether there were any.
     fn fail_late(&mut self, fault: &Fault) -> bool {
         let now = Instant::now();
         self.fail(fault, |request| {
-            request.deadline().is_some_and(|deadline| deadline <= now)
+            request.give_up_at.is_some_and(|deadline| deadline <= now)
         })
     }
 
     /// Requests that have a deadline fail.
     fn fail_all(&mut self, fault: &Fault) -> bool {
-        self.fail(fault, |request| request.deadline().is_some())
+        self.fail(fault, |request| request.give_up_at.is_some())
     }
 
     fn fail(&mut self, fault: &Fault, which: impl Fn(&PublishRequest) -> bool) -> bool {
@@ -421,6 +418,14 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         }
         self.suspects = suspects;
         true
+    }
+}
+
+/// Returns at that moment, if there is one. Cancel safe.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
     }
 }
 

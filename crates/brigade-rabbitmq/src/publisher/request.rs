@@ -78,20 +78,26 @@ impl Published {
 /// A message on its way, with what is to be done for it.
 pub(in super::super) struct PublishRequest {
     pub(in super::super) message: Arc<Message>,
-    exchange: ShortString,
-    mandatory: bool,
+    /// The default exchange if empty.
+    pub(in super::super) exchange: ShortString,
+    /// Dropped by the broker if no queue takes it, not returned.
+    pub(in super::super) is_optional: bool,
     /// By which its policy knows it; 0 if it need not.
     pub(in super::super) number: u64,
     outcome: Option<oneshot::Sender<Published>>,
-    give_up_at: Option<Instant>,
-    expires_at: Option<Instant>,
+    /// It ends as failed if it has no outcome by then. Without this it is published again until
+    /// it has one.
+    pub(in super::super) give_up_at: Option<Instant>,
+    /// The broker drops it if it is not consumed by then.
+    pub(in super::super) expires_at: Option<Instant>,
     /// How often it was published and may have arrived.
     pub(in super::super) tries: u32,
     /// When the broker returned it for the first time.
     pub(in super::super) returned_since: Option<Instant>,
     /// The broker has returned it, and its confirm has not come yet.
     pub(super) is_returned: bool,
-    not_before: Option<Instant>,
+    /// It pauses until then.
+    pub(super) not_before: Option<Instant>,
 }
 
 impl PublishRequest {
@@ -99,7 +105,7 @@ impl PublishRequest {
         Self {
             message: message.into(),
             exchange: "".into(),
-            mandatory: true,
+            is_optional: false,
             number: 0,
             outcome: None,
             give_up_at: None,
@@ -109,40 +115,6 @@ impl PublishRequest {
             is_returned: false,
             not_before: None,
         }
-    }
-
-    /// Dropped by the broker if no queue takes it.
-    pub(in super::super) fn optional(self) -> Self {
-        Self {
-            mandatory: false,
-            ..self
-        }
-    }
-
-    /// By another exchange than the default one.
-    pub(in super::super) fn by(self, exchange: &str) -> Self {
-        Self {
-            exchange: exchange.into(),
-            ..self
-        }
-    }
-
-    pub(in super::super) fn numbered(self, number: u64) -> Self {
-        Self { number, ..self }
-    }
-
-    /// Ends as failed if it has no outcome by then. Without this it is published again until it
-    /// has one.
-    pub(in super::super) fn give_up_at(self, moment: Instant) -> Self {
-        Self {
-            give_up_at: Some(moment),
-            ..self
-        }
-    }
-
-    /// Has the broker drop it if it is not consumed by then.
-    pub(in super::super) fn expires_at(self, expires_at: Option<Instant>) -> Self {
-        Self { expires_at, ..self }
     }
 
     /// Has it wait before it is published again.
@@ -184,22 +156,6 @@ impl PublishRequest {
             message.properties =
                 std::mem::take(&mut message.properties).with_expiration(left.to_string().into());
         }
-    }
-
-    pub(in super::super) fn is_optional(&self) -> bool {
-        !self.mandatory
-    }
-
-    pub(super) fn exchange(&self) -> &ShortString {
-        &self.exchange
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.give_up_at
-    }
-
-    pub(super) fn resumes_at(&self) -> Option<Instant> {
-        self.not_before
     }
 
     /// It is about to be published.

@@ -75,9 +75,9 @@ impl QueueConsumer {
         self.intake
             .storage
             .topology
-            .count_on(connection, &self.kind)
+            .declare_on(connection, &self.kind)
             .await
-            .map(|(_, count)| count)
+            .map(|found| found.message_count)
     }
 
     /// Something went wrong on a channel: it is over.
