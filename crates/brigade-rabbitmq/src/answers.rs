@@ -18,7 +18,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::checks::ANSWER;
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::fit::fitted;
 use super::headers::{BEGUN, ERROR, PROGRESS, TELL};
 use super::link::LiveConnection;
@@ -67,23 +67,23 @@ impl Answers {
     }
 
     /// Tells a caller that a worker has its call, if it wants to know.
-    pub(super) fn tell_begun(&self, asked: &BasicProperties) {
+    pub(super) fn report_begun(&self, asked: &BasicProperties) {
         if wants(asked).is_some_and(|wants| wants == BEGUN) {
             let headers = table([(BEGUN, AMQPValue::Boolean(true))]);
-            self.tell(reply(asked, headers, Bytes::new()));
+            self.send_unless_full(reply(asked, headers, Bytes::new()));
         }
     }
 
     /// Tells a caller how far its call is, if it wants to know.
-    pub(super) fn tell_progress(&self, asked: &BasicProperties, progress: Progress) {
+    pub(super) fn report_progress(&self, asked: &BasicProperties, progress: Progress) {
         if wants(asked).is_some() {
             // As text, which every client can read: some have no doubles in headers.
             let headers = table([(PROGRESS, text(&progress.fraction.to_string()))]);
-            self.tell(reply(asked, headers, progress.payload));
+            self.send_unless_full(reply(asked, headers, progress.payload));
         }
     }
 
-    fn tell(&self, request: Option<PublishRequest>) {
+    fn send_unless_full(&self, request: Option<PublishRequest>) {
         let bytes_max = self.storage.payload_bytes_max();
         let request = request.filter(|one| one.message.body.len() <= bytes_max);
         let Some(mut request) = request else { return };
@@ -115,9 +115,9 @@ impl Answers {
     }
 
     async fn publish(&self, request: PublishRequest) -> Result<(), Error> {
-        let (request, told) = request.watched();
+        let (request, outcome) = request.watched();
         self.publisher.send(request).await;
-        told.await.map(drop).map_err(|_| dropped())
+        outcome.await.map(drop).map_err(|_| dropped())
     }
 
     /// Sends a call to another worker, as safe as it was; returns as [`give`](Self::give) does.
@@ -166,7 +166,7 @@ impl Answers {
         None
     }
 
-    fn on_failed(&self, mut request: PublishRequest, fault: &Fault) -> Option<PublishRequest> {
+    fn on_failed(&self, mut request: PublishRequest, fault: &AmqpFault) -> Option<PublishRequest> {
         self.storage.learn_size(fault);
         if has_caller(&request.message.properties) {
             let text = format!("give a call to another worker: {fault}");
@@ -197,7 +197,7 @@ impl Answers {
 impl PublishPolicy for Answers {
     const EAGER: bool = false;
 
-    async fn prepare(&self, _: &LiveConnection) -> Result<(), Fault> {
+    async fn prepare(&self, _: &LiveConnection) -> Result<(), AmqpFault> {
         // The server may have been restarted: their callers may be back soon.
         lock(&self.gone).clear();
         Ok(())
@@ -235,7 +235,7 @@ impl PublishPolicy for Answers {
                 None
             }
             Published::Unroutable => self.on_returned(request, may_pause),
-            Published::Declined => self.on_failed(request, &Fault::declined()),
+            Published::Declined => self.on_failed(request, &AmqpFault::declined()),
             Published::Failed { fault, .. } => self.on_failed(request, &fault),
         }
     }
@@ -274,7 +274,7 @@ fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Pu
 
 /// The answer in place of one that the broker does not take; `None` if that was as small as this,
 /// or was no answer.
-fn refusal(request: &PublishRequest, fault: &Fault) -> Option<PublishRequest> {
+fn refusal(request: &PublishRequest, fault: &AmqpFault) -> Option<PublishRequest> {
     let Message {
         queue,
         body,

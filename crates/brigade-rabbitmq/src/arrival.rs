@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::checks::is_unprintable;
 use super::delivery::Delivery;
 use super::intake::Intake;
-use super::message::{Envelope, Unreadable, is_counted};
+use super::message::{Envelope, UnreadableMessage, is_counted};
 use super::publisher::{Message, Published};
 use super::topology::QueueKind;
 use crate::error::{Error, ErrorKind};
@@ -119,8 +119,8 @@ impl Intake {
     }
 
     /// What cannot be read is answered as rejected, or set aside.
-    fn refuse(self: &Arc<Self>, queue: &str, delivery: &Delivery, unreadable: Unreadable) {
-        let Unreadable {
+    fn refuse(self: &Arc<Self>, queue: &str, delivery: &Delivery, unreadable: UnreadableMessage) {
+        let UnreadableMessage {
             why,
             properties,
             body,

@@ -36,7 +36,7 @@ use self::listening::AnswerListener;
 use self::open_calls::{CallOutcome, OpenCalls};
 use super::checks::TIME_MAX;
 use super::control;
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::headers::{BEGUN, TELL, WAITS};
 use super::link::{Link, LiveConnection};
 use super::message::Envelope;
@@ -100,7 +100,7 @@ impl Calls {
         let until = call
             .queue_timeout
             .map(|wait| (wait, Instant::now() + wait.min(TIME_MAX)));
-        let (number, told) = self.open.begin(&call.caller);
+        let (number, answered) = self.open.begin(&call.caller);
         let message = self.message(&call, number);
         let (target, message) = match message {
             Ok(message) => message,
@@ -136,7 +136,7 @@ impl Calls {
             if let Some(request) = left {
                 pending.calls.publisher.send(*request).await;
             }
-            pending.answer(told, until, &call.caller).await
+            pending.answer(answered, until, &call.caller).await
         })
     }
 
@@ -217,7 +217,7 @@ impl PublishPolicy for Calls {
     // What a restart took is to be noticed on each connection.
     const EAGER: bool = true;
 
-    async fn prepare(&self, connection: &LiveConnection) -> Result<(), Fault> {
+    async fn prepare(&self, connection: &LiveConnection) -> Result<(), AmqpFault> {
         self.listener.prepare(connection).await?;
         control::declare(connection).await;
         Ok(())
@@ -274,14 +274,14 @@ struct PendingCall {
 impl PendingCall {
     async fn answer(
         self,
-        mut told: oneshot::Receiver<CallOutcome>,
+        mut answered: oneshot::Receiver<CallOutcome>,
         until: Option<(Duration, Instant)>,
         caller: &CallerLink,
     ) -> CallOutcome {
         let dropped = |_| Err(dropped("wait for the answer of a call").into());
         tokio::select! {
             biased;
-            outcome = &mut told => return outcome.unwrap_or_else(dropped),
+            outcome = &mut answered => return outcome.unwrap_or_else(dropped),
             late = self.waited_for_too_long(until) => return Err(late),
             reason = caller.cancelled() => self.cancel(reason),
         }
@@ -290,7 +290,7 @@ impl PendingCall {
         let is_waiting = until.is_some() && !self.calls.open.has_begun(self.number);
         tokio::select! {
             biased;
-            outcome = &mut told => outcome.unwrap_or_else(dropped),
+            outcome = &mut answered => outcome.unwrap_or_else(dropped),
             // It was waiting, or the worker is gone. If a worker takes it later, its answer is
             // dropped.
             () = sleep(CANCELLED_WITHIN) => Err(cancelled()),

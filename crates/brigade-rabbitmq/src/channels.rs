@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::consumer_channel::ConsumerChannel;
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::link::LiveConnection;
 use crate::shutdown::Scope;
 use crate::sync::lock;
@@ -47,7 +47,7 @@ impl SharedChannels {
         scope: &Scope,
         connection: LiveConnection,
         alone: bool,
-    ) -> Result<Arc<ConsumerChannel>, Fault> {
+    ) -> Result<Arc<ConsumerChannel>, AmqpFault> {
         let has_room = {
             let mut own = lock(&self.own);
             own.retain(|opened| opened.upgrade().is_some_and(|opened| opened.is_alive()));
@@ -70,6 +70,6 @@ impl SharedChannels {
         } else {
             several.rotate_left(1);
         }
-        several.back().cloned().ok_or_else(Fault::timeout)
+        several.back().cloned().ok_or_else(AmqpFault::timeout)
     }
 }

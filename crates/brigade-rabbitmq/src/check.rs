@@ -13,7 +13,7 @@ use lapin::types::{FieldTable, ShortString};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::intake::Intake;
 use super::link::LiveConnection;
 use super::management::{self, Described};
@@ -60,7 +60,7 @@ pub(super) async fn check(intake: &Intake) -> Result<Vec<Finding>, Error> {
     };
     checked
         .await
-        .map_err(|fault: Fault| fault.into_error("check"))?;
+        .map_err(|fault: AmqpFault| fault.into_error("check"))?;
     let what = format!(
         "the broker lets a delivery be held for {:?} (consumer_timeout), as far as is known; what \
             is held for longer is refreshed in time",
@@ -107,7 +107,7 @@ async fn check_rights(
     intake: &Intake,
     connection: &LiveConnection,
     found: &mut Findings,
-) -> Result<(), Fault> {
+) -> Result<(), AmqpFault> {
     let name = intake
         .config
         .name_of(&format!("brigade-check-{}", random_id()));
@@ -151,7 +151,7 @@ async fn check_served(
     connection: &LiveConnection,
     served: &BTreeMap<ShortString, QueueKind>,
     found: &mut Findings,
-) -> Result<(), Fault> {
+) -> Result<(), AmqpFault> {
     for (name, target) in served {
         match intake.storage.topology.declare_on(connection, target).await {
             Ok(FoundQueue {

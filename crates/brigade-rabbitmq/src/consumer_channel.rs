@@ -1,4 +1,4 @@
-//! A channel that deliveries come by, and what is said of them.
+//! A channel that deliveries come by, and their acks.
 //!
 //! AMQP does not confirm acks. An ack counts here when the broker has answered a request that was
 //! sent after it on the same channel: until then it is unknown whether the delivery will come
@@ -14,7 +14,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::link::LiveConnection;
 use crate::shutdown::Scope;
 use crate::sync::lock;
@@ -38,14 +38,14 @@ pub(super) struct ConsumerChannel {
     /// Held from the setting of a prefetch to the start of the consumer that it is for.
     pub(super) consuming: AsyncMutex<()>,
     tags: Mutex<Tags>,
-    words: mpsc::Sender<AckRequest>,
+    requests: mpsc::Sender<AckRequest>,
 }
 
 /// Which deliveries there are. Tags are given from 1 on, but several readers may note them in
 /// another order.
 #[derive(Default)]
 struct Tags {
-    /// Nothing has been said of these.
+    /// Neither acked nor given back.
     open: BTreeSet<u64>,
     /// All up to this one have been noted.
     noted: u64,
@@ -71,11 +71,11 @@ impl Tags {
     }
 }
 
-/// What is said of a delivery.
+/// An ack of a delivery, or its way back.
 struct AckRequest {
     tag: u64,
-    said: AckAction,
-    heard: oneshot::Sender<Result<(), Fault>>,
+    action: AckAction,
+    done: oneshot::Sender<Result<(), AmqpFault>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl ConsumerChannel {
         is_shared: bool,
         scope: &Scope,
     ) -> Arc<Self> {
-        let (words, heard) = mpsc::channel(WAITING_MAX);
+        let (requests, done) = mpsc::channel(WAITING_MAX);
         let dead = connection.down.child_token();
         let opened = Arc::new(Self {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
@@ -102,16 +102,16 @@ impl ConsumerChannel {
             is_shared,
             consuming: AsyncMutex::default(),
             tags: Mutex::default(),
-            words,
+            requests,
         });
-        let speaking = Acker {
+        let sending = Acker {
             channel: opened.channel.clone(),
             connection: opened.connection.clone(),
             of: Arc::downgrade(&opened),
         };
         let dead = opened.dead.clone();
         scope.spawn_until_closed(async move {
-            dead.run_until_cancelled(speaking.run(heard)).await;
+            dead.run_until_cancelled(sending.run(done)).await;
         });
         opened
     }
@@ -125,24 +125,24 @@ impl ConsumerChannel {
         lock(&self.tags).note(tag);
     }
 
-    /// Returns when the broker has heard it.
+    /// Returns when the broker has read it.
     ///
     /// # Errors
     ///
-    /// If the channel ended before: it may have been heard or not.
-    pub(super) async fn acknowledge(&self, tag: u64, said: AckAction) -> Result<(), Fault> {
-        let (heard, hears) = oneshot::channel();
-        let speaking = async {
-            self.words
-                .send(AckRequest { tag, said, heard })
+    /// If the channel ended before: the broker may have read it or not.
+    pub(super) async fn acknowledge(&self, tag: u64, action: AckAction) -> Result<(), AmqpFault> {
+        let (done, outcome) = oneshot::channel();
+        let sending = async {
+            self.requests
+                .send(AckRequest { tag, action, done })
                 .await
-                .map_err(|_| Fault::timeout())?;
-            hears.await.map_err(|_| Fault::timeout())?
+                .map_err(|_| AmqpFault::timeout())?;
+            outcome.await.map_err(|_| AmqpFault::timeout())?
         };
         self.dead
-            .run_until_cancelled(speaking)
+            .run_until_cancelled(sending)
             .await
-            .unwrap_or_else(|| Err(Fault::timeout()))
+            .unwrap_or_else(|| Err(AmqpFault::timeout()))
     }
 }
 
@@ -153,37 +153,37 @@ struct Acker {
 }
 
 impl Acker {
-    async fn run(self, mut words: mpsc::Receiver<AckRequest>) {
-        while let Some(first) = words.recv().await {
-            // Who settles several says the others right after this one.
+    async fn run(self, mut requests: mpsc::Receiver<AckRequest>) {
+        while let Some(first) = requests.recv().await {
+            // A holder that settles several sends the others right after this one.
             tokio::task::yield_now().await;
             let mut together = vec![first];
             while together.len() < TOGETHER_MAX
-                && let Ok(next) = words.try_recv()
+                && let Ok(next) = requests.try_recv()
             {
                 together.push(next);
             }
-            let heard = self.send_all(&together).await;
-            if heard.is_err()
+            let done = self.send_all(&together).await;
+            if done.is_err()
                 && let Some(opened) = self.of.upgrade()
             {
                 opened.dead.cancel();
             }
-            for word in together {
-                // Who said it may have gone.
-                word.heard.send(heard.clone()).ok();
+            for request in together {
+                // The one that waits may have gone.
+                request.done.send(done.clone()).ok();
             }
         }
     }
 
     /// Sends all of them and one request, and waits for the answer to that alone: the broker reads
     /// a channel in order.
-    async fn send_all(&self, words: &[AckRequest]) -> Result<(), Fault> {
-        let of = |said| {
-            words
+    async fn send_all(&self, requests: &[AckRequest]) -> Result<(), AmqpFault> {
+        let of = |action| {
+            requests
                 .iter()
-                .filter(move |word| word.said == said)
-                .map(|word| word.tag)
+                .filter(move |request| request.action == action)
+                .map(|request| request.tag)
         };
         let requeued: Vec<u64> = of(AckAction::Requeue).collect();
         let acked: BTreeSet<u64> = of(AckAction::Ack).collect();
@@ -220,11 +220,11 @@ impl Acker {
     }
 
     /// The frame is on its way when this returns; its writing need not be waited for.
-    fn send(&self, sending: impl Future<Output = lapin::Result<()>>) -> Result<(), Fault> {
+    fn send(&self, sending: impl Future<Output = lapin::Result<()>>) -> Result<(), AmqpFault> {
         sending
             .now_or_never()
             .unwrap_or(Ok(()))
-            .map_err(Fault::from)
+            .map_err(AmqpFault::from)
     }
 }
 

@@ -19,7 +19,7 @@ use lapin::{BasicProperties, Channel, ExchangeKind};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::link::{Link, LiveConnection};
 use super::publisher::{Message, PublishRequest};
 use super::values::{table, text, text_of};
@@ -141,7 +141,7 @@ async fn hear_on(
     mut served: watch::Receiver<BTreeSet<ShortString>>,
     heard: &watch::Sender<Option<BTreeSet<ShortString>>>,
     on_cancel: &impl Fn(&str, String),
-) -> Result<(), Fault> {
+) -> Result<(), AmqpFault> {
     declare(connection).await;
     let channel = connection.channel().await?;
     let options = QueueDeclareOptions::exclusive().auto_delete();
@@ -169,7 +169,7 @@ async fn hear_on(
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return Ok(()) },
             cancel = cancels.next() => {
-                let gone = || Fault::new(ErrorKind::Unreachable, "its queue is gone");
+                let gone = || AmqpFault::new(ErrorKind::Unreachable, "its queue is gone");
                 let cancel = cancel.ok_or_else(gone)??;
                 let headers = cancel.properties.headers().as_ref();
                 if let Some(id) = headers.and_then(|headers| text_of(headers, CANCEL)) {
@@ -195,7 +195,7 @@ impl Bindings<'_> {
         &mut self,
         wanted: BTreeSet<ShortString>,
         heard: &watch::Sender<Option<BTreeSet<ShortString>>>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let new: Vec<ShortString> = wanted.difference(&self.bound).cloned().collect();
         for keys in new.chunks(BINDINGS) {
             let binding = keys.iter().map(|key| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::consumer_channel::{AckAction, ConsumerChannel};
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::subscriptions::Subscriptions;
 
 #[derive(Clone)]
@@ -58,16 +58,16 @@ impl Delivery {
     /// # Errors
     ///
     /// If the channel ended before: it may have been heard or not.
-    pub(super) async fn ack(&self) -> Result<(), Fault> {
+    pub(super) async fn ack(&self) -> Result<(), AmqpFault> {
         self.acknowledge(AckAction::Ack).await
     }
 
     /// Goes back to its queue. Returns, and fails, as [`ack`](Self::ack).
-    pub(super) async fn requeue(&self) -> Result<(), Fault> {
+    pub(super) async fn requeue(&self) -> Result<(), AmqpFault> {
         self.acknowledge(AckAction::Requeue).await
     }
 
-    async fn acknowledge(&self, said: AckAction) -> Result<(), Fault> {
+    async fn acknowledge(&self, said: AckAction) -> Result<(), AmqpFault> {
         let heard = self.opened.acknowledge(self.tag, said).await;
         if let Some((subscriptions, number)) = &self.subscription {
             subscriptions.release(*number);

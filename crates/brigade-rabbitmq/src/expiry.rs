@@ -59,12 +59,12 @@ impl Intake {
         if expired.is_empty() {
             return;
         }
-        let (tell, told) = oneshot::channel::<()>();
+        let (sender, outcome) = oneshot::channel::<()>();
         let intake = Arc::clone(self);
         self.scope.spawn_until_closed(async move {
             intake.end_all(expired).await;
-            drop(tell);
+            drop(sender);
         });
-        told.await.ok();
+        outcome.await.ok();
     }
 }

@@ -1,6 +1,6 @@
 //! What errors of the broker, or of the way to it, mean for a person.
 //!
-//! A [`Fault`] has the kind of an [`Error`] and a hint. It can be cloned, as one end of a
+//! An [`AmqpFault`] has the kind of an [`Error`] and a hint. It can be cloned, as one end of a
 //! connection reaches all that was under way on it. RabbitMQ names some limits only in texts for
 //! people (`consumer_timeout`, `max_message_size`, limits of vhosts). These are read here and
 //! nowhere else, and only to name the limit or to be more careful; nothing depends on them.
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind};
 
 /// Why something did not come about.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
+pub(super) struct AmqpFault {
     kind: ErrorKind,
     hint: &'static str,
     /// A limit of a vhost, a user or the server is reached.
@@ -24,7 +24,7 @@ pub(super) struct Fault {
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-impl Fault {
+impl AmqpFault {
     pub(super) fn new(kind: ErrorKind, hint: &'static str) -> Self {
         Self {
             kind,
@@ -183,7 +183,7 @@ impl Fault {
     }
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for AmqpFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.hint)?;
         self.source
@@ -208,7 +208,7 @@ impl std::error::Error for SharedSource {
     }
 }
 
-impl From<lapin::Error> for Fault {
+impl From<lapin::Error> for AmqpFault {
     fn from(error: lapin::Error) -> Self {
         let (kind, hint) = meaning(error.kind());
         let fault = Self::with_source(kind, hint, error);
@@ -238,7 +238,7 @@ impl From<lapin::Error> for Fault {
     }
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for AmqpFault {
     fn from(error: io::Error) -> Self {
         Self::with_source(
             ErrorKind::Unreachable,

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::answers::Answers;
 use super::channels::SharedChannels;
 use super::control::ServedQueues;
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::leases::Leases;
 use super::link::Link;
 use super::store::Storage;
@@ -84,7 +84,7 @@ impl Intake {
 
     /// The broker closed a channel. If it did so because of its `consumer_timeout`, and named one
     /// that is shorter than what is believed, that one is.
-    pub(super) fn learn(&self, fault: &Fault) {
+    pub(super) fn learn(&self, fault: &AmqpFault) {
         let Some(time) = fault.consumer_timeout() else {
             return;
         };
@@ -105,7 +105,7 @@ impl Intake {
     pub(super) fn report_progress(&self, id: &JobId, token: i64, progress: Progress) {
         let envelope = self.leases.table().envelope(id, token);
         if let Some(envelope) = envelope {
-            self.answers.tell_progress(&envelope.properties, progress);
+            self.answers.report_progress(&envelope.properties, progress);
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep_until;
 
 use super::consumers::Consumers;
 use super::delivery::Delivery;
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::lease_table::HeldDelivery;
 use super::message::Envelope;
 use super::queue_consumer::{Ask, QueueConsumer};
@@ -46,15 +46,18 @@ impl Consumers {
             return self.lease_now(&[Arc::clone(source)], ask).await;
         }
         let until = later(Instant::now(), ask.wait);
-        let _asking = source.ask(ask.max);
+        let asking = source.ask(ask.max);
         loop {
             let mut news = std::pin::pin!(self.intake.news.notified());
             news.as_mut().enable();
             let found = self.hand_out(source, ask.max, ask.mode).await;
             if ask.enough.is_cancelled() {
+                // First, as nothing is in excess while it is asked for.
+                drop(asking);
                 source.hurry();
+                return Ok(found);
             }
-            if !found.is_empty() || ask.enough.is_cancelled() {
+            if !found.is_empty() {
                 return Ok(found);
             }
             if let Some(fault) = source.refusal() {
@@ -72,7 +75,7 @@ impl Consumers {
     }
 
     /// The time of an ask is over; `refusal`: why nothing can come.
-    fn nothing_came(&self, refusal: Option<Fault>) -> Result<Vec<Leased>, Error> {
+    fn nothing_came(&self, refusal: Option<AmqpFault>) -> Result<Vec<Leased>, Error> {
         match refusal.or_else(|| self.intake.link.fault()) {
             Some(fault) => Err(fault.into_error("lease")),
             None => Ok(Vec::new()),
@@ -96,9 +99,11 @@ impl Consumers {
             news.as_mut().enable();
             let found = self.walk(&group, ask, &mut asks).await;
             if ask.enough.is_cancelled() {
+                asks.clear();
                 group.end();
+                return Ok(found);
             }
-            if !found.is_empty() || ask.enough.is_cancelled() {
+            if !found.is_empty() {
                 return Ok(found);
             }
             if Instant::now() >= until {
@@ -199,7 +204,7 @@ impl Consumers {
             match mode {
                 DeliveryMode::Lease(time) => {
                     source.warn_of_time(&envelope);
-                    intake.answers.tell_begun(&envelope.properties);
+                    intake.answers.report_begun(&envelope.properties);
                     let held = HeldDelivery {
                         delivery,
                         envelope: Arc::clone(&envelope),

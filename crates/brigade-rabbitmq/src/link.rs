@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::pause::Pauses;
 use super::reach::{self, OpenedConnection};
 use super::url::{Blocked, RabbitMqConfig};
@@ -56,7 +56,7 @@ pub(super) struct Link {
 enum LinkState {
     Up(LiveConnection),
     /// With the reason why it is not there.
-    Down(Fault),
+    Down(AmqpFault),
 }
 
 /// One connection, for as long as it lives. Cheap to clone.
@@ -115,7 +115,7 @@ impl Link {
     }
 
     /// The connection there is; waits for it as long as an answer may take. Cancel safe.
-    pub(super) async fn connection(&self) -> Result<LiveConnection, Fault> {
+    pub(super) async fn connection(&self) -> Result<LiveConnection, AmqpFault> {
         let mut state = self.state.clone();
         // A connection may have broken and its supervisor not know yet.
         let waiting = state
@@ -125,18 +125,18 @@ impl Link {
             .map(|state| state.map(|state| state.clone()))
         {
             Ok(Ok(LinkState::Up(connection))) => return Ok(connection),
-            Ok(Err(_)) => return Err(Fault::new(ErrorKind::Closed, "the broker was dropped")),
+            Ok(Err(_)) => return Err(AmqpFault::new(ErrorKind::Closed, "the broker was dropped")),
             Ok(Ok(LinkState::Down(_))) | Err(_) => {}
         }
-        Err(self.fault().unwrap_or_else(Fault::timeout))
+        Err(self.fault().unwrap_or_else(AmqpFault::timeout))
     }
 
     /// Asks on the connection there is, and once more on the next one if it broke meanwhile: for
     /// what may be asked twice.
-    pub(super) async fn ask<T, F: Future<Output = Result<T, Fault>>>(
+    pub(super) async fn ask<T, F: Future<Output = Result<T, AmqpFault>>>(
         &self,
         ask: impl Fn(LiveConnection) -> F,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, AmqpFault> {
         let until = Instant::now() + self.config.answer_timeout;
         loop {
             let connection = self.connection().await?;
@@ -151,16 +151,16 @@ impl Link {
     pub(super) async fn ready_channel(
         &self,
         until: Instant,
-    ) -> Result<(LiveConnection, Channel), Fault> {
+    ) -> Result<(LiveConnection, Channel), AmqpFault> {
         let choice = self.config.blocked;
         let open = |connection: LiveConnection| async move {
             // First: a broker that takes nothing opens no channel either.
             connection.free(choice, until).await?;
             let late = |_| {
                 if connection.blocked.borrow().is_some() {
-                    Fault::blocking()
+                    AmqpFault::blocking()
                 } else {
-                    Fault::timeout()
+                    AmqpFault::timeout()
                 }
             };
             let channel = timeout_at(until, connection.confirming_channel())
@@ -170,7 +170,7 @@ impl Link {
         };
         timeout_at(until, self.ask(open))
             .await
-            .map_err(|_| Fault::timeout())?
+            .map_err(|_| AmqpFault::timeout())?
     }
 
     /// Of the connection there is now.
@@ -191,7 +191,7 @@ impl Link {
     }
 
     /// Why there is no connection, if there is none.
-    pub(super) fn fault(&self) -> Option<Fault> {
+    pub(super) fn fault(&self) -> Option<AmqpFault> {
         match &*self.state.borrow() {
             LinkState::Up(_) => None,
             LinkState::Down(fault) => Some(fault.clone()),
@@ -200,7 +200,7 @@ impl Link {
 
     /// Has something run on each connection in turn, for ever: again after a pause when it failed,
     /// and again when there is a new connection. Where consumers are resumed.
-    pub(super) async fn on_each_connection<F: Future<Output = Result<(), Fault>>>(
+    pub(super) async fn on_each_connection<F: Future<Output = Result<(), AmqpFault>>>(
         &self,
         what: &str,
         run: impl Fn(LiveConnection) -> F,
@@ -250,28 +250,28 @@ impl LiveConnection {
     }
 
     /// Returns when the broker takes messages from it, or says why not. Cancel safe.
-    pub(super) async fn free(&self, choice: Blocked, until: Instant) -> Result<(), Fault> {
+    pub(super) async fn free(&self, choice: Blocked, until: Instant) -> Result<(), AmqpFault> {
         let mut blocked = self.blocked.clone();
         if blocked.borrow().is_none() {
             return Ok(());
         }
         match choice {
-            Blocked::Error => Err(Fault::blocking()),
+            Blocked::Error => Err(AmqpFault::blocking()),
             // An error means that the connection is gone, which is noticed next.
             Blocked::Wait => timeout_at(until, blocked.wait_for(Option::is_none))
                 .await
                 .map(drop)
-                .map_err(|_| Fault::blocking()),
+                .map_err(|_| AmqpFault::blocking()),
         }
     }
 
     /// Opens a channel.
-    pub(super) async fn channel(&self) -> Result<Channel, Fault> {
+    pub(super) async fn channel(&self) -> Result<Channel, AmqpFault> {
         self.answer(self.amqp.create_channel()).await
     }
 
     /// Opens a channel with confirms.
-    pub(super) async fn confirming_channel(&self) -> Result<Channel, Fault> {
+    pub(super) async fn confirming_channel(&self) -> Result<Channel, AmqpFault> {
         let channel = self.channel().await?;
         self.answer(channel.confirm_select(ConfirmSelectOptions::default()))
             .await?;
@@ -282,7 +282,7 @@ impl LiveConnection {
     pub(super) async fn answer<T>(
         &self,
         asking: impl Future<Output = lapin::Result<T>>,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, AmqpFault> {
         self.answer_within(self.answer_timeout, asking).await
     }
 
@@ -291,14 +291,14 @@ impl LiveConnection {
         &self,
         time: Duration,
         asking: impl Future<Output = lapin::Result<T>>,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, AmqpFault> {
         match self
             .down
             .run_until_cancelled(timeout(time.min(self.answer_timeout), asking))
             .await
         {
             Some(Ok(answer)) => Ok(answer?),
-            Some(Err(_)) | None => Err(Fault::timeout()),
+            Some(Err(_)) | None => Err(AmqpFault::timeout()),
         }
     }
 }
@@ -363,7 +363,10 @@ impl Supervisor {
 }
 
 /// Waits for the end of a connection and returns why; notes when the broker takes nothing.
-async fn watch_over(opened: &OpenedConnection, blocked: &watch::Sender<Option<Arc<str>>>) -> Fault {
+async fn watch_over(
+    opened: &OpenedConnection,
+    blocked: &watch::Sender<Option<Arc<str>>>,
+) -> AmqpFault {
     let connection = &opened.connection;
     let mut events = Box::pin(connection.events_listener());
     let mut why = None;
@@ -385,11 +388,11 @@ async fn watch_over(opened: &OpenedConnection, blocked: &watch::Sender<Option<Ar
     }
     why.map_or_else(
         || {
-            Fault::new(
+            AmqpFault::new(
                 ErrorKind::Unreachable,
                 "the connection to the broker is gone",
             )
         },
-        Fault::from,
+        AmqpFault::from,
     )
 }

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::url::{Management, RabbitMqConfig};
 use crate::error::ErrorKind;
 use brigade_runtime::tls;
@@ -62,15 +62,15 @@ fn known_table<'de, D: serde::Deserializer<'de>>(
 pub(super) async fn queues(
     config: &RabbitMqConfig,
     management: &Management,
-) -> Result<Vec<Described>, Fault> {
+) -> Result<Vec<Described>, AmqpFault> {
     let columns = "name,type,durable,auto_delete,policy,operator_policy,\
         effective_policy_definition,arguments";
     let path = format!("/api/queues/{}?columns={columns}", encode(&config.vhost));
     let answer = timeout(TIMEOUT, ask(config, management, &path))
         .await
-        .map_err(|_| Fault::timeout())??;
+        .map_err(|_| AmqpFault::timeout())??;
     let wrong = |error| {
-        Fault::with_source(
+        AmqpFault::with_source(
             ErrorKind::Protocol,
             "what answers there is not RabbitMQ's management API",
             error,
@@ -83,7 +83,7 @@ async fn ask(
     config: &RabbitMqConfig,
     management: &Management,
     path: &str,
-) -> Result<Vec<u8>, Fault> {
+) -> Result<Vec<u8>, AmqpFault> {
     let stream = TcpStream::connect((&*management.host, management.port)).await?;
     match config.tls_of(management)? {
         None => ask_on(stream, config, management, path).await,
@@ -96,7 +96,7 @@ async fn ask(
                 );
                 let (kind, hint) =
                     known.unwrap_or((ErrorKind::Unreachable, "the TLS handshake failed"));
-                Err(Fault::with_source(kind, hint, error))
+                Err(AmqpFault::with_source(kind, hint, error))
             }
         },
     }
@@ -107,7 +107,7 @@ async fn ask_on(
     config: &RabbitMqConfig,
     to: &Management,
     path: &str,
-) -> Result<Vec<u8>, Fault> {
+) -> Result<Vec<u8>, AmqpFault> {
     let login = STANDARD.encode(format!("{}:{}", config.user, config.password));
     let request = format!(
         "GET {path} HTTP/1.0\r\nHost: {}\r\nAuthorization: Basic {login}\r\nAccept: \
@@ -132,12 +132,12 @@ async fn ask_on(
         .filter(|_| answer.starts_with(b"HTTP/1."));
     match (status, end) {
         (Some(b"200"), Some(end)) => Ok(answer.split_off(end)),
-        (Some(b"401" | b"403"), _) => Err(Fault::new(
+        (Some(b"401" | b"403"), _) => Err(AmqpFault::new(
             ErrorKind::Refused,
             "this user may not ask it: give it the tag management (rabbitmqctl set_user_tags)",
         )),
-        (Some(_), _) => Err(Fault::new(ErrorKind::Protocol, "it refused")),
-        (None, _) => Err(Fault::new(
+        (Some(_), _) => Err(AmqpFault::new(ErrorKind::Protocol, "it refused")),
+        (None, _) => Err(AmqpFault::new(
             ErrorKind::Protocol,
             "what answers there is not HTTP; if it wants TLS, write https://",
         )),

@@ -78,7 +78,7 @@ pub(super) struct Envelope {
 
 /// A message that can never be run, as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Unreadable {
+pub(super) struct UnreadableMessage {
     pub(super) why: String,
     pub(super) properties: Box<BasicProperties>,
     pub(super) body: Bytes,
@@ -115,8 +115,8 @@ impl Envelope {
         properties: BasicProperties,
         body: Vec<u8>,
         bytes_max: usize,
-    ) -> Result<Self, Unreadable> {
-        let unreadable = |why, body: Vec<u8>| Unreadable {
+    ) -> Result<Self, UnreadableMessage> {
+        let unreadable = |why, body: Vec<u8>| UnreadableMessage {
             why,
             properties: Box::new(properties.clone()),
             body: body.into(),

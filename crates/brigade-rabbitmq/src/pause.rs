@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use crate::retry::Retry;
 
 /// After the first failure.
@@ -21,7 +21,7 @@ pub(super) struct Pauses(u32);
 
 impl Pauses {
     /// The pause after one more failure.
-    pub(super) fn after(&mut self, fault: &Fault) -> Duration {
+    pub(super) fn after(&mut self, fault: &AmqpFault) -> Duration {
         self.0 = self.0.saturating_add(1);
         let (first, longest) = if fault.is_lasting() {
             (FIRST_REFUSED, LONGEST_REFUSED)
@@ -44,19 +44,19 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_bound_which_is_longer_for_what_was_refused() {
-        let longest = |fault: &Fault| {
+        let longest = |fault: &AmqpFault| {
             let mut pauses = Pauses::default();
             (0..50)
                 .map(|_| pauses.after(fault))
                 .max()
                 .unwrap_or_default()
         };
-        let refused = Fault::new(ErrorKind::Refused, "no");
-        assert!((LONGEST / 2..=LONGEST).contains(&longest(&Fault::timeout())));
+        let refused = AmqpFault::new(ErrorKind::Refused, "no");
+        assert!((LONGEST / 2..=LONGEST).contains(&longest(&AmqpFault::timeout())));
         assert!((LONGEST_REFUSED / 2..=LONGEST_REFUSED).contains(&longest(&refused)));
         let mut pauses = Pauses::default();
         pauses.after(&refused);
         pauses.reset();
-        assert!(pauses.after(&Fault::timeout()) <= FIRST);
+        assert!(pauses.after(&AmqpFault::timeout()) <= FIRST);
     }
 }

@@ -27,7 +27,7 @@ use self::channel::ChannelPublisher;
 pub(super) use self::policy::PublishPolicy;
 use self::policy::ReportOutcome;
 pub(super) use self::request::{Message, PublishRequest, Published};
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::link::Link;
 use super::url::RabbitMqConfig;
 use crate::error::ErrorKind;
@@ -41,13 +41,13 @@ const WAITING_MAX: usize = 1024;
 pub(super) struct ConfirmPublisher(mpsc::Sender<Vec<PublishRequest>>);
 
 /// The requests of a publisher that has not been started.
-pub(super) struct Inbox(mpsc::Receiver<Vec<PublishRequest>>);
+pub(super) struct PublisherInbox(mpsc::Receiver<Vec<PublishRequest>>);
 
 impl ConfirmPublisher {
     /// For a policy that publishes itself: it is started with the inbox.
-    pub(super) fn new() -> (Self, Inbox) {
+    pub(super) fn new() -> (Self, PublisherInbox) {
         let (sender, inbox) = mpsc::channel(WAITING_MAX);
-        (Self(sender), Inbox(inbox))
+        (Self(sender), PublisherInbox(inbox))
     }
 
     /// One that only reports outcomes.
@@ -86,7 +86,7 @@ impl ConfirmPublisher {
         give_up_at: Instant,
     ) -> Vec<Published> {
         let closed = |uncertain| Published::Failed {
-            fault: Fault::new(ErrorKind::Closed, "the broker was dropped"),
+            fault: AmqpFault::new(ErrorKind::Closed, "the broker was dropped"),
             uncertain,
         };
         if messages.is_empty() {
@@ -97,19 +97,19 @@ impl ConfirmPublisher {
             request.give_up_at = Some(give_up_at);
             request.watched()
         };
-        let (requests, told): (Vec<_>, Vec<_>) = messages.into_iter().map(request).unzip();
+        let (requests, waiting): (Vec<_>, Vec<_>) = messages.into_iter().map(request).unzip();
         if self.0.send(requests).await.is_err() {
-            return vec![closed(false); told.len()];
+            return vec![closed(false); waiting.len()];
         }
-        let mut outcomes = Vec::with_capacity(told.len());
-        for outcome in told {
+        let mut outcomes = Vec::with_capacity(waiting.len());
+        for outcome in waiting {
             outcomes.push(outcome.await.unwrap_or_else(|_| closed(true)));
         }
         outcomes
     }
 }
 
-impl Inbox {
+impl PublisherInbox {
     /// Publishes what is handed over for as long as the broker is there.
     pub(super) fn start<P: PublishPolicy>(
         self,

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::consumer_channel::ConsumerChannel;
 use super::delivery::Delivery;
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::intake::Intake;
 use super::message::Envelope;
 use super::pause::Pauses;
@@ -95,7 +95,7 @@ struct ConsumerState {
     /// Since when more could come than is asked for.
     over_since: Option<Instant>,
     /// Why nothing comes.
-    fault: Option<Fault>,
+    fault: Option<AmqpFault>,
     /// Tries to begin taking, since one that went well.
     failures: u32,
 }
@@ -182,7 +182,7 @@ impl QueueConsumer {
     }
 
     /// There may be more than what is here.
-    fn tell_groups(&self) {
+    fn notify_groups(&self) {
         for (group, place) in &*lock(&self.groups) {
             if let Some(some) = group.upgrade() {
                 lock(&some).insert(*place);
@@ -229,8 +229,11 @@ impl QueueConsumer {
     }
 
     /// Why nothing can come, if a person has to change something first.
-    pub(super) fn refusal(&self) -> Option<Fault> {
-        lock(&self.state).fault.clone().filter(Fault::is_lasting)
+    pub(super) fn refusal(&self) -> Option<AmqpFault> {
+        lock(&self.state)
+            .fault
+            .clone()
+            .filter(AmqpFault::is_lasting)
     }
 
     /// Whether a delivery that was handed out before is counted now, by writing it again. A job
@@ -355,7 +358,7 @@ impl QueueConsumer {
         // There may be more. First, as the room that it takes up is not to be given again.
         lock(&self.state).listens = false;
         let delivery = Delivery::new(opened, received.delivery_tag, subscription);
-        self.tell_groups();
+        self.notify_groups();
         let Some(envelope) = self.intake.admit(&self.queue, &delivery, received) else {
             return;
         };
@@ -371,7 +374,7 @@ impl QueueConsumer {
     }
 
     /// Ends all consumers and gives back what was not asked for.
-    async fn hand_back(&self) -> Result<(), Fault> {
+    async fn hand_back(&self) -> Result<(), AmqpFault> {
         let Some(opened) = lock(&self.state).opened.clone() else {
             return Ok(());
         };
@@ -384,7 +387,7 @@ impl QueueConsumer {
             let asked = asked.min(state.ready.len());
             state.ready.drain(asked..).collect()
         };
-        self.tell_groups();
+        self.notify_groups();
         let intake = &self.intake;
         let back = surplus.iter().map(async |(delivery, envelope)| {
             if envelope.deliveries >= DELIVERIES_MAX {

@@ -28,7 +28,7 @@ use lapin::{Channel, Confirmation};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::fit;
 use super::link::{Link, LiveConnection};
 use super::publisher::{Message, Published};
@@ -106,7 +106,7 @@ impl LeaderProbe {
         }
         let probing = self.probed(name).probing;
         let Ok(_alone) = timeout_at(until, probing.lock()).await else {
-            return Some(Published::failed(&Fault::timeout(), false));
+            return Some(Published::failed(&AmqpFault::timeout(), false));
         };
         if self.has_reached(name) {
             return None;
@@ -129,7 +129,7 @@ impl LeaderProbe {
                     let confirmed_by = until.min(Instant::now() + patience);
                     match publish(&connection, &channel, message, confirmed_by).await {
                         // An earlier one may be there.
-                        Ok(Published::Declined) if uncertain => Fault::declined(),
+                        Ok(Published::Declined) if uncertain => AmqpFault::declined(),
                         Ok(published) => return (published, Some(connection.generation)),
                         Err(fault) => fault,
                     }
@@ -154,14 +154,14 @@ async fn publish(
     channel: &Channel,
     message: &Message,
     until: Instant,
-) -> Result<Published, Fault> {
+) -> Result<Published, AmqpFault> {
     let options = BasicPublishOptions {
         mandatory: true,
         immediate: false,
     };
     if !fit::fits(&message.properties, connection.frame_max) {
         let bytes = fit::frame_bytes(&message.properties);
-        return Err(Fault::over_frame(bytes, connection.frame_max));
+        return Err(AmqpFault::over_frame(bytes, connection.frame_max));
     }
     let Message {
         queue,
@@ -180,7 +180,7 @@ async fn publish(
         .await
     {
         Some(Ok(confirmation)) => confirmation?,
-        Some(Err(_)) | None => return Err(Fault::timeout()),
+        Some(Err(_)) | None => return Err(AmqpFault::timeout()),
     };
     Ok(match confirmation {
         Confirmation::Ack(None) => Published::Safe,
@@ -188,7 +188,7 @@ async fn publish(
         Confirmation::Nack(None) => Published::Declined,
         Confirmation::NotRequested => {
             let hint = "the channel has no confirms";
-            return Err(Fault::new(ErrorKind::Protocol, hint));
+            return Err(AmqpFault::new(ErrorKind::Protocol, hint));
         }
     })
 }

@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::incoming::Incoming;
 use super::url::RabbitMqConfig;
 use crate::error::ErrorKind;
@@ -80,7 +80,7 @@ struct Notes {
     end: End,
     greeting: Arc<Mutex<Greeting>>,
     /// Better than what lapin makes of it.
-    fault: Arc<Mutex<Option<Fault>>>,
+    fault: Arc<Mutex<Option<AmqpFault>>>,
 }
 
 /// Connects to the first of these hosts that answers, beginning with this one.
@@ -88,8 +88,8 @@ pub(super) async fn open(
     config: &RabbitMqConfig,
     purpose: &str,
     first: usize,
-) -> Result<OpenedConnection, Fault> {
-    let mut fault = Fault::timeout();
+) -> Result<OpenedConnection, AmqpFault> {
+    let mut fault = AmqpFault::timeout();
     for number in 0..config.hosts.len() {
         let (host, port) = &config.hosts[(first + number) % config.hosts.len()];
         match open_one(config, purpose, host, *port).await {
@@ -105,7 +105,7 @@ async fn open_one(
     purpose: &str,
     host: &str,
     port: u16,
-) -> Result<OpenedConnection, Fault> {
+) -> Result<OpenedConnection, AmqpFault> {
     let notes = Notes::default();
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQP,
@@ -160,7 +160,7 @@ async fn open_one(
         Err(_) => {
             // Its thread would wait for ever.
             notes.end.now();
-            Err(Fault::timeout())
+            Err(AmqpFault::timeout())
         }
     }
 }
@@ -216,9 +216,14 @@ struct Wire {
 }
 
 impl Wire {
-    async fn open(host: &str, port: u16, tls: Option<&Tls>, notes: &Notes) -> Result<Self, Fault> {
+    async fn open(
+        host: &str,
+        port: u16,
+        tls: Option<&Tls>,
+        notes: &Notes,
+    ) -> Result<Self, AmqpFault> {
         let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port)));
-        let stream = connecting.await.map_err(|_| Fault::timeout())??;
+        let stream = connecting.await.map_err(|_| AmqpFault::timeout())??;
         stream.set_nodelay(true)?;
         // What was written and is not acknowledged for so long will never be.
         sockopt::set_tcp_user_timeout(&stream, 30_000).map_err(io::Error::from)?;
@@ -232,7 +237,7 @@ impl Wire {
                 Err(_) => {
                     let hint = "the broker does not answer the TLS handshake; if it speaks none \
                         there, write amqp://";
-                    return Err(Fault::new(ErrorKind::Unreachable, hint));
+                    return Err(AmqpFault::new(ErrorKind::Unreachable, hint));
                 }
             },
         };
@@ -263,7 +268,7 @@ impl Wire {
 
     /// What this says of a connection on which the broker has not introduced itself yet: that has
     /// often met the other kind of server.
-    fn look(&self, read: &io::Result<usize>, bytes: &[u8], notes: &Notes) -> Option<Fault> {
+    fn look(&self, read: &io::Result<usize>, bytes: &[u8], notes: &Notes) -> Option<AmqpFault> {
         const TLS_ALERT: u8 = 0x15;
         match read {
             Err(error) => Some(self.ended(Some(error))),
@@ -273,7 +278,7 @@ impl Wire {
                     && bytes.first() == Some(&TLS_ALERT)
                     && lock(&notes.greeting).bytes.is_empty() =>
             {
-                Some(Fault::new(
+                Some(AmqpFault::new(
                     ErrorKind::BadOption,
                     "the broker wants TLS there; write amqps://, or the port without TLS",
                 ))
@@ -283,18 +288,18 @@ impl Wire {
     }
 
     /// Why the broker may have ended it at the first word.
-    fn ended(&self, error: Option<&io::Error>) -> Fault {
+    fn ended(&self, error: Option<&io::Error>) -> AmqpFault {
         if !self.is_tls {
             let hint = "the broker ended the connection at the first word; if it wants TLS, write \
                 amqps://";
-            return Fault::new(ErrorKind::Unreachable, hint);
+            return AmqpFault::new(ErrorKind::Unreachable, hint);
         }
         // With TLS 1.3, a broker refuses a certificate only after the handshake.
         let hint = "the broker ended the connection; it may want a certificate of this side: \
             ?cert=file.pem&key=file.pem";
         let known = error.and_then(|error| tls::hint(error, NO_TLS));
         let (kind, hint) = known.unwrap_or((ErrorKind::Unreachable, hint));
-        Fault::new(kind, hint)
+        AmqpFault::new(kind, hint)
     }
 
     /// The end may be met by writing first. What is read then says more.
@@ -360,9 +365,9 @@ impl AsyncWrite for Wire {
 const NO_TLS: &str =
     "the broker does not speak TLS there; write amqp://, or the port of TLS, which is 5671";
 
-fn tls_fault(error: io::Error) -> Fault {
+fn tls_fault(error: io::Error) -> AmqpFault {
     match tls::hint(&error, NO_TLS) {
-        Some((kind, hint)) => Fault::with_source(kind, hint, error),
+        Some((kind, hint)) => AmqpFault::with_source(kind, hint, error),
         None => error.into(),
     }
 }

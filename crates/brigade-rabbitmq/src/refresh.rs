@@ -41,7 +41,7 @@ use tokio::time::sleep;
 
 use super::consumer_channel::ConsumerChannel;
 use super::delivery::Delivery;
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::intake::Intake;
 use super::lease_table::HeldDelivery;
 use super::message::{self, Envelope};
@@ -131,7 +131,7 @@ impl Refresher {
         self: &Arc<Self>,
         queue: &str,
         old: &[(i64, HeldDelivery)],
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let name = self.refresh_queue(queue).await?;
         let leases = &self.intake.leases;
         // Some may have been settled meanwhile: a copy of these would be another's.
@@ -144,14 +144,14 @@ impl Refresher {
             .map(|(token, held)| copy(&held.envelope, *token, name.clone()))
             .collect::<Result<Vec<_>, _>>();
         let copies = copies.map_err(|error| {
-            Fault::with_source(error.kind(), "a held job cannot be written again", error)
+            AmqpFault::with_source(error.kind(), "a held job cannot be written again", error)
         })?;
         for published in self.intake.storage.publish_slowly(copies).await {
             match published {
                 Published::Safe => {}
                 Published::Failed { fault, .. } => return Err(fault),
                 Published::Unroutable | Published::Declined => {
-                    return Err(Fault::new(
+                    return Err(AmqpFault::new(
                         ErrorKind::Unreachable,
                         "the queue for what is held does not take it",
                     ));
@@ -162,7 +162,7 @@ impl Refresher {
     }
 
     /// A queue that this process takes from, and whose channel lives.
-    async fn refresh_queue(self: &Arc<Self>, queue: &str) -> Result<ShortString, Fault> {
+    async fn refresh_queue(self: &Arc<Self>, queue: &str) -> Result<ShortString, AmqpFault> {
         let mut queues = self.queues.lock().await;
         if let Some(refresh) = queues.get(queue).filter(|one| one.opened.is_alive()) {
             return Ok(refresh.name.clone());
@@ -226,7 +226,7 @@ impl Intake {
                     });
                 }
                 Err(error) => {
-                    let fault = Fault::from(error);
+                    let fault = AmqpFault::from(error);
                     tracing::warn!(%fault, queue, "the channel of held jobs failed");
                     self.learn(&fault);
                     break;

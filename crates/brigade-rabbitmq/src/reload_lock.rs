@@ -1,10 +1,10 @@
-//! Turns: a queue with a single active consumer.
+//! The reload lock: a queue with a single active consumer.
 //!
-//! A process that wants the turn consumes from the queue and puts a message there. The broker sends
-//! messages to one consumer at a time, in the order in which they came, so the one that is sent a
-//! message has the turn, until its consumer is gone: because it gives the turn back, or because it
-//! died. No process polls. What is left in the queue does no harm, and goes with it a minute after
-//! the last turn.
+//! A process that wants the lock of a queue consumes from `{ns}.brigade-turn.{queue}` and puts a
+//! message there. The broker sends messages to one consumer at a time, in the order in which the
+//! consumers came. So the process that is sent a message has the lock until its consumer is gone:
+//! because it releases the lock, or because it died. No process polls. Messages that stay in the
+//! queue do no harm; the broker deletes the queue a minute after its last use.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::intake::Intake;
 use super::link::{Link, LiveConnection};
 use super::values::{millis, table};
 use crate::error::{Error, ErrorKind};
 use brigade_core::store::ReloadGuard;
 
-/// How long the queue is kept when no process wants a turn.
+/// How long the queue is kept when no process wants the lock.
 const UNUSED_FOR: Duration = Duration::from_secs(60);
 /// After something failed.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -35,10 +35,10 @@ impl Intake {
         let name = self.config.name_of(&format!("brigade-turn.{queue}")).into();
         let over = CancellationToken::new();
         let guard = ReloadGuard::new(over.clone());
-        let (tell, told) = oneshot::channel();
+        let (sender, outcome) = oneshot::channel();
         self.scope
-            .spawn_until_closed(hold(self.link.clone(), name, over, tell));
-        match told.await {
+            .spawn_until_closed(hold(self.link.clone(), name, over, sender));
+        match outcome.await {
             Ok(Ok(())) => Ok(guard),
             Ok(Err(fault)) => Err(fault.into_error("wait for the lock of a reload")),
             Err(_) => Err(Error::new(
@@ -49,12 +49,12 @@ impl Intake {
     }
 }
 
-/// Waits for the turn, reports it, and has it until it is over or the connection breaks.
+/// Waits for the lock, reports that, and holds it until `over`, or until the connection breaks.
 async fn hold(
     link: Link,
     name: ShortString,
     over: CancellationToken,
-    tell: oneshot::Sender<Result<(), Fault>>,
+    sender: oneshot::Sender<Result<(), AmqpFault>>,
 ) {
     loop {
         let has = async {
@@ -63,13 +63,13 @@ async fn hold(
                 .down
                 .run_until_cancelled(take(&connection, &name))
                 .await
-                .unwrap_or_else(|| Err(Fault::timeout()))
+                .unwrap_or_else(|| Err(AmqpFault::timeout()))
                 .map(|lock| (connection, lock))
         };
         match over.run_until_cancelled(Box::pin(has)).await {
             None => return,
             Some(Ok((connection, (channel, _consumer)))) => {
-                if tell.send(Ok(())).is_ok() {
+                if sender.send(Ok(())).is_ok() {
                     tokio::select! {
                         () = over.cancelled() => {}
                         () = connection.down.cancelled() => return tracing::warn!(queue = name.as_str(), "the lock of a reload was lost with the connection"),
@@ -79,7 +79,7 @@ async fn hold(
                 channel.close(200, "over".into()).await.ok();
                 return;
             }
-            Some(Err(fault)) if !fault.is_lost() => return drop(tell.send(Err(fault))),
+            Some(Err(fault)) if !fault.is_lost() => return drop(sender.send(Err(fault))),
             Some(Err(fault)) => {
                 tracing::debug!(%fault, queue = name.as_str(), "still waiting for the lock of a reload");
                 sleep(AGAIN).await;
@@ -88,12 +88,11 @@ async fn hold(
     }
 }
 
-/// Stands in the row until it is sent a message. The consumer has the turn for as long as it is not
-/// dropped.
+/// Waits until it is sent a message. The consumer has the lock for as long as it is not dropped.
 async fn take(
     connection: &LiveConnection,
     name: &ShortString,
-) -> Result<(Channel, Consumer), Fault> {
+) -> Result<(Channel, Consumer), AmqpFault> {
     let channel = connection.confirming_channel().await?;
     let arguments = table([
         ("x-single-active-consumer", AMQPValue::Boolean(true)),
@@ -105,14 +104,14 @@ async fn take(
     connection
         .answer(channel.basic_qos(1, BasicQosOptions::default()))
         .await?;
-    let mut turns = connection
+    let mut messages = connection
         .consume(&channel, name, FieldTable::default())
         .await?;
     connection.publish_note(&channel, name, b"turn").await?;
-    match turns.next().await {
-        Some(Ok(_)) => Ok((channel, turns)),
+    match messages.next().await {
+        Some(Ok(_)) => Ok((channel, messages)),
         Some(Err(error)) => Err(error.into()),
-        None => Err(Fault::new(
+        None => Err(AmqpFault::new(
             ErrorKind::Unreachable,
             "the queue of the lock is gone",
         )),

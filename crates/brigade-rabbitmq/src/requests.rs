@@ -7,7 +7,7 @@ use lapin::options::{
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Consumer, Queue};
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::link::LiveConnection;
 
 impl LiveConnection {
@@ -18,7 +18,7 @@ impl LiveConnection {
         queue: &ShortString,
         options: QueueDeclareOptions,
         arguments: FieldTable,
-    ) -> Result<Queue, Fault> {
+    ) -> Result<Queue, AmqpFault> {
         self.answer(channel.queue_declare(queue.clone(), options, arguments))
             .await
     }
@@ -28,7 +28,7 @@ impl LiveConnection {
         &self,
         channel: &Channel,
         queue: &ShortString,
-    ) -> Result<u32, Fault> {
+    ) -> Result<u32, AmqpFault> {
         let options = QueueDeclareOptions::default().passive();
         self.declare(channel, queue, options, FieldTable::default())
             .await
@@ -41,14 +41,18 @@ impl LiveConnection {
         channel: &Channel,
         queue: &ShortString,
         arguments: FieldTable,
-    ) -> Result<Consumer, Fault> {
+    ) -> Result<Consumer, AmqpFault> {
         let options = BasicConsumeOptions::default();
         self.answer(channel.basic_consume(queue.clone(), "".into(), options, arguments))
             .await
     }
 
     /// Ends a consumer. What came before the answer has been read by then, or is read at once.
-    pub(super) async fn cancel(&self, channel: &Channel, tag: ShortString) -> Result<(), Fault> {
+    pub(super) async fn cancel(
+        &self,
+        channel: &Channel,
+        tag: ShortString,
+    ) -> Result<(), AmqpFault> {
         self.answer(channel.basic_cancel(tag, BasicCancelOptions { nowait: false }))
             .await
     }
@@ -59,7 +63,7 @@ impl LiveConnection {
         channel: &Channel,
         queue: &ShortString,
         body: &[u8],
-    ) -> Result<Confirmation, Fault> {
+    ) -> Result<Confirmation, AmqpFault> {
         let options = BasicPublishOptions::default();
         let properties = BasicProperties::default();
         let publishing = channel.basic_publish("".into(), queue.clone(), options, body, properties);
@@ -68,7 +72,7 @@ impl LiveConnection {
 
     /// Returns when the broker has read all that was sent by this channel before, and this side
     /// all that the broker had sent by it. The request changes nothing: the broker only answers.
-    pub(super) async fn round_trip(&self, channel: &Channel) -> Result<(), Fault> {
+    pub(super) async fn round_trip(&self, channel: &Channel) -> Result<(), AmqpFault> {
         self.answer(channel.channel_flow(ChannelFlowOptions { active: true }))
             .await
             .map(drop)

@@ -80,13 +80,13 @@ impl Intake {
         if leases.is_empty() {
             return Ok(answers);
         }
-        let (tell, told) = oneshot::channel();
+        let (sender, outcome) = oneshot::channel();
         let intake = Arc::clone(self);
         self.scope.spawn_until_closed(async move {
             // Who asked may have gone.
-            tell.send(intake.end_all(leases).await).ok();
+            sender.send(intake.end_all(leases).await).ok();
         });
-        let ended = told.await.map_err(|_| dropped())?;
+        let ended = outcome.await.map_err(|_| dropped())?;
         for (place, ended) in places.into_iter().zip(ended) {
             answers[place] = ended.map(|()| Settled::Accepted(None));
         }

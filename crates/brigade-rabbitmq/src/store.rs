@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use lapin::types::ShortString;
 use tokio::time::{Instant, sleep};
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::fit::fitted;
 use super::link::Link;
 use super::message::{self, Envelope, has_caller};
@@ -76,7 +76,7 @@ impl Storage {
     }
 
     /// The broker refused a message: if because of its size, larger ones need not be sent.
-    pub(super) fn learn_size(&self, fault: &Fault) {
+    pub(super) fn learn_size(&self, fault: &AmqpFault) {
         if let (Some(bytes), Some(generation)) = (fault.message_bytes_max(), self.out.generation())
         {
             *lock(&self.learnt_size) = (generation, bytes.min(PAYLOAD_BYTES_MAX));

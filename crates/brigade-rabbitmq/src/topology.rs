@@ -23,7 +23,7 @@ use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::time::Instant;
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use super::link::{Link, LiveConnection};
 use super::rabbitmq_3_10::until_registered;
 use super::url::{QueueType, RabbitMqConfig};
@@ -78,7 +78,7 @@ pub(super) struct FoundQueue {
     /// How many messages wait in it.
     pub(super) message_count: u32,
     /// What the broker says of its arguments, if it has others than we declare.
-    pub(super) difference: Option<Fault>,
+    pub(super) difference: Option<AmqpFault>,
 }
 
 pub(super) struct Topology {
@@ -137,7 +137,7 @@ impl Topology {
 
     /// Sees to it that a quorum queue is there: that a queue of a class of delays lives long
     /// enough. Other queues are declared when something that was published came back.
-    pub(super) async fn prepare(&self, target: &QueueKind) -> Result<(), Fault> {
+    pub(super) async fn prepare(&self, target: &QueueKind) -> Result<(), AmqpFault> {
         if !self.is_quorum(target) {
             return Ok(());
         }
@@ -158,7 +158,7 @@ impl Topology {
         target.is_temporary() || self.config.queues == QueueType::Quorum
     }
 
-    pub(super) async fn declare(&self, target: &QueueKind) -> Result<(), Fault> {
+    pub(super) async fn declare(&self, target: &QueueKind) -> Result<(), AmqpFault> {
         let name = self.name(target);
         let declaring = |connection: LiveConnection| async move {
             let at = Instant::now();
@@ -189,7 +189,7 @@ impl Topology {
         &self,
         connection: &LiveConnection,
         target: &QueueKind,
-    ) -> Result<FoundQueue, Fault> {
+    ) -> Result<FoundQueue, AmqpFault> {
         let name = self.name(target);
         let (ours, any) = (self.arguments(target), FieldTable::default());
         let durable = QueueDeclareOptions::durable();
@@ -223,7 +223,7 @@ impl Topology {
         name: &ShortString,
         options: QueueDeclareOptions,
         arguments: FieldTable,
-    ) -> Result<u32, Fault> {
+    ) -> Result<u32, AmqpFault> {
         let until = Instant::now() + self.config.answer_timeout;
         let mut patience = PATIENCE;
         loop {
@@ -247,7 +247,7 @@ impl Topology {
     }
 
     /// A channel of this connection that nothing else uses.
-    async fn idle_channel(&self, connection: &LiveConnection) -> Result<Channel, Fault> {
+    async fn idle_channel(&self, connection: &LiveConnection) -> Result<Channel, AmqpFault> {
         let kept = {
             let mut idle = lock(&self.idle);
             idle.retain(|(serial, channel)| {
@@ -268,7 +268,7 @@ impl Topology {
         }
     }
 
-    pub(super) async fn purge(&self, target: &QueueKind) -> Result<u64, Fault> {
+    pub(super) async fn purge(&self, target: &QueueKind) -> Result<u64, AmqpFault> {
         let connection = self.link.connection().await?;
         self.declare_on(&connection, target).await?;
         let channel = connection.channel().await?;

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::fault::Fault;
+use super::fault::AmqpFault;
 use crate::error::{Error, ErrorKind};
 use brigade_core::store::url::{self, TlsOptions};
 use brigade_runtime::tls::Tls;
@@ -119,22 +119,19 @@ impl RabbitMqConfig {
                 "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @";
             return Err(why.into());
         }
-        let (user, password, hosts) = match authority.rsplit_once('@') {
-            None => ("guest".to_owned(), "guest".to_owned(), authority),
-            Some((login, hosts)) => {
-                let (user, password) = login
-                    .split_once(':')
-                    .ok_or("write user:password@ before the host")?;
-                (url::decode(user)?, url::decode(password)?, hosts)
-            }
-        };
+        let (login, hosts) = authority
+            .rsplit_once('@')
+            .unwrap_or(("guest:guest", authority));
+        let (user, password) = login
+            .split_once(':')
+            .ok_or("write user:password@ before the host")?;
         let port = if is_tls { TLS_PORT } else { PORT };
         let hosts = hosts.split(',').map(|host| host_and_port(host, port));
         let mut options = url::Options::parse(query)?;
         let config = Self {
             hosts: hosts.collect::<Read<_>>()?,
-            user,
-            password,
+            user: url::decode(user)?,
+            password: url::decode(password)?,
             vhost: vhost(path)?,
             tls: is_tls.then(|| options.tls()).transpose()?,
             namespace: namespace(&mut options)?,
@@ -178,9 +175,9 @@ impl RabbitMqConfig {
         self.tls.as_ref().map(Tls::new).transpose()
     }
 
-    pub(super) fn tls(&self) -> Result<Option<Tls>, Fault> {
+    pub(super) fn tls(&self) -> Result<Option<Tls>, AmqpFault> {
         self.read_tls().map_err(|error| {
-            Fault::with_source(
+            AmqpFault::with_source(
                 error.kind(),
                 "the certificates of the URL cannot be used any more",
                 error,
@@ -189,12 +186,14 @@ impl RabbitMqConfig {
     }
 
     /// For the management API, if it is with TLS.
-    pub(super) fn tls_of(&self, management: &Management) -> Result<Option<Tls>, Fault> {
+    pub(super) fn tls_of(&self, management: &Management) -> Result<Option<Tls>, AmqpFault> {
         let options = management
             .is_tls
             .then(|| self.tls.clone().unwrap_or_default());
         let tls = options.map(|options| Tls::new(&options)).transpose();
-        tls.map_err(|error| Fault::with_source(error.kind(), "TLS to it cannot be set up", error))
+        tls.map_err(|error| {
+            AmqpFault::with_source(error.kind(), "TLS to it cannot be set up", error)
+        })
     }
 
     /// The highest priority, if its queues have any.

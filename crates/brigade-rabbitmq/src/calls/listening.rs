@@ -16,7 +16,7 @@ use lapin::options::{BasicAckOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::time::sleep;
 
-use super::super::fault::Fault;
+use super::super::fault::AmqpFault;
 use super::super::headers::{BEGUN, ERROR, PROGRESS};
 use super::super::link::{Link, LiveConnection};
 use super::super::pause::Pauses;
@@ -73,7 +73,9 @@ impl AnswerListener {
                 Ok(connection) => {
                     let listening = self.listen_on(&connection);
                     let ended = connection.down.run_until_cancelled(listening).await;
-                    let fault = ended.and_then(Result::err).unwrap_or_else(Fault::timeout);
+                    let fault = ended
+                        .and_then(Result::err)
+                        .unwrap_or_else(AmqpFault::timeout);
                     if connection.down.is_cancelled() {
                         pauses.reset();
                     } else {
@@ -89,13 +91,13 @@ impl AnswerListener {
 
     /// Sees to it, on each connection that publishes, that there is a queue for answers, and ends
     /// the calls that a restart of the broker took.
-    pub(super) async fn prepare(&self, connection: &LiveConnection) -> Result<(), Fault> {
+    pub(super) async fn prepare(&self, connection: &LiveConnection) -> Result<(), AmqpFault> {
         let channel = connection.channel().await?;
         declare(connection, &channel, &self.answers).await?;
         self.look_for_restart(connection).await
     }
 
-    async fn listen_on(&self, connection: &LiveConnection) -> Result<(), Fault> {
+    async fn listen_on(&self, connection: &LiveConnection) -> Result<(), AmqpFault> {
         let channel = connection.channel().await?;
         declare(connection, &channel, &self.answers).await?;
         let mut answers = connection
@@ -109,7 +111,7 @@ impl AnswerListener {
                 fault = &mut keeping => return Err(fault),
             };
             let Some(answer) = answer else {
-                return Err(Fault::new(
+                return Err(AmqpFault::new(
                     ErrorKind::Unreachable,
                     "the queue of answers is gone",
                 ));
@@ -136,7 +138,7 @@ impl AnswerListener {
     }
 
     /// Notices that the broker was restarted, and ends the calls that were lost with that.
-    async fn look_for_restart(&self, connection: &LiveConnection) -> Result<(), Fault> {
+    async fn look_for_restart(&self, connection: &LiveConnection) -> Result<(), AmqpFault> {
         if self.config.durable_calls {
             return Ok(());
         }
@@ -145,7 +147,7 @@ impl AnswerListener {
             return Ok(());
         }
         if self.is_marked.load(Ordering::Relaxed) {
-            let fault = Fault::new(
+            let fault = AmqpFault::new(
                 ErrorKind::Unreachable,
                 "the broker was restarted, and the call may have been lost (calls=durable keeps \
                     them)",
@@ -160,7 +162,7 @@ impl AnswerListener {
     }
 
     /// Keeps the queue with the mark, which has no consumer.
-    async fn keep_mark(&self, connection: &LiveConnection, channel: &Channel) -> Fault {
+    async fn keep_mark(&self, connection: &LiveConnection, channel: &Channel) -> AmqpFault {
         loop {
             sleep(ANSWERS_EXPIRE / 3).await;
             if let Err(fault) = declare(connection, channel, &self.alive).await {
@@ -196,7 +198,7 @@ impl AnswerListener {
     }
 
     /// It is unknown what became of these calls.
-    fn fail(&self, fault: &Fault, which: impl Fn(&OpenCall) -> bool) {
+    fn fail(&self, fault: &AmqpFault, which: impl Fn(&OpenCall) -> bool) {
         let error = || {
             let error = fault.clone().into_error("wait for the answer of a call");
             error.uncertain()
@@ -210,7 +212,7 @@ async fn declare(
     connection: &LiveConnection,
     channel: &Channel,
     queue: &ShortString,
-) -> Result<u32, Fault> {
+) -> Result<u32, AmqpFault> {
     let arguments = table([("x-expires", millis(ANSWERS_EXPIRE))]);
     connection
         .declare(channel, queue, QueueDeclareOptions::durable(), arguments)

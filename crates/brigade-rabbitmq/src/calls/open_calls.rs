@@ -2,7 +2,7 @@
 //!
 //! A call ends in exactly one way: the code that takes its entry out ends it. What comes for a call
 //! without an entry is late, and counted. A call that is being made, waits or runs has an entry;
-//! its caller holds the receiving side of `teller`.
+//! its caller holds the receiving side of `sender`.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -31,7 +31,7 @@ pub(super) struct OpenCalls {
 }
 
 pub(super) struct OpenCall {
-    teller: oneshot::Sender<CallOutcome>,
+    sender: oneshot::Sender<CallOutcome>,
     caller: Arc<CallerLink>,
     /// The broker may have it.
     pub(super) is_sent: bool,
@@ -55,16 +55,16 @@ impl OpenCalls {
     /// Notes a call that is about to be made: its number, and the receiver of its outcome.
     pub(super) fn begin(&self, caller: &Arc<CallerLink>) -> (u64, oneshot::Receiver<CallOutcome>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (teller, told) = oneshot::channel();
+        let (sender, answered) = oneshot::channel();
         let open = OpenCall {
-            teller,
+            sender,
             caller: Arc::clone(caller),
             is_sent: false,
             has_begun: false,
             returns: 0,
         };
         lock(&self.open).insert(number, open);
-        (number, told)
+        (number, answered)
     }
 
     /// The correlation id of a call.
@@ -136,7 +136,7 @@ impl OpenCalls {
         let open = lock(&self.open).remove(&number);
         match open {
             // The receiver may be gone.
-            Some(open) => drop(open.teller.send(outcome)),
+            Some(open) => drop(open.sender.send(outcome)),
             None => {
                 self.late.fetch_add(1, Ordering::Relaxed);
             }
@@ -156,7 +156,7 @@ impl OpenCalls {
             .collect();
         for open in failed {
             // The receiver may be gone.
-            open.teller.send(Err(error().into())).ok();
+            open.sender.send(Err(error().into())).ok();
         }
     }
 }

@@ -31,7 +31,7 @@ use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::super::fault::Fault;
+use super::super::fault::AmqpFault;
 use super::super::fit;
 use super::super::link::{Link, LiveConnection};
 use super::super::pause::Pauses;
@@ -132,13 +132,13 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
                 }
                 () = reached(due) => {}
             }
-            let fault = self.link.fault().unwrap_or_else(Fault::timeout);
+            let fault = self.link.fault().unwrap_or_else(AmqpFault::timeout);
             self.fail_late(&fault);
         }
     }
 
     /// Publishes on this connection until it breaks, or the channel ends; returns why.
-    async fn publish_on(&mut self, connection: &LiveConnection) -> Fault {
+    async fn publish_on(&mut self, connection: &LiveConnection) -> AmqpFault {
         (self.is_alone, self.has_confirmed) = (false, false);
         let carrying = async {
             // First: a broker that takes nothing opens no channel either.
@@ -161,13 +161,13 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             .down
             .run_until_cancelled(carrying)
             .await
-            .unwrap_or_else(Fault::timeout);
+            .unwrap_or_else(AmqpFault::timeout);
         self.take_back(connection, &fault);
         fault
     }
 
     /// Nothing is lost when this is dropped at an await: what is under way is in `self`.
-    async fn carry(&mut self, connection: &LiveConnection, channel: &Channel) -> Fault {
+    async fn carry(&mut self, connection: &LiveConnection, channel: &Channel) -> AmqpFault {
         loop {
             let resume_at = self.resume_paused();
             if !self.unsent.is_empty()
@@ -188,7 +188,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
                 }
                 more = self.inbox.recv(), if has_room => {
                     let Some(more) = more else {
-                        return Fault::new(ErrorKind::Closed, "the broker was dropped");
+                        return AmqpFault::new(ErrorKind::Closed, "the broker was dropped");
                     };
                     self.accept(more);
                     while self.unsent.len() < BATCH_MAX && let Ok(more) = self.inbox.try_recv() {
@@ -221,9 +221,13 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         self.unconfirmed.is_empty() || self.suspects == 0 && !self.is_alone && is_free()
     }
 
-    async fn send(&mut self, connection: &LiveConnection, channel: &Channel) -> Result<(), Fault> {
+    async fn send(
+        &mut self,
+        connection: &LiveConnection,
+        channel: &Channel,
+    ) -> Result<(), AmqpFault> {
         self.wait_until_free(connection).await;
-        self.fail_late(&Fault::timeout());
+        self.fail_late(&AmqpFault::timeout());
         self.is_alone = self.suspects > 0;
         self.take_batch(connection.frame_max);
         let publishing = self.batch.iter().map(|request| {
@@ -250,7 +254,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
                     self.unconfirmed.push_back((request, confirm));
                 }
                 Err(error) => {
-                    ended = Err(Fault::from(error));
+                    ended = Err(AmqpFault::from(error));
                     left.push_back(request);
                 }
             }
@@ -278,7 +282,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             }
             let bytes = fit::frame_bytes(&request.message.properties);
             let uncertain = request.tries > 0;
-            let outcome = Published::failed(&Fault::over_frame(bytes, frame_max), uncertain);
+            let outcome = Published::failed(&AmqpFault::over_frame(bytes, frame_max), uncertain);
             let next = self.policy.on_outcome(request, outcome, false);
             self.accept(next.filter(|next| fit::fits(&next.message.properties, frame_max)));
         }
@@ -289,7 +293,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
     async fn wait_until_free(&mut self, connection: &LiveConnection) {
         let mut blocked = connection.blocked.clone();
         while blocked.borrow().is_some() {
-            let fault = Fault::blocking();
+            let fault = AmqpFault::blocking();
             match self.config.blocked {
                 Blocked::Error => self.fail_all(&fault),
                 Blocked::Wait => self.fail_late(&fault),
@@ -305,7 +309,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         }
     }
 
-    fn on_confirmed(&mut self, confirmed: lapin::Result<Confirmation>) -> Result<(), Fault> {
+    fn on_confirmed(&mut self, confirmed: lapin::Result<Confirmation>) -> Result<(), AmqpFault> {
         let confirmation = confirmed?;
         let Some((mut request, _)) = self.unconfirmed.pop_front() else {
             return Ok(());
@@ -316,12 +320,12 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             Confirmation::Ack(_) => Published::Safe,
             // One that was sent before may be there.
             Confirmation::Nack(_) if request.tries > 1 => {
-                Published::failed(&Fault::declined(), true)
+                Published::failed(&AmqpFault::declined(), true)
             }
             Confirmation::Nack(_) => Published::Declined,
             Confirmation::NotRequested => {
                 let hint = "the channel has no confirms";
-                Published::failed(&Fault::new(ErrorKind::Protocol, hint), true)
+                Published::failed(&AmqpFault::new(ErrorKind::Protocol, hint), true)
             }
         };
         if let Some(returned) = confirmation.take_message() {
@@ -345,7 +349,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
     }
 
     /// The channel is over: what has no outcome is sent again on another one.
-    fn take_back(&mut self, connection: &LiveConnection, fault: &Fault) {
+    fn take_back(&mut self, connection: &LiveConnection, fault: &AmqpFault) {
         let sent = self.unconfirmed.len() + self.batch.len();
         for request in self.batch.drain(..).rev() {
             self.unsent.push_front(request);
@@ -387,7 +391,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
     }
 
     /// Requests whose deadline is over fail. Whether there were any.
-    fn fail_late(&mut self, fault: &Fault) -> bool {
+    fn fail_late(&mut self, fault: &AmqpFault) -> bool {
         let now = Instant::now();
         self.fail(fault, |request| {
             request.give_up_at.is_some_and(|deadline| deadline <= now)
@@ -395,11 +399,11 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
     }
 
     /// Requests that have a deadline fail.
-    fn fail_all(&mut self, fault: &Fault) -> bool {
+    fn fail_all(&mut self, fault: &AmqpFault) -> bool {
         self.fail(fault, |request| request.give_up_at.is_some())
     }
 
-    fn fail(&mut self, fault: &Fault, which: impl Fn(&PublishRequest) -> bool) -> bool {
+    fn fail(&mut self, fault: &AmqpFault, which: impl Fn(&PublishRequest) -> bool) -> bool {
         if !self.unsent.iter().any(&which) {
             return false;
         }
@@ -430,11 +434,11 @@ async fn reached(moment: Option<Instant>) {
 }
 
 /// A request has waited for its confirm for too long.
-fn late(connection: &LiveConnection) -> Fault {
+fn late(connection: &LiveConnection) -> AmqpFault {
     if connection.blocked.borrow().is_some() {
-        Fault::blocking()
+        AmqpFault::blocking()
     } else {
-        Fault::timeout()
+        AmqpFault::timeout()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 
-use super::super::fault::Fault;
+use super::super::fault::AmqpFault;
 use super::super::link::LiveConnection;
 use super::request::{PublishRequest, Published};
 
@@ -19,7 +19,7 @@ pub(in super::super) trait PublishPolicy: Send + Sync + 'static {
     fn prepare(
         &self,
         connection: &LiveConnection,
-    ) -> impl Future<Output = Result<(), Fault>> + Send;
+    ) -> impl Future<Output = Result<(), AmqpFault>> + Send;
 
     /// Runs before a request is sent; takes it if it is not to go with the others.
     fn before_send(&self, request: PublishRequest) -> Option<PublishRequest>;
@@ -40,7 +40,7 @@ pub(super) struct ReportOutcome;
 impl PublishPolicy for ReportOutcome {
     const EAGER: bool = false;
 
-    async fn prepare(&self, _: &LiveConnection) -> Result<(), Fault> {
+    async fn prepare(&self, _: &LiveConnection) -> Result<(), AmqpFault> {
         Ok(())
     }
 

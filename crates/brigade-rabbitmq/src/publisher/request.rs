@@ -14,7 +14,7 @@ use lapin::types::ShortString;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::fault::Fault;
+use super::super::fault::AmqpFault;
 use crate::error::{Error, ErrorKind};
 
 /// What to publish, to the queue of that name by the default exchange. It has a message id, or, if
@@ -36,11 +36,11 @@ pub(in super::super) enum Published {
     /// The broker refused it for now.
     Declined,
     /// The broker did not take it; or, if that is uncertain, it may have.
-    Failed { fault: Fault, uncertain: bool },
+    Failed { fault: AmqpFault, uncertain: bool },
 }
 
 impl Published {
-    pub(in super::super) fn failed(fault: &Fault, uncertain: bool) -> Self {
+    pub(in super::super) fn failed(fault: &AmqpFault, uncertain: bool) -> Self {
         Self::Failed {
             fault: fault.clone(),
             uncertain,
@@ -66,7 +66,7 @@ impl Published {
                 ErrorKind::Unreachable,
                 format!("{what}: the queue is not there"),
             )),
-            Self::Declined => Err(Fault::declined().into_error(what)),
+            Self::Declined => Err(AmqpFault::declined().into_error(what)),
             Self::Failed { fault, uncertain } => {
                 let error = fault.into_error(what);
                 Err(if uncertain { error.uncertain() } else { error })
@@ -127,9 +127,9 @@ impl PublishRequest {
 
     /// The same request, and the receiver of its outcome.
     pub(in super::super) fn watched(self) -> (Self, oneshot::Receiver<Published>) {
-        let (outcome, told) = oneshot::channel();
+        let (outcome, answered) = oneshot::channel();
         let outcome = Some(outcome);
-        (Self { outcome, ..self }, told)
+        (Self { outcome, ..self }, answered)
     }
 
     /// Takes the place of another one: who waits for that waits for this.

@@ -11,7 +11,7 @@ use lapin::options::BasicGetOptions;
 use tokio::sync::oneshot;
 
 use super::super::consumer_channel::ConsumerChannel;
-use super::super::fault::Fault;
+use super::super::fault::AmqpFault;
 use super::super::link::LiveConnection;
 use super::QueueConsumer;
 use crate::error::ErrorKind;
@@ -19,9 +19,9 @@ use crate::sync::lock;
 
 impl QueueConsumer {
     /// Asks the broker for one job now; `false` if there is none.
-    pub(in super::super) async fn fetch(self: &Arc<Self>) -> Result<bool, Fault> {
+    pub(in super::super) async fn fetch(self: &Arc<Self>) -> Result<bool, AmqpFault> {
         let (opened, _) = self.opened().await?;
-        let (source, (tell, told)) = (Arc::clone(self), oneshot::channel());
+        let (source, (sender, outcome)) = (Arc::clone(self), oneshot::channel());
         let scope = &self.intake.scope;
         // In a task of its own: what is on its way when the ask is dropped must be noted.
         scope.spawn_until_closed(async move {
@@ -39,14 +39,15 @@ impl QueueConsumer {
                     Err(fault)
                 }
             };
-            tell.send(answer).ok();
+            sender.send(answer).ok();
         });
-        told.await
-            .unwrap_or_else(|_| Err(Fault::new(ErrorKind::Closed, "the broker was dropped")))
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(AmqpFault::new(ErrorKind::Closed, "the broker was dropped")))
     }
 
     /// The channel there is, or a new one; the queue is there then, and its jobs are counted.
-    pub(super) async fn opened(&self) -> Result<(Arc<ConsumerChannel>, Option<u32>), Fault> {
+    pub(super) async fn opened(&self) -> Result<(Arc<ConsumerChannel>, Option<u32>), AmqpFault> {
         let intake = &*self.intake;
         let _opening = self.opening.lock().await;
         if let Some(opened) = lock(&self.state)
@@ -71,7 +72,7 @@ impl QueueConsumer {
     }
 
     /// Declares the queue; how many jobs wait in it.
-    pub(super) async fn count(&self, connection: &LiveConnection) -> Result<u32, Fault> {
+    pub(super) async fn count(&self, connection: &LiveConnection) -> Result<u32, AmqpFault> {
         self.intake
             .storage
             .topology
@@ -81,7 +82,7 @@ impl QueueConsumer {
     }
 
     /// Something went wrong on a channel: it is over.
-    pub(super) fn fail(&self, opened: &ConsumerChannel, fault: &Fault) {
+    pub(super) fn fail(&self, opened: &ConsumerChannel, fault: &AmqpFault) {
         tracing::warn!(%fault, queue = self.queue, "a channel that took jobs failed");
         self.intake.learn(fault);
         self.end(opened);

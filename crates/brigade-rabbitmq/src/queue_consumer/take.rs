@@ -15,7 +15,7 @@ use lapin::types::ShortString;
 use tokio::time::sleep;
 
 use super::super::consumer_channel::ConsumerChannel;
-use super::super::fault::Fault;
+use super::super::fault::AmqpFault;
 use super::super::topology::PATIENCE;
 use super::{FAILURES_MAX, FENCE_PAUSE, QueueConsumer, hold_long};
 use crate::sync::lock;
@@ -27,7 +27,7 @@ const UNSURE_MAX: u32 = 8;
 
 impl QueueConsumer {
     /// Begins to consume, with room for so many jobs.
-    pub(super) async fn consume(self: &Arc<Self>, room: usize) -> Result<(), Fault> {
+    pub(super) async fn consume(self: &Arc<Self>, room: usize) -> Result<(), AmqpFault> {
         let _turn = self.intake.channels.opening.acquire().await;
         let (opened, counted) = self.opened().await?;
         let only_listens = lock(&self.state).asks.is_empty();
@@ -39,7 +39,7 @@ impl QueueConsumer {
         if has_some {
             // An ask comes for it when those before have none.
             self.listen(false);
-            self.tell_groups();
+            self.notify_groups();
             return Ok(());
         }
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -66,7 +66,7 @@ impl QueueConsumer {
         opened: &ConsumerChannel,
         number: u64,
         room: usize,
-    ) -> Result<lapin::Consumer, Fault> {
+    ) -> Result<lapin::Consumer, AmqpFault> {
         let prefetch = u16::try_from(room).unwrap_or(u16::MAX);
         let process = std::process::id();
         let tag: ShortString = format!("brigade-{process}-{}-{number}", opened.number).into();
@@ -96,7 +96,7 @@ impl QueueConsumer {
 
     /// Finds out whether the queue has something that is not here: how many jobs wait there, and
     /// then one question to the channel, whose answer comes after all deliveries before.
-    pub(super) async fn fence(&self) -> Result<(), Fault> {
+    pub(super) async fn fence(&self) -> Result<(), AmqpFault> {
         let _turn = self.intake.channels.opening.acquire().await;
         let releases = self.subscriptions.releases();
         let Some(opened) = lock(&self.state).opened.clone() else {

@@ -201,9 +201,9 @@ async fn progress_reaches_the_caller_in_order_while_it_runs() {
         let mut progress = call.progress();
         assert_eq!(soon("the count", call).await.unwrap(), 5);
         for n in 1..=5 {
-            let told = soon("progress", progress.next()).await.unwrap();
+            let report = soon("progress", progress.next()).await.unwrap();
             assert_eq!(
-                (told.fraction(), told.payload::<u32>().unwrap()),
+                (report.fraction(), report.payload::<u32>().unwrap()),
                 (f64::from(n) / 5.0, n)
             );
         }

@@ -143,12 +143,12 @@ async fn progress_is_text_in_a_header() {
         .with_correlation_id("1".into())
         .with_app_id("brigade".into());
     plain.publish(&stage.name("counts"), b"[4]", asks).await;
-    let mut told = Vec::new();
-    while told.len() < 4 {
+    let mut report = Vec::new();
+    while report.len() < 4 {
         let message = soon("progress", answers.next()).await.unwrap().unwrap();
-        told.push(header(&message.properties, "brigade-progress").expect("text"));
+        report.push(header(&message.properties, "brigade-progress").expect("text"));
     }
-    assert_eq!(told, ["0.25", "0.5", "0.75", "1"]);
+    assert_eq!(report, ["0.25", "0.5", "0.75", "1"]);
     serving.end().await;
 }
 

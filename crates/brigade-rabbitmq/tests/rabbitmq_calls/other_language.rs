@@ -149,28 +149,28 @@ async fn a_node_caller_is_told_why_by_a_rust_worker() {
         plain.counts(&stage.name("fails")).await.1 == 1
     })
     .await;
-    let told = Node::start(&stage, &["ask", &stage.name("fails"), r#"["no"]"#])
+    let seen = Node::start(&stage, &["ask", &stage.name("fails"), r#"["no"]"#])
         .await
         .lines()
         .await;
     assert_eq!(
-        (&told[0]["error"], &told[0]["body"]["message"]),
+        (&seen[0]["error"], &seen[0]["body"]["message"]),
         (&json!("failed"), &json!("no"))
     );
-    let told = Node::start(&stage, &["ask", &stage.name("add"), "[1, 2, 3]"])
+    let seen = Node::start(&stage, &["ask", &stage.name("add"), "[1, 2, 3]"])
         .await
         .lines()
         .await;
     assert_eq!(
-        (&told[0]["error"], &told[0]["body"]["error"]),
+        (&seen[0]["error"], &seen[0]["body"]["error"]),
         (&json!("rejected"), &json!("bad-arguments"))
     );
     // It says nothing of time: the task does.
-    let told = Node::start(&stage, &["ask", &stage.name("spins_for_a_moment"), "[]"])
+    let seen = Node::start(&stage, &["ask", &stage.name("spins_for_a_moment"), "[]"])
         .await
         .lines()
         .await;
-    assert_eq!(told[0]["error"], json!("timed-out"), "{told:?}");
+    assert_eq!(seen[0]["error"], json!("timed-out"), "{seen:?}");
     serving.end().await;
     pool.shutdown().await;
 }

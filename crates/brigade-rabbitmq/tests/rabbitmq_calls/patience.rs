@@ -50,14 +50,14 @@ async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
     }
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let [told, untold, job] =
-        ["told", "untold", "job"].map(|namespace| format!("{}/?ns={namespace}", server.url()));
+    let [named, unnamed, job] =
+        ["named", "unnamed", "job"].map(|namespace| format!("{}/?ns={namespace}", server.url()));
     let and_the_time = |url: &str| format!("{url}&consumer_timeout={}s", limit.as_secs());
     let began = Instant::now();
     let (mut callers, mut running, mut workers) = (Vec::new(), Vec::new(), Vec::new());
     for (name, url, options) in [
-        ("told", &told, and_the_time(&told)),
-        ("untold", &untold, untold.clone()),
+        ("named", &named, and_the_time(&named)),
+        ("unnamed", &unnamed, unnamed.clone()),
     ] {
         let broker = Broker::connect(url).await.unwrap();
         workers.push(Serving::start(
@@ -82,12 +82,12 @@ async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
     serving.push(long(file("job"), time)).await.unwrap();
     let plain = Plain::connect(server.port()).await;
     while began.elapsed() < time * 9 / 10 {
-        assert_eq!(starts(&file("told-second")), 0);
+        assert_eq!(starts(&file("named-second")), 0);
         assert!(workers[0].handle.stats().held <= 1);
         tokio::time::sleep(millis(50)).await;
     }
     assert_eq!(
-        plain.counts("told.long").await.0,
+        plain.counts("named.long").await.0,
         1,
         "the second waits at the broker"
     );
@@ -99,9 +99,9 @@ async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
         );
     }
     println!("the calls took {:?}", began.elapsed());
-    assert_eq!(starts(&file("told")), 1);
+    assert_eq!(starts(&file("named")), 1);
     assert_eq!(
-        starts(&file("untold")),
+        starts(&file("unnamed")),
         2,
         "once it was taken back, and then it was known"
     );
