@@ -204,9 +204,12 @@ impl PublishPolicy for Answers {
     }
 
     fn before_send(&self, request: PublishRequest) -> Option<PublishRequest> {
+        if !self.storage.goes_alone(&request) {
+            return Some(request);
+        }
         let publisher = self.publisher.clone();
         self.storage
-            .take_first_call(request, move |mut request, stored| {
+            .store_request(request, move |mut request, stored| {
                 if let Published::Safe = stored {
                     return request.finish(stored);
                 }
@@ -219,7 +222,8 @@ impl PublishPolicy for Answers {
                 if let Err(mut left) = publisher.try_send(request.after(STORE_PAUSE)) {
                     left.finish(stored);
                 }
-            })
+            });
+        None
     }
 
     fn on_outcome(

@@ -24,7 +24,7 @@ mod listening;
 mod open_calls;
 
 use std::future::{pending, ready};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
@@ -49,14 +49,11 @@ use crate::job::JobId;
 use crate::outcome::{CallError, Cancelled, TimedOut};
 use brigade_core::store::{CallCounts, CallResult, CallerLink, DirectCall};
 
-/// How often a queue that does not exist is declared for one call.
-const RETURNS_MAX: u32 = 4;
 /// How long a caller that cancelled waits for the worker to say what it stopped: longer than the
 /// kill ladder by default.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(15);
 
 pub(super) struct Calls {
-    this: Weak<Self>,
     storage: Arc<Storage>,
     open: Arc<OpenCalls>,
     listener: Arc<AnswerListener>,
@@ -74,8 +71,7 @@ impl Calls {
         let id = random_id();
         let open = Arc::new(OpenCalls::new(&id));
         let listener = Arc::new(AnswerListener::new(&id, &open, config, link));
-        let calls = Arc::new_cyclic(|this| Self {
-            this: Weak::clone(this),
+        let calls = Arc::new(Self {
             storage: Arc::clone(storage),
             open: Arc::clone(&open),
             listener: Arc::clone(&listener),
@@ -172,32 +168,14 @@ impl Calls {
         });
     }
 
-    /// A call waits for its worker, so there has to be a queue to wait in.
-    fn declare_and_send(&self, request: PublishRequest) {
-        let number = request.number;
-        let (Some(calls), Some(returns)) = (self.this.upgrade(), self.open.returned(number)) else {
-            return;
-        };
-        let queue = request.message.queue.clone();
-        if returns > RETURNS_MAX {
-            let why = format!(
-                "make a call: the queue {:?} does not exist, and cannot be declared",
-                queue.as_str()
-            );
-            let error = Error::new(ErrorKind::Unreachable, why);
-            return self.open.end(number, Err(error.into()));
-        }
-        self.storage.scope.spawn_until_closed(async move {
-            let queue = calls.storage.config.queue_of(queue.as_str());
-            let target = QueueKind::Jobs(queue.into());
-            match calls.storage.topology.declare(&target).await {
-                Err(fault) if fault.is_lasting() => {
-                    let error = fault.into_error("make a call");
-                    calls.open.end(number, Err(error.into()));
-                }
-                // One that was lost with its connection is tried again when the request is
-                // returned.
-                Ok(()) | Err(_) => calls.publisher.send(request).await,
+    /// Stores a request as a job is stored, which declares its queue.
+    fn store(&self, request: PublishRequest) {
+        let open = Arc::clone(&self.open);
+        self.storage.store_request(request, move |request, stored| {
+            if let Err(error) = stored.into_result("make a call") {
+                let was_sent = request.tries > 0;
+                let error = if was_sent { error.uncertain() } else { error };
+                open.end(request.number, Err(error.into()));
             }
         });
     }
@@ -230,15 +208,11 @@ impl PublishPolicy for Calls {
         }
         // A call that has ended meanwhile is not made.
         self.open.sent(number)?;
-        let open = Arc::clone(&self.open);
-        self.storage
-            .take_first_call(request, move |request, stored| {
-                if let Err(error) = stored.into_result("make a call") {
-                    let was_sent = request.tries > 0;
-                    let error = if was_sent { error.uncertain() } else { error };
-                    open.end(number, Err(error.into()));
-                }
-            })
+        if self.storage.goes_alone(&request) {
+            self.store(request);
+            return None;
+        }
+        Some(request)
     }
 
     fn on_outcome(
@@ -253,7 +227,8 @@ impl PublishPolicy for Calls {
         }
         match outcome {
             Published::Safe => {}
-            Published::Unroutable => self.declare_and_send(request),
+            // A call waits for its worker, so there has to be a queue to wait in.
+            Published::Unroutable => self.store(request),
             other => {
                 if let Err(error) = other.into_result("make a call") {
                     self.open.end(request.number, Err(error.into()));

@@ -46,7 +46,7 @@ impl Consumers {
             return self.lease_now(&[Arc::clone(source)], ask).await;
         }
         let until = later(Instant::now(), ask.wait);
-        let asking = source.ask(ask.max);
+        let asking = source.ask(ask.max, false);
         loop {
             let mut news = std::pin::pin!(self.intake.news.notified());
             news.as_mut().enable();
@@ -148,7 +148,7 @@ impl Consumers {
             let holds_up = !source.has_failed() && !is_stuck;
             if !holds_up || found.is_empty() {
                 asks.entry(place)
-                    .or_insert_with(|| (source.ask_or_know(ask.max), Instant::now()));
+                    .or_insert_with(|| (source.ask(ask.max, true), Instant::now()));
             }
             if holds_up {
                 // Those behind wait until it is known to have no more.

@@ -22,13 +22,13 @@ use futures_util::StreamExt as _;
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, Event};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::AmqpFault;
 use super::pause::Pauses;
 use super::reach::{self, OpenedConnection};
-use super::url::{Blocked, RabbitMqConfig};
+use super::url::RabbitMqConfig;
 use crate::error::{Error, ErrorKind};
 use crate::retry::{Retry, jitter};
 use crate::shutdown::Scope;
@@ -147,32 +147,6 @@ impl Link {
         }
     }
 
-    /// A new channel with confirms, of a connection that takes messages.
-    pub(super) async fn ready_channel(
-        &self,
-        until: Instant,
-    ) -> Result<(LiveConnection, Channel), AmqpFault> {
-        let choice = self.config.blocked;
-        let open = |connection: LiveConnection| async move {
-            // First: a broker that takes nothing opens no channel either.
-            connection.free(choice, until).await?;
-            let late = |_| {
-                if connection.blocked.borrow().is_some() {
-                    AmqpFault::blocking()
-                } else {
-                    AmqpFault::timeout()
-                }
-            };
-            let channel = timeout_at(until, connection.confirming_channel())
-                .await
-                .map_err(late)??;
-            Ok((connection, channel))
-        };
-        timeout_at(until, self.ask(open))
-            .await
-            .map_err(|_| AmqpFault::timeout())?
-    }
-
     /// Of the connection there is now.
     pub(super) fn generation(&self) -> Option<u64> {
         match &*self.state.borrow() {
@@ -247,22 +221,6 @@ impl LiveConnection {
     /// Whether the connection has not broken, as far as is known.
     fn is_up(&self) -> bool {
         !self.down.is_cancelled() && self.amqp.status().connected()
-    }
-
-    /// Returns when the broker takes messages from it, or says why not. Cancel safe.
-    pub(super) async fn free(&self, choice: Blocked, until: Instant) -> Result<(), AmqpFault> {
-        let mut blocked = self.blocked.clone();
-        if blocked.borrow().is_none() {
-            return Ok(());
-        }
-        match choice {
-            Blocked::Error => Err(AmqpFault::blocking()),
-            // An error means that the connection is gone, which is noticed next.
-            Blocked::Wait => timeout_at(until, blocked.wait_for(Option::is_none))
-                .await
-                .map(drop)
-                .map_err(|_| AmqpFault::blocking()),
-        }
     }
 
     /// Opens a channel.

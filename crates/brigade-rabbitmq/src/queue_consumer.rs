@@ -54,6 +54,9 @@ const FAILURES_MAX: u32 = 12;
 /// Far longer than any attempt.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 60 * 60);
 
+/// Places of queues in the set that a consumer of several queues has.
+pub(super) type Places = Mutex<BTreeSet<usize>>;
+
 pub(super) struct QueueConsumer {
     pub(super) queue: Box<str>,
     /// The same queue.
@@ -73,7 +76,7 @@ pub(super) struct QueueConsumer {
     is_alone: AtomicBool,
     /// Of the consumers of several queues that this is one of: those of their queues that may have
     /// more, and its place there.
-    groups: Mutex<Vec<(Weak<Mutex<BTreeSet<usize>>>, usize)>>,
+    groups: Mutex<Vec<(Weak<Places>, usize)>>,
 }
 
 #[derive(Default)]
@@ -127,16 +130,8 @@ impl QueueConsumer {
         })
     }
 
-    pub(super) fn ask(self: &Arc<Self>, count: usize) -> Ask {
-        self.ask_for(count, false)
-    }
-
-    /// The same, and wants to know when there are none.
-    pub(super) fn ask_or_know(self: &Arc<Self>, count: usize) -> Ask {
-        self.ask_for(count, true)
-    }
-
-    fn ask_for(self: &Arc<Self>, count: usize, knows: bool) -> Ask {
+    /// Asks for so many jobs; `knows`: and wants to know when there are none.
+    pub(super) fn ask(self: &Arc<Self>, count: usize, knows: bool) -> Ask {
         let mut state = lock(&self.state);
         state.next_number += 1;
         let number = state.next_number;
@@ -175,7 +170,7 @@ impl QueueConsumer {
     }
 
     /// Has the place of its queue in this set whenever there may be more than what is here.
-    pub(super) fn join(&self, some: &Arc<Mutex<BTreeSet<usize>>>, place: usize) {
+    pub(super) fn join(&self, some: &Arc<Places>, place: usize) {
         let mut groups = lock(&self.groups);
         groups.retain(|(group, _)| group.strong_count() > 0);
         groups.push((Arc::downgrade(some), place));

@@ -14,12 +14,11 @@
 //! they are listened to all the time, and an ask only looks at those that have some: a job that
 //! comes while there is no ask goes back, and its queue is asked again in its turn.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::queue_consumer::QueueConsumer;
+use super::queue_consumer::{Places, QueueConsumer};
 use crate::sync::lock;
 use brigade_core::store::{QueueSet, Queues};
 
@@ -32,7 +31,7 @@ pub(super) struct QueueGroup {
     /// As the names of the set.
     pub(super) consumers: Vec<Arc<QueueConsumer>>,
     /// Those that may have more than is here, by their places.
-    some: Arc<Mutex<BTreeSet<usize>>>,
+    some: Arc<Places>,
     /// Of many queues: they are listened to.
     is_armed: AtomicBool,
     /// Asks under way.

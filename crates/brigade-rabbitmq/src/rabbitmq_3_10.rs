@@ -1,6 +1,6 @@
 //! What only RabbitMQ 3.10 needs. Delete this file with its support: `Storage::publish` then
-//! publishes everything at once, `Storage::take_first_call` goes, and no policy takes requests
-//! before they are sent.
+//! publishes everything at once, `Storage::goes_alone` goes, and no policy takes requests before
+//! they are sent.
 //!
 //! **The first message to a quorum queue on a connection goes alone.** For a moment after the start
 //! of its server a quorum queue has no leader. A channel that publishes to it then may stand still
@@ -22,17 +22,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
-use lapin::{Channel, Confirmation};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::fault::AmqpFault;
-use super::fit;
-use super::link::{Link, LiveConnection};
-use super::publisher::{Message, Published};
+use super::link::Link;
+use super::publisher::{ConfirmPublisher, Message, Published};
+use super::url::{Blocked, RabbitMqConfig};
 use crate::error::ErrorKind;
+use crate::shutdown::Scope;
 use crate::sync::lock;
 
 /// For the first confirm; doubled each time. An election takes some hundred milliseconds.
@@ -51,7 +50,9 @@ pub(super) async fn until_registered() {
 
 /// Publishes the first message to each quorum queue on a connection.
 pub(super) struct LeaderProbe {
+    config: Arc<RabbitMqConfig>,
     link: Link,
+    scope: Scope,
     probed: Mutex<HashMap<ShortString, Probed>>,
 }
 
@@ -64,9 +65,11 @@ struct Probed {
 }
 
 impl LeaderProbe {
-    pub(super) fn new(link: &Link) -> Self {
+    pub(super) fn new(config: &Arc<RabbitMqConfig>, link: &Link, scope: &Scope) -> Self {
         Self {
+            config: Arc::clone(config),
             link: link.clone(),
+            scope: scope.clone(),
             probed: Mutex::default(),
         }
     }
@@ -97,7 +100,7 @@ impl LeaderProbe {
     /// Publishes the first message to a queue, alone; `None` if it may go together with others.
     pub(super) async fn publish_first(
         &self,
-        message: &Message,
+        message: &Arc<Message>,
         until: Instant,
     ) -> Option<Published> {
         let name = &message.queue;
@@ -111,34 +114,37 @@ impl LeaderProbe {
         if self.has_reached(name) {
             return None;
         }
-        let (published, generation) = self.publish(message, until).await;
-        if let (Published::Safe, Some(generation)) = (&published, generation) {
+        let before = self.link.generation();
+        let published = self.publish(message, until).await;
+        if let (Published::Safe, Some(generation)) = (&published, before) {
             self.reached(name, generation);
         }
         Some(published)
     }
 
-    /// Publishes it; and on which connection that was, if it is safe.
-    async fn publish(&self, message: &Message, until: Instant) -> (Published, Option<u64>) {
+    /// Publishes it, by one channel of its own after the other.
+    async fn publish(&self, message: &Arc<Message>, until: Instant) -> Published {
         let (mut patience, mut uncertain) = (PATIENCE, false);
         loop {
-            let fault = match self.link.ready_channel(until).await {
-                // Nothing was sent this time.
-                Err(fault) => return (Published::Failed { fault, uncertain }, None),
-                Ok((connection, channel)) => {
-                    let confirmed_by = until.min(Instant::now() + patience);
-                    match publish(&connection, &channel, message, confirmed_by).await {
-                        // An earlier one may be there.
-                        Ok(Published::Declined) if uncertain => AmqpFault::declined(),
-                        Ok(published) => return (published, Some(connection.generation)),
-                        Err(fault) => fault,
-                    }
+            // Its channel ends with it.
+            let publisher = ConfirmPublisher::start(&self.config, &self.link, &self.scope);
+            let confirmed_by = until.min(Instant::now() + patience);
+            let published = publisher.publish(vec![Arc::clone(message)], confirmed_by);
+            let fault = match published.await.pop() {
+                // An earlier one may be there.
+                Some(Published::Declined) if uncertain => AmqpFault::declined(),
+                Some(Published::Failed {
+                    fault,
+                    uncertain: may_be_there,
+                }) => {
+                    uncertain |= may_be_there;
+                    fault
                 }
+                published => return published.unwrap_or(Published::Safe),
             };
-            uncertain |= fault.is_lost();
-            let is_over = !uncertain || Instant::now() >= until;
-            if is_over {
-                return (Published::Failed { fault, uncertain }, None);
+            let may_pass = fault.is_lost() || uncertain || self.waits_while_blocked(&fault);
+            if !may_pass || Instant::now() >= until {
+                return Published::Failed { fault, uncertain };
             }
             if !fault.is_lost() {
                 sleep(AGAIN).await;
@@ -146,49 +152,10 @@ impl LeaderProbe {
             patience *= 2;
         }
     }
-}
 
-/// What became of it until then; uncertain if the fault is a lost one.
-async fn publish(
-    connection: &LiveConnection,
-    channel: &Channel,
-    message: &Message,
-    until: Instant,
-) -> Result<Published, AmqpFault> {
-    let options = BasicPublishOptions {
-        mandatory: true,
-        immediate: false,
-    };
-    if !fit::fits(&message.properties, connection.frame_max) {
-        let bytes = fit::frame_bytes(&message.properties);
-        return Err(AmqpFault::over_frame(bytes, connection.frame_max));
+    /// Whether the broker only takes nothing for now, and pushes wait for that.
+    fn waits_while_blocked(&self, fault: &AmqpFault) -> bool {
+        let is_blocked = fault.kind() == ErrorKind::QueueFull && !fault.is_lasting();
+        is_blocked && self.config.blocked == Blocked::Wait
     }
-    let Message {
-        queue,
-        body,
-        properties,
-    } = message.clone();
-    let publishing = async {
-        channel
-            .basic_publish("".into(), queue, options, &body, properties)
-            .await?
-            .await
-    };
-    let confirmation = match connection
-        .down
-        .run_until_cancelled(timeout_at(until, publishing))
-        .await
-    {
-        Some(Ok(confirmation)) => confirmation?,
-        Some(Err(_)) | None => return Err(AmqpFault::timeout()),
-    };
-    Ok(match confirmation {
-        Confirmation::Ack(None) => Published::Safe,
-        Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Published::Unroutable,
-        Confirmation::Nack(None) => Published::Declined,
-        Confirmation::NotRequested => {
-            let hint = "the channel has no confirms";
-            return Err(AmqpFault::new(ErrorKind::Protocol, hint));
-        }
-    })
 }

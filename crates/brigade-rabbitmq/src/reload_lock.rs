@@ -61,7 +61,7 @@ async fn hold(
             let connection = link.connection().await?;
             connection
                 .down
-                .run_until_cancelled(take(&connection, &name))
+                .run_until_cancelled(Box::pin(take(&connection, &name)))
                 .await
                 .unwrap_or_else(|| Err(AmqpFault::timeout()))
                 .map(|lock| (connection, lock))

@@ -10,7 +10,7 @@
 //! workers passed it.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::{join, join_all};
 use tokio::sync::oneshot;
@@ -52,9 +52,10 @@ enum BeforeAck {
 /// What becomes of a job or a call.
 enum Afterlife {
     Over,
-    Again((QueueKind, Message)),
-    /// It is not tried again, for this reason; as it is written then.
-    Dead(String, Box<Envelope>),
+    /// It is tried again after this time.
+    Again(Box<Envelope>, Duration),
+    /// It is not tried again, for this reason.
+    Dead(Box<Envelope>, String),
 }
 
 impl Intake {
@@ -197,95 +198,92 @@ impl Intake {
     fn step(&self, lease: &EndingLease) -> Result<BeforeAck, Error> {
         let envelope = &lease.held.envelope;
         let Settlement { ending, answer, .. } = &*lease.settlement;
-        let afterlife = match ending {
-            Ending::Ack(_) | Ending::Cancelled { .. } | Ending::Extend(_) => Afterlife::Over,
-            ending => self.afterlife(envelope, ending)?,
-        };
-        if envelope.is_call() {
-            return Ok(match afterlife {
-                Afterlife::Over => ended_call(ending),
-                Afterlife::Again((QueueKind::Jobs(_), message)) => BeforeAck::SendOn(message),
-                Afterlife::Again(later) => BeforeAck::Store(later),
-                Afterlife::Dead(why, _) => BeforeAck::Refuse(match (answer, ending) {
+        let next = match afterlife(envelope, ending) {
+            Afterlife::Over if envelope.is_call() => return Ok(ended_call(ending)),
+            Afterlife::Over => return Ok(BeforeAck::Ack),
+            Afterlife::Again(next, pause) => self.storage.message(*next, pause)?,
+            Afterlife::Dead(_, why) if envelope.is_call() => {
+                return Ok(BeforeAck::Refuse(match (answer, ending) {
                     (Some(answer), _) => answer.clone(),
                     (None, Ending::Fail { reason, .. }) => Box::new(Answer::failed(reason)),
                     (None, _) => Box::new(Answer::rejected(ErrorKind::Unsupported, why)),
-                }),
-            });
-        }
-        Ok(match afterlife {
-            Afterlife::Over => BeforeAck::Ack,
-            Afterlife::Again(message) => BeforeAck::Store(message),
-            Afterlife::Dead(why, next) => {
+                }));
+            }
+            Afterlife::Dead(next, why) => {
                 tracing::warn!(job = %next.id, queue = %next.job.queue, why, "a job goes to the \
                     dead letters");
                 let message = next.write("".into())?;
-                BeforeAck::Store(self.storage.dead_letter(&next.job.queue, &why, message))
+                self.storage.dead_letter(&next.job.queue, &why, message)
             }
+        };
+        Ok(match next {
+            (QueueKind::Jobs(_), message) if envelope.is_call() => BeforeAck::SendOn(message),
+            next => BeforeAck::Store(next),
         })
     }
+}
 
-    fn afterlife(&self, envelope: &Envelope, ending: &Ending) -> Result<Afterlife, Error> {
-        let mut next = envelope.next();
-        let record = |kind, reason: &str, report| AttemptRecord {
-            attempt: envelope.attempt(),
-            at: SystemTime::now(),
+/// What becomes of a job or a call, by what its holder says of this attempt.
+fn afterlife(envelope: &Envelope, ending: &Ending) -> Afterlife {
+    let again = || Box::new(envelope.next());
+    let record = |kind, reason: &str, report| AttemptRecord {
+        attempt: envelope.attempt(),
+        at: SystemTime::now(),
+        kind,
+        reason: shortened(reason).to_owned(),
+        report,
+        stop: None,
+    };
+    match ending {
+        Ending::Ack(_) | Ending::Cancelled { .. } | Ending::Extend(_) => Afterlife::Over,
+        Ending::DeadLetter(reason) => {
+            let mut next = again();
+            next.note(record(AttemptKind::SetAside, reason, None));
+            Afterlife::Dead(next, reason.clone())
+        }
+        Ending::GiveBack {
             kind,
-            reason: shortened(reason).to_owned(),
+            reason,
+            after,
+        } => {
+            let mut next = again();
+            next.note(record(*kind, reason, None));
+            let is_interrupted = u32::from(*kind == AttemptKind::Interrupted);
+            next.interrupted = next.interrupted.saturating_add(is_interrupted);
+            Afterlife::Again(next, *after)
+        }
+        Ending::Fail {
+            kind,
+            reason,
             report,
-            stop: None,
-        };
-        Ok(match ending {
-            Ending::Ack(_) | Ending::Cancelled { .. } | Ending::Extend(_) => Afterlife::Over,
-            Ending::DeadLetter(reason) => {
-                next.note(record(AttemptKind::SetAside, reason, None));
-                Afterlife::Dead(reason.clone(), Box::new(next))
+            advice,
+            policy,
+        } => {
+            let mut next = again();
+            let mut rule = RetryRule::of_job(&envelope.job.options, *policy);
+            if envelope.is_call() {
+                rule = RetryRule::of_call(rule.retries, rule.retry);
             }
-            Disposition::GiveBack {
-                kind,
-                reason,
-                after,
-            } => {
-                next.note(record(*kind, reason, None));
-                let is_interrupted = u32::from(*kind == AttemptKind::Interrupted);
-                next.interrupted = next.interrupted.saturating_add(is_interrupted);
-                Afterlife::Again(self.storage.message(next, *after)?)
+            let charged = Charged {
+                failed: envelope.failed,
+                crashed: envelope.crashed,
+            };
+            next.note(record(*kind, reason, report.clone()));
+            match kind {
+                AttemptKind::Crashed => next.crashed = next.crashed.saturating_add(1),
+                _ => next.failed = next.failed.saturating_add(1),
             }
-            Disposition::Fail {
-                kind,
-                reason,
-                report,
-                advice,
-                policy,
-            } => {
-                let rule = RetryRule::of_job(&envelope.job.options, *policy);
-                let rule = match envelope.is_call() {
-                    true => RetryRule::of_call(rule.retries, rule.retry),
-                    false => rule,
-                };
-                let charged = Charged {
-                    failed: envelope.failed,
-                    crashed: envelope.crashed,
-                };
-                next.note(record(*kind, reason, report.clone()));
-                match kind {
-                    AttemptKind::Crashed => next.crashed = next.crashed.saturating_add(1),
-                    _ => next.failed = next.failed.saturating_add(1),
+            let left = next
+                .begins_by()
+                .map(|by| by.duration_since(SystemTime::now()).unwrap_or_default());
+            match rule.decide(charged, ChargedEnd::of(*kind, *advice), left, jitter(0.5)) {
+                RetryDecision::Retry(pause) => Afterlife::Again(next, pause),
+                RetryDecision::Stop(NoRetry::TooLate) => {
+                    Afterlife::Dead(next, format!("{reason}{NEXT_TOO_LATE}"))
                 }
-                let left = next
-                    .begins_by()
-                    .map(|by| by.duration_since(SystemTime::now()).unwrap_or_default());
-                match rule.decide(charged, ChargedEnd::of(*kind, *advice), left, jitter(0.5)) {
-                    RetryDecision::Retry(pause) => {
-                        Afterlife::Again(self.storage.message(next, pause)?)
-                    }
-                    RetryDecision::Stop(NoRetry::TooLate) => {
-                        Afterlife::Dead(format!("{reason}{NEXT_TOO_LATE}"), Box::new(next))
-                    }
-                    RetryDecision::Stop(_) => Afterlife::Dead(reason.clone(), Box::new(next)),
-                }
+                RetryDecision::Stop(_) => Afterlife::Dead(next, reason.clone()),
             }
-        })
+        }
     }
 }
 

@@ -55,7 +55,7 @@ impl Storage {
         Arc::new(Self {
             config: Arc::clone(config),
             topology: Topology::new(config, &out),
-            probe: LeaderProbe::new(&out),
+            probe: LeaderProbe::new(config, &out, scope),
             publisher: ConfirmPublisher::start(config, &out, scope),
             slow_publisher: ConfirmPublisher::start(config, &out, scope),
             learnt_size: Mutex::new((0, PAYLOAD_BYTES_MAX)),
@@ -291,28 +291,31 @@ impl Storage {
         outcomes
     }
 
-    /// Stores a call as a job is stored, and then runs `on_stored`, if its queue is one that may
-    /// stand still, and with it all that is published with the call ([`LeaderProbe`]). Any other
-    /// request is given back.
-    pub(super) fn take_first_call(
+    /// Whether this is a call whose queue may stand still, and with it all that is published with
+    /// the call ([`LeaderProbe`]).
+    pub(super) fn goes_alone(&self, request: &PublishRequest) -> bool {
+        let Message {
+            queue, properties, ..
+        } = &*request.message;
+        let kind = || QueueKind::Jobs(self.config.queue_of(queue.as_str()).into());
+        has_caller(properties) && self.topology.is_quorum(&kind()) && !self.probe.has_reached(queue)
+    }
+
+    /// Stores a call as a job is stored, and then runs `on_stored`.
+    pub(super) fn store_request(
         self: &Arc<Self>,
         mut request: PublishRequest,
         on_stored: impl FnOnce(PublishRequest, Published) + Send + 'static,
-    ) -> Option<PublishRequest> {
-        let name = &request.message.queue;
-        let kind = QueueKind::Jobs(self.config.queue_of(name.as_str()).into());
-        let is_call = has_caller(&request.message.properties);
-        if !is_call || !self.topology.is_quorum(&kind) || self.probe.has_reached(name) {
-            return Some(request);
-        }
+    ) {
         let storage = Arc::clone(self);
         self.scope.spawn_until_closed(async move {
             request.set_expiration();
-            let message = (kind, Message::clone(&request.message));
-            let stored = storage.store(vec![message]).await.pop();
+            let message = Message::clone(&request.message);
+            let queue = storage.config.queue_of(message.queue.as_str());
+            let kind = QueueKind::Jobs(queue.into());
+            let stored = storage.store(vec![(kind, message)]).await.pop();
             on_stored(request, stored.unwrap_or(Published::Safe));
         });
-        None
     }
 }
 

@@ -10,9 +10,7 @@ mod process;
 pub mod raw;
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
-use std::os::unix::process::CommandExt as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;

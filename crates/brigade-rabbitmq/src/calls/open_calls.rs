@@ -37,8 +37,6 @@ pub(super) struct OpenCall {
     pub(super) is_sent: bool,
     /// A worker has it.
     has_begun: bool,
-    /// How often its request came back.
-    returns: u32,
 }
 
 impl OpenCalls {
@@ -61,7 +59,6 @@ impl OpenCalls {
             caller: Arc::clone(caller),
             is_sent: false,
             has_begun: false,
-            returns: 0,
         };
         lock(&self.open).insert(number, open);
         (number, answered)
@@ -100,14 +97,6 @@ impl OpenCalls {
     pub(super) fn sent(&self, number: u64) -> Option<()> {
         lock(&self.open).get_mut(&number)?.is_sent = true;
         Some(())
-    }
-
-    /// Its request came back; how often it has. `None` if the call has ended.
-    pub(super) fn returned(&self, number: u64) -> Option<u32> {
-        let mut all = lock(&self.open);
-        let open = all.get_mut(&number)?;
-        open.returns += 1;
-        Some(open.returns)
     }
 
     /// A worker has it.

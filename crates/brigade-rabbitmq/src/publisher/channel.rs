@@ -101,6 +101,9 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         let mut pauses = Pauses::default();
         while let Some(connection) = self.next_connection().await {
             let fault = self.publish_on(&connection).await;
+            if fault.kind() == ErrorKind::Closed {
+                return;
+            }
             if self.has_confirmed {
                 pauses.reset();
             }
