@@ -30,7 +30,7 @@ const MANAGEMENT_TLS_PORT: u16 = 15671;
 const NAMESPACE_BYTES_MAX: usize = 30;
 
 /// What could be read of a URL, or why not.
-type Read<T> = Result<T, String>;
+type UrlResult<T> = Result<T, String>;
 
 /// All that a URL says. Not `Debug`: it has a password.
 #[derive(Clone)]
@@ -95,7 +95,7 @@ impl RabbitMqConfig {
         Ok(config)
     }
 
-    fn read(url: &str) -> Read<Self> {
+    fn read(url: &str) -> UrlResult<Self> {
         let (scheme, rest) = url
             .split_once("://")
             .ok_or("write amqp://host, with two slashes")?;
@@ -129,7 +129,7 @@ impl RabbitMqConfig {
         let hosts = hosts.split(',').map(|host| host_and_port(host, port));
         let mut options = url::Options::parse(query)?;
         let config = Self {
-            hosts: hosts.collect::<Read<_>>()?,
+            hosts: hosts.collect::<UrlResult<_>>()?,
             user: url::decode(user)?,
             password: url::decode(password)?,
             vhost: vhost(path)?,
@@ -222,12 +222,12 @@ impl RabbitMqConfig {
     }
 }
 
-fn host_and_port(host: &str, port: u16) -> Read<(String, u16)> {
+fn host_and_port(host: &str, port: u16) -> UrlResult<(String, u16)> {
     let (host, port) = url::host_and_port(host, port)?;
     Ok((host.to_owned(), port))
 }
 
-fn vhost(path: &str) -> Read<String> {
+fn vhost(path: &str) -> UrlResult<String> {
     match path {
         "" => Ok("/".to_owned()),
         path if path.contains('/') => {
@@ -243,7 +243,7 @@ fn choice<T: Copy>(
     name: &str,
     values: &[(&str, T); 2],
     about: &str,
-) -> Read<T> {
+) -> UrlResult<T> {
     let text = options.take(name);
     let text = text.as_deref().unwrap_or(values[0].0);
     let mut known = values.iter();
@@ -252,7 +252,7 @@ fn choice<T: Copy>(
     value.map(|(_, value)| *value).ok_or_else(wrong)
 }
 
-fn namespace(options: &mut url::Options) -> Read<String> {
+fn namespace(options: &mut url::Options) -> UrlResult<String> {
     let name = options.take("ns").unwrap_or_default();
     if name.len() > NAMESPACE_BYTES_MAX || name.chars().any(char::is_control) {
         return Err(format!(
@@ -262,7 +262,7 @@ fn namespace(options: &mut url::Options) -> Read<String> {
     Ok(name)
 }
 
-fn answer_timeout(options: &mut url::Options) -> Read<Duration> {
+fn answer_timeout(options: &mut url::Options) -> UrlResult<Duration> {
     match options.duration("response_timeout")? {
         None => Ok(ANSWER_TIMEOUT),
         Some(time) if time <= ANSWER_TIMEOUT_MAX => Ok(time),
@@ -270,7 +270,7 @@ fn answer_timeout(options: &mut url::Options) -> Read<Duration> {
     }
 }
 
-fn heartbeat(options: &mut url::Options) -> Read<Duration> {
+fn heartbeat(options: &mut url::Options) -> UrlResult<Duration> {
     let time = options.duration("heartbeat")?.unwrap_or(HEARTBEAT);
     // In whole seconds on the wire.
     if time.subsec_nanos() == 0 && time.as_secs() <= 3600 {
@@ -281,7 +281,7 @@ fn heartbeat(options: &mut url::Options) -> Read<Duration> {
     Err(why.to_owned())
 }
 
-fn management(options: &mut url::Options) -> Read<Option<Management>> {
+fn management(options: &mut url::Options) -> UrlResult<Option<Management>> {
     let Some(text) = options.take("management") else {
         return Ok(None);
     };
@@ -298,7 +298,7 @@ fn management(options: &mut url::Options) -> Read<Option<Management>> {
     Ok(Some(Management { host, port, is_tls }))
 }
 
-fn queues(options: &mut url::Options) -> Read<QueueType> {
+fn queues(options: &mut url::Options) -> UrlResult<QueueType> {
     let (kind, priorities) = (options.take("queues"), options.take("priorities"));
     let why = match (kind.as_deref(), priorities) {
         (None | Some("classic"), None) => return Ok(QueueType::Classic),
