@@ -191,41 +191,31 @@ impl Acker {
             lock(&opened.tags).close(|tag| acked.contains(tag) || requeued.contains(tag))
         });
         let below = closed.and_then(|closed| acked.range(..=closed).next_back().copied());
+        let channel = &self.channel;
+        let ack = |tag, multiple| channel.basic_ack(tag, BasicAckOptions { multiple });
         // Requeued ones first: an ack of several would take those below it along.
         for tag in requeued {
-            self.send(self.channel.basic_nack(
-                tag,
-                BasicNackOptions {
-                    multiple: false,
-                    requeue: true,
-                },
-            ))?;
+            let options = BasicNackOptions {
+                multiple: false,
+                requeue: true,
+            };
+            send(channel.basic_nack(tag, options))?;
         }
-        let single = acked
-            .iter()
-            .filter(|tag| below.is_none_or(|below| **tag > below));
         if let Some(tag) = below {
-            self.send(
-                self.channel
-                    .basic_ack(tag, BasicAckOptions { multiple: true }),
-            )?;
+            send(ack(tag, true))?;
         }
+        let single = acked.iter().filter(|tag| Some(**tag) > below);
         for tag in single {
-            self.send(
-                self.channel
-                    .basic_ack(*tag, BasicAckOptions { multiple: false }),
-            )?;
+            send(ack(*tag, false))?;
         }
         self.connection.round_trip(&self.channel).await
     }
+}
 
-    /// The frame is on its way when this returns; its writing need not be waited for.
-    fn send(&self, sending: impl Future<Output = lapin::Result<()>>) -> Result<(), AmqpFault> {
-        sending
-            .now_or_never()
-            .unwrap_or(Ok(()))
-            .map_err(AmqpFault::from)
-    }
+/// The frame is on its way when this returns; its writing need not be waited for.
+fn send(sending: impl Future<Output = lapin::Result<()>>) -> Result<(), AmqpFault> {
+    let sent = sending.now_or_never().unwrap_or(Ok(()));
+    sent.map_err(AmqpFault::from)
 }
 
 #[cfg(test)]

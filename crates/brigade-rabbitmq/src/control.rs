@@ -131,7 +131,8 @@ impl ServedQueues {
                 }
                 ended
             };
-            link.on_each_connection("hear of cancels", hear).await;
+            link.on_each_connection("hear of cancels", hear, |_| {})
+                .await;
         }
     }
 }

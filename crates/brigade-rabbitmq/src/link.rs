@@ -173,24 +173,32 @@ impl Link {
     }
 
     /// Has something run on each connection in turn, for ever: again after a pause when it failed,
-    /// and again when there is a new connection. Where consumers are resumed.
+    /// and again when there is a new connection. Where consumers are resumed. `on_away` runs
+    /// whenever there is no connection for as long as an answer may take.
     pub(super) async fn on_each_connection<F: Future<Output = Result<(), AmqpFault>>>(
         &self,
         what: &str,
         run: impl Fn(LiveConnection) -> F,
+        on_away: impl Fn(&AmqpFault),
     ) {
         let mut pauses = Pauses::default();
         loop {
-            if let Ok(connection) = self.connection().await {
-                let down = connection.down.clone();
-                match down.run_until_cancelled(run(connection)).await {
-                    Some(Ok(())) => return,
-                    Some(Err(fault)) => {
-                        tracing::warn!(%fault, what, "failed on this connection; trying again");
-                        down.run_until_cancelled(sleep(pauses.after(&fault))).await;
-                    }
-                    None => pauses.reset(),
+            let connection = match self.connection().await {
+                Ok(connection) => connection,
+                Err(fault) if fault.kind() == ErrorKind::Closed => return,
+                Err(fault) => {
+                    on_away(&fault);
+                    continue;
                 }
+            };
+            let down = connection.down.clone();
+            match down.run_until_cancelled(run(connection)).await {
+                Some(Ok(())) => return,
+                Some(Err(fault)) => {
+                    tracing::warn!(%fault, what, "failed on this connection; trying again");
+                    down.run_until_cancelled(sleep(pauses.after(&fault))).await;
+                }
+                None => pauses.reset(),
             }
         }
     }

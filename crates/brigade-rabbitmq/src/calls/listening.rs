@@ -19,7 +19,6 @@ use tokio::time::sleep;
 use super::super::fault::AmqpFault;
 use super::super::headers::{BEGUN, ERROR, PROGRESS};
 use super::super::link::{Link, LiveConnection};
-use super::super::pause::Pauses;
 use super::super::url::RabbitMqConfig;
 use super::super::values::{millis, table};
 use super::open_calls::{OpenCall, OpenCalls};
@@ -67,26 +66,11 @@ impl AnswerListener {
 
     /// Receives answers for as long as the broker is there.
     pub(super) async fn listen(self: Arc<Self>) {
-        let mut pauses = Pauses::default();
-        loop {
-            match self.link.connection().await {
-                Ok(connection) => {
-                    let listening = self.listen_on(&connection);
-                    let ended = connection.down.run_until_cancelled(listening).await;
-                    let fault = ended
-                        .and_then(Result::err)
-                        .unwrap_or_else(AmqpFault::timeout);
-                    if connection.down.is_cancelled() {
-                        pauses.reset();
-                    } else {
-                        tracing::warn!(%fault, "could not receive answers; trying again");
-                    }
-                    sleep(pauses.after(&fault)).await;
-                }
-                Err(fault) if fault.kind() == ErrorKind::Closed => return,
-                Err(fault) => self.fail(&fault, |_| true),
-            }
-        }
+        let listen = async |connection: LiveConnection| self.listen_on(&connection).await;
+        let fail = |fault: &AmqpFault| self.fail(fault, |_| true);
+        self.link
+            .on_each_connection("receive answers", listen, fail)
+            .await;
     }
 
     /// Sees to it, on each connection that publishes, that there is a queue for answers, and ends
