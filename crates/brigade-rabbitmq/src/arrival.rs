@@ -1,9 +1,9 @@
-//! Deliveries that came, and are not handed out as they are: read, refused, put elsewhere, dropped.
+//! Deliveries that are not handed out as they are.
 //!
-//! A message that cannot be run never ends a consumer: a call is answered as rejected, anything
-//! else goes to the dead letters with the reason. A delivery is acked only when the message that
-//! takes its place, or the answer, is confirmed; if this process ends before, the broker has the
-//! old message, or both.
+//! A message that cannot be run never ends a consumer: a call is answered as rejected, any other
+//! message goes to the dead letters with the reason. A delivery is acked only when the message in
+//! its place, or the answer, is confirmed. If this process ends before, the broker has the old
+//! message, or both.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,8 +1,8 @@
-//! The channels that queue consumers take by, of which the broker allows each connection some
-//! thousand (`channel_max`).
+//! The channels of queue consumers. The broker allows each connection some thousand of them
+//! (`channel_max`).
 //!
-//! While there are few, each queue consumer has one of its own, so that nothing of one queue
-//! touches another. Beyond that they share.
+//! The first queue consumers have a channel each, so that a fault of one queue touches no other.
+//! All further ones share channels.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};

@@ -1,8 +1,8 @@
-//! A channel that deliveries come by, and their acks.
+//! A channel that brings deliveries, and its acks.
 //!
 //! AMQP does not confirm acks. An ack counts here when the broker has answered a request that was
-//! sent after it on the same channel: until then it is unknown whether the delivery will come
-//! again. Acks that gather while one answer is awaited share the next.
+//! sent after it on the same channel. Before that answer it is unknown whether the delivery will
+//! come again. Acks that gather while one answer is awaited share the next request.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! All that consumes from queues in this process: one consumer for each queue, and groups of them
-//! for those that ask several queues at once. Both end when they were not used for a while.
+//! The consumers of this process: one for each queue, and groups of them for consumers of several
+//! queues. Both end when they were not used for a while.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,9 @@
 //! Handing out jobs.
 //!
 //! A lease request *asks* the consumers of its queues (`queue_consumer`) and waits until one has a
-//! job. What came is checked before it is handed out: a copy of a message that is settled or held
-//! is dropped, a cancelled call answered, a job that this worker passed is forwarded (`pass`), one
-//! that is late set aside (`arrival`).
+//! job. Before a job is handed out, `arrival` and `pass` check it: a copy of a message that is
+//! settled or held is dropped, a cancelled call is answered, a job that this worker passed is
+//! forwarded, a job that is too late goes to the dead letters.
 
 use std::collections::HashMap;
 use std::sync::Arc;

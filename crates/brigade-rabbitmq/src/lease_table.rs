@@ -1,9 +1,9 @@
-//! Jobs that are leased from this process, and which messages were settled here lately.
+//! The leases of this process, and the messages that it settled lately.
 //!
-//! A lease is a delivery of one channel, which may be exchanged for another of the same message
-//! (`refresh`). Its token ends with that channel, with its time, or with its settlement; whatever
-//! comes later is stale. The broker gives the delivery to another as soon as the channel is gone,
-//! so a token of it must never count again.
+//! A lease is a delivery of one channel. `refresh` may exchange it for another delivery of the same
+//! message. The token of a lease ends with the channel, with the lease's time, or with its
+//! settlement; each later use of it is stale. The broker gives a delivery to another consumer as
+//! soon as its channel is gone, so a token of that channel must never count again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;

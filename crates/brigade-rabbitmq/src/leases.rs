@@ -1,4 +1,4 @@
-//! The leases of this process: their table, and the events that are waited for.
+//! The leases of this process: the table, and notifications of new and lost leases.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard};

@@ -1,33 +1,33 @@
-//! The broker in between: RabbitMQ, 3.10 or newer.
+//! The RabbitMQ store: durable jobs, and calls with answers, on RabbitMQ 3.10 or newer.
 //!
-//! From below: `url`, `reach` (opening a connection), `fault` (what errors mean), `link` (a
-//! connection that is made again), `publisher`, `message` (a job as a message), `topology`. On
-//! these the parts that own their state:
+//! The lower modules know nothing of jobs: `url`, `reach` (opens a connection), `fault` (what
+//! errors mean), `link` (a connection that is made again), `publisher`, `message` (a job as a
+//! message), `topology` (queues and their arguments). The parts above them own their state:
 //!
 //! | part | owns |
 //! |---|---|
-//! | `store` | the connection that publishes, publishers, what is known of queues |
-//! | `answers` | answers from here on their way to their callers |
+//! | `store` | the connection that publishes, the publishers, what is known of queues |
+//! | `answers` | answers from this process until they are in their callers' queues |
 //! | `intake` | the connection that takes and acks, and the leases of this process |
-//! | `consumers` | what takes from queues: `queue_consumer`, `queue_groups` |
-//! | `refresh` | the queues of what is held for long |
-//! | `calls` | calls from here that wait for their answers |
-//! | `control` | the queues whose cancels are heard |
+//! | `consumers` | the consumers of queues: `queue_consumer`, `queue_groups` |
+//! | `refresh` | the queues for deliveries that are held for long |
+//! | `calls` | calls from this process that wait for their answers |
+//! | `control` | the queues whose cancels this process receives |
 //!
-//! [`RabbitMq`] joins them. `lease` hands out, `arrival` sees to what is not handed out, `settle`,
-//! `pass` and `expiry` end leases.
+//! `RabbitMq` joins them. `lease` hands out jobs, `arrival` handles messages that are not handed
+//! out, `settle`, `pass` and `expiry` end leases.
 //!
-//! Two connections: one publishes, the other takes and acks. The broker stops reading from a
-//! connection that publishes while it is short of memory or disk, and acks are what relieves it.
+//! There are two connections: one publishes, the other takes and acks. The broker stops reading
+//! from a connection that publishes while it is short of memory or disk, and acks relieve it.
 //!
-//! What always holds:
+//! Invariants:
 //!
-//! - A push counts when the broker has confirmed it; a settlement when what becomes of the job is
-//!   confirmed, and the ack of its delivery heard.
-//! - A lease is a delivery of one channel and ends with it: no token outlives its connection. One
-//!   that grows old is exchanged for a fresh one (`refresh`).
-//! - Nothing is counted by the broker's own counters of deliveries: attempts are in headers of
-//!   ours, and what is given back is a new message.
+//! - A push counts when the broker has confirmed it. A settlement counts when the message that
+//!   follows from it is confirmed, and the broker has read the ack of its delivery.
+//! - A lease is a delivery of one channel and ends with it: no token outlives its connection.
+//!   `refresh` exchanges the delivery of a lease that grows old.
+//! - Attempts are counted in headers of ours, not by the broker's counters of deliveries; a job
+//!   that is given back is a new message.
 
 mod answers;
 mod arrival;

@@ -1,20 +1,21 @@
-//! Passing: how a job or call that a worker did not want finds another one, without spinning, and
-//! without ever counting as delivered too often.
+//! Passing: how a job or call that one worker passed reaches another one, without spinning, and
+//! without counting as a delivery.
 //!
-//! The broker knows nothing of it: what was passed is published again, to the end of its queue,
-//! with who passed it in its headers, and only then acked. The one that passed holds its old copy
-//! until then, so with prefetch 1 it has no room for the new one, and a free worker has it at once.
+//! The broker does not know of passes. The worker publishes the message again at the end of its
+//! queue, with the names of the workers that passed it in its headers, and then acks the old one.
+//! Until then it holds the old delivery, so with prefetch 1 it has no room for the new message, and
+//! a free worker takes it at once.
 //!
 //! ```text
 //!   taken --- pass, a worker present has not passed ---> published again at once ---> taken by a free worker
-//!     |  \--- pass, everybody present has now ---------> a new round, after a pause (none, 20 ms, doubled up to 320 ms)
+//!     |  \--- pass, all present have now passed -------> a new round, after a pause (none, 20 ms, doubled up to 320 ms)
 //!     |                                                    after 32 passes and a whole round: over, the caller gets all reasons
 //!     \------ comes back to one that passed it, while another could take it ---> forwarded, unrun: at once, then after 10 ms, 20 ms .. 500 ms
 //! ```
 //!
-//! Who is present is the queue's number of consumers. A forward is no pass and counts nothing; its
-//! pauses keep the lone free worker that does not want a call from turning it round and round while
-//! all others are busy.
+//! The number of workers present is the queue's number of consumers. A forward is no pass and
+//! counts nothing. Its pauses keep a call from circling between the queue and the only free worker,
+//! which passed it, while all others are busy.
 
 use std::sync::Arc;
 use std::time::Duration;

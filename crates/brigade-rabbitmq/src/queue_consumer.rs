@@ -1,14 +1,14 @@
-//! What takes jobs from one queue.
+//! The consumer of one queue.
 //!
-//! A lease request *asks* for jobs; the queue consumer sees to it that the broker sends as many as
-//! are asked for and no more: consumers with as much room (prefetch) as there are asks that nothing
-//! has come for. What is leased takes up its consumer's room until it is settled, so a worker that
-//! asks for ten and holds three is sent seven. What came for an ask that has ended by then is
-//! *ready* for the next one; if none comes within the hand-back time, consumers are cancelled and
-//! it goes back to the broker, where it was in its queue.
+//! A lease request *asks* for jobs. The queue consumer has the broker send as many jobs as are
+//! asked for, and no more: it opens AMQP consumers with as much room (prefetch) as there are asks
+//! without a job. A leased job takes up room until it is settled, so a worker that asks for ten and
+//! holds three is sent seven. A job that arrives after its ask has ended is *ready* for the next
+//! ask. If no ask comes within the hand-back time, the queue consumer cancels its AMQP consumers,
+//! and the job goes back to its place in the queue.
 //!
-//! One task per queue consumer changes its AMQP consumers (`drive`); others change what is asked
-//! for, and wake it. Its deliveries know only its `subscriptions`.
+//! One task for each queue consumer changes its AMQP consumers (`drive`). Other code changes what
+//! is asked for, and wakes that task. Deliveries know only the `subscriptions` of their queue.
 
 mod channel;
 mod take;

@@ -1,18 +1,17 @@
-//! A consumer of several queues: which of them is asked.
+//! A group: the queues of one consumer of several queues, and which of them are asked.
 //!
-//! The broker sends jobs of each queue that is consumed from as long as there is room, and knows
-//! nothing of the others. So a queue that comes later in the order of an ask is asked only while
-//! those before it have none, and most of the time each queue is only *listened* to: one job may
-//! come.
+//! The broker sends jobs of each queue as long as there is room, and knows nothing of the order of
+//! the queues. So a queue is asked only while the queues before it have no job. Most of the time
+//! the group only *listens* to each queue: the broker may send one job.
 //!
 //! ```text
 //!   unknown, has some --- asked; a fence says that nothing more is there ---> dry, listened to --- a job comes ---> has some
 //! ```
 //!
-//! Of up to [`FEW`] queues nothing is listened to while there is no ask, so that a consumer with no
-//! room attracts no jobs. With more, that would cost one consumer of each queue for each ask, so
-//! they are listened to all the time, and an ask only looks at those that have some: a job that
-//! comes while there is no ask goes back, and its queue is asked again in its turn.
+//! A group of up to [`FEW`] queues listens only while there is an ask, so that a consumer without
+//! room attracts no jobs. In a larger group this would cost one AMQP consumer of each queue for
+//! each ask. So it listens all the time, and an ask looks only at the queues that have some: a job
+//! that comes while there is no ask goes back, and its queue is asked when its turn comes.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,33 +1,32 @@
-//! Jobs and calls that are held for longer than the broker lets anybody hold a delivery.
+//! Refreshing the deliveries of jobs and calls that are held for long.
 //!
-//! The broker takes back what is not settled within its `consumer_timeout`, half an hour by
-//! default, and closes the channel with all that it has. So a delivery that comes near that time is
-//! exchanged for a fresh one of the same message, while its attempt runs on:
+//! The broker takes back a delivery that is not settled within its `consumer_timeout`, half an hour
+//! by default, and closes the channel with all its deliveries. So a delivery that comes near that
+//! time is exchanged for a fresh one of the same message, while its attempt runs on:
 //!
 //! ```text
-//!   1. a copy is put into a queue that this process alone takes from ({ns}.{queue}.held.{id}), and confirmed
-//!   2. it comes from there                -> from now on the lease is that delivery
-//!   3. the delivery before it is acked
+//!   1. publish a copy to a queue that only this process takes from ({ns}.{queue}.held.{id}), and wait for the confirm
+//!   2. receive the copy from there: from now on the lease is this delivery
+//!   3. ack the delivery before it
 //! ```
 //!
-//! The lease, its token and its time stay what they are; only its delivery changes. At each step
-//! the broker has the message at least once:
+//! The lease, its token and its time stay the same; only its delivery changes. At each step the
+//! broker has the message at least once:
 //!
-//! - Should this process or a connection end, what it held in that queue expires there, and goes
-//!   back to the queue that it came from. A queue of held jobs is never consumed from again: each
-//!   channel has one of its own. So a copy that comes is one whose original is not acked yet, and
-//!   if the lease is over by then the copy is dropped: what its holder did to the original counts,
-//!   or the broker has given that to another.
-//! - An end between 1 and 3 leaves two messages of one number, as an end between a settlement and
-//!   its ack does: the job may be run twice.
-//! - A copy that cannot be stored, as the broker takes nothing for now, changes nothing: it is
-//!   tried again. If the broker's time is over before, the leases of that channel are lost as with
-//!   any channel.
+//! - When this process or its connection ends, the copies in that queue expire and go back to the
+//!   queue of jobs. No process consumes from such a queue again: each channel has its own. So a
+//!   copy that arrives is one whose original is not acked yet. If the lease has ended by then, the
+//!   copy is dropped: the settlement of the original counts, or the broker has given the original
+//!   to another consumer.
+//! - A crash between 1 and 3 leaves two messages of one number, as a crash between a settlement and
+//!   its ack does: the job may run twice.
+//! - If the broker does not take a copy for now, it is tried again. If the broker's time is over
+//!   before, the leases of that channel are lost, as with any channel.
 //!
-//! Newer brokers (3.11.15) let consumers ask for more time, which ours do; what is fetched without
-//! a consumer does not have it, so this does not depend on it. The broker does not publish its
-//! `consumer_timeout`: half an hour or what the URL says is believed, until the broker closes a
-//! channel because of a shorter one and names it.
+//! Consumers ask brokers for more time, which brokers from 3.11.15 on grant. Refreshing does not
+//! depend on that, as a job that was fetched without a consumer does not have it. No client can ask
+//! for the `consumer_timeout`: half an hour or the time in the URL is assumed, until the broker
+//! closes a channel and names a shorter one.
 
 use std::collections::HashMap;
 use std::sync::Arc;

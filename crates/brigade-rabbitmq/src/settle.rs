@@ -1,13 +1,13 @@
 //! Ending leases.
 //!
-//! What becomes of a job or a call is with the broker first, confirmed: a message that goes on, a
-//! dead letter, or the answer to the caller. Only then is its delivery acked: a crash in between
-//! leaves two messages, or has a call run once more, and never leaves none. Two messages of a job
-//! have the same id and different numbers (`brigade-seq`); the process that settled the first drops
-//! it when it comes again.
+//! The broker first confirms what follows from a settlement: a new message, a dead letter, or the
+//! answer to the caller. Only then is the delivery acked. A crash in between leaves two messages,
+//! or has a call run once more; it never leaves none. Two messages of a job have the same id and
+//! different numbers (`brigade-seq`), and the process that settled one drops it when it comes
+//! again.
 //!
-//! [`Intake::step`] decides what becomes of it, and does nothing yet. `pass` decides before where
-//! workers passed it.
+//! `pass` decides first about jobs that workers passed. Then [`afterlife`] says what becomes of the
+//! job, and [`Intake::step`] what is done for that before the ack.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

@@ -1,8 +1,8 @@
-//! The channel that jobs of a queue come by: how it is opened, and what its end means.
+//! The channel of a queue consumer: how it is opened, and what its end means.
 //!
-//! With a channel go all deliveries that came by it: what is ready is dropped, leases are lost, and
-//! the broker gives the jobs to others. A queue that was deleted ends only what came from it, if
-//! other queues share the channel.
+//! All deliveries of a channel end with it: ready jobs are dropped, leases are lost, and the broker
+//! gives the jobs to other consumers. If several queues share a channel, a queue that was deleted
+//! ends only its own deliveries.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,9 +1,9 @@
-//! AMQP consumers of a queue: how they begin, how it is known that a queue has nothing more, and
-//! their end.
+//! The AMQP consumers of a queue: how they begin and end, and how it is known that the queue has no
+//! more jobs.
 //!
-//! Each has as much room (prefetch) as jobs were wanted when it began. Whether the queue has more
-//! is known after a *fence*: the queue counts no job, and one question to the channel, whose answer
-//! comes after all deliveries that were sent before it.
+//! Each has as much room (prefetch) as jobs were wanted when it began. A *fence* shows whether the
+//! queue has more: the queue counts no job, and then the broker answers a request on the channel,
+//! which it does after all deliveries that it sent before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
