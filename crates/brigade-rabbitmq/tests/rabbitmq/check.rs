@@ -49,31 +49,7 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
         "{quiet:#?}"
     );
 
-    ctl(
-        &server,
-        &[
-            "set_policy",
-            "hasty",
-            "^shop\\.short",
-            r#"{"message-ttl": 60000, "expires": 3600000}"#,
-        ],
-    )
-    .await;
-    ctl(
-        &server,
-        &["set_policy", "others", "^other\\.", r#"{"max-length": 1}"#],
-    )
-    .await;
-    ctl(
-        &server,
-        &[
-            "set_operator_policy",
-            "narrow",
-            "^shop\\.full$",
-            r#"{"max-length": 10}"#,
-        ],
-    )
-    .await;
+    set_policies(&server).await;
     // The server looks every second; by default, every five.
     until("the policies are in force", async || {
         findings(&url)
@@ -90,24 +66,14 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
             .iter()
             .any(|text| words.iter().all(|word| text.contains(word)))
     };
-    assert!(
-        has(&[
-            "problem: policy hasty: message-ttl 60000 ",
-            "queue shop.short"
-        ]),
-        "{found:#?}"
-    );
-    assert!(
-        has(&[
-            "problem: policy hasty: expires 3600000 ",
-            "queue shop.short"
-        ]),
-        "{found:#?}"
-    );
-    assert!(
-        has(&["problem: operator policy narrow: max-length 10 drops jobs of queue shop.full"]),
-        "{found:#?}"
-    );
+    let short = "queue shop.short";
+    for problem in [
+        &["problem: policy hasty: message-ttl 60000 ", short][..],
+        &["problem: policy hasty: expires 3600000 ", short],
+        &["problem: operator policy narrow: max-length 10 drops jobs of queue shop.full"],
+    ] {
+        assert!(has(problem), "{problem:?} in {found:#?}");
+    }
     assert!(!has(&["others"]) && !has(&["shop.safe"]), "{found:#?}");
     assert!(
         found
@@ -116,6 +82,19 @@ async fn check_names_policies_that_lose_jobs_and_rights_that_lack() {
         "the worst first"
     );
     a_clerk_learns_what_it_may_not(&server, &url).await;
+}
+
+/// Policies that lose jobs of this namespace, and one of another.
+async fn set_policies(server: &RabbitMq) {
+    let limits = r#"{"message-ttl": 60000, "expires": 3600000}"#;
+    let narrow = r#"{"max-length": 10}"#;
+    for policy in [
+        ["set_policy", "hasty", "^shop\\.short", limits],
+        ["set_policy", "others", "^other\\.", r#"{"max-length": 1}"#],
+        ["set_operator_policy", "narrow", "^shop\\.full$", narrow],
+    ] {
+        ctl(server, &policy).await;
+    }
 }
 
 /// A user who may read and write some queues only, and not ask the management API.

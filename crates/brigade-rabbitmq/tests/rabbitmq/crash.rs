@@ -130,15 +130,8 @@ async fn f36_a_broker_killed_under_load_loses_nothing_takes_nothing_twice_and_is
     let ledger = Ledger::open(file.path()).unwrap();
     let mut loads = Vec::new();
     for (number, kind) in ["classic", "quorum"].into_iter().enumerate() {
-        loads.push(
-            Load::new(
-                &server,
-                kind,
-                number as u64,
-                Ledger::open(file.path()).unwrap(),
-            )
-            .await,
-        );
+        let ledger = Ledger::open(file.path()).unwrap();
+        loads.push(Load::new(&server, kind, number as u64, ledger).await);
     }
     let (mut asking, mut working) = (Vec::new(), Vec::new());
     for load in &loads {
@@ -178,6 +171,16 @@ async fn f36_a_broker_killed_under_load_loses_nothing_takes_nothing_twice_and_is
         "kills {kills}, all drained {:.2?} after the last, resumed within {longest:.2?} each time",
         began.elapsed()
     );
+    check_ledger(file.path(), random.seed());
+    let resumes_within = if brigade_testkit::full() {
+        RESUMES_WITHIN
+    } else {
+        BOUND
+    };
+    assert!(longest < resumes_within, "{longest:?}");
+}
+
+fn check_ledger(ledger: &std::path::Path, seed: u64) {
     // In hand when the server died: 4 of each at a time; and one of each that was pushed twice
     // because its confirm was lost.
     let bounds = Bounds {
@@ -185,15 +188,6 @@ async fn f36_a_broker_killed_under_load_loses_nothing_takes_nothing_twice_and_is
         reorder: usize::MAX,
         stuck_after: BOUND,
     };
-    let counts = ledger::check(file.path(), bounds, random.seed());
+    let counts = ledger::check(ledger, bounds, seed);
     assert!(counts.jobs > 50, "{counts}");
-    assert!(
-        longest
-            < if brigade_testkit::full() {
-                RESUMES_WITHIN
-            } else {
-                BOUND
-            },
-        "{longest:?}"
-    );
 }

@@ -100,7 +100,16 @@ async fn every_end_of_an_attempt_is_told_as_what_it_is() {
     };
     assert_eq!(report.ended, brigade::AttemptOutcome::TimedOut);
 
-    // What cannot be carried: arguments that do not fit, and a result over the limit.
+    what_cannot_be_carried_is_rejected(broker).await;
+
+    // The worker goes on.
+    assert_eq!(soon("a sum", broker.call(add(1, 2))).await.unwrap(), 3);
+    serving.end().await;
+    pool.shutdown().await;
+}
+
+/// Arguments that do not fit, a result over the limit, an answer of another type.
+async fn what_cannot_be_carried_is_rejected(broker: &Broker) {
     let wrong = soon(
         "a refusal",
         broker.call(Call::<i64>::json("add", &json!([1]))),
@@ -135,11 +144,6 @@ async fn every_end_of_an_attempt_is_told_as_what_it_is() {
     .await
     .unwrap_err();
     assert_eq!(other.rejected(), Some(ErrorKind::Decode), "{other:?}");
-
-    // The worker goes on.
-    assert_eq!(soon("a sum", broker.call(add(1, 2))).await.unwrap(), 3);
-    serving.end().await;
-    pool.shutdown().await;
 }
 
 #[tokio::test]

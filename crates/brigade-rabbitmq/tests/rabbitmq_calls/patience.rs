@@ -26,6 +26,17 @@ fn starts(file: &str) -> usize {
     std::fs::read(file).map_or(0, |text| text.len())
 }
 
+/// A server with this `consumer_timeout`, which looks at it often.
+fn server_with(limit: Duration) -> RabbitMq {
+    let line = format!("consumer_timeout = {}", limit.as_millis());
+    let server = RabbitMq::start(&[&line]).unwrap();
+    if !full() {
+        let look = "application:set_env(rabbit, channel_tick_interval, 300).";
+        server.ctl(&["eval", look]).unwrap();
+    }
+    server
+}
+
 /// The URL of one worker names the broker's time: what that worker runs is begun once. The URL of
 /// the other does not: its first attempt is taken from it and refused, and then it knows the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,17 +48,7 @@ async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
     } else {
         (millis(5_000), millis(8_000))
     };
-    let line = format!("consumer_timeout = {}", limit.as_millis());
-    let server = tokio::task::block_in_place(|| RabbitMq::start(&[&line])).unwrap();
-    if !full() {
-        tokio::task::block_in_place(|| {
-            server.ctl(&[
-                "eval",
-                "application:set_env(rabbit, channel_tick_interval, 300).",
-            ])
-        })
-        .unwrap();
-    }
+    let server = tokio::task::block_in_place(|| server_with(limit));
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let [named, unnamed, job] =
@@ -60,15 +61,9 @@ async fn f38_long_calls_and_jobs_end_in_the_worker_that_runs_them() {
         ("unnamed", &unnamed, unnamed.clone()),
     ] {
         let broker = Broker::connect(url).await.unwrap();
-        workers.push(Serving::start(
-            Broker::connect(&options)
-                .await
-                .unwrap()
-                .consumer()
-                .task(long)
-                .prefetch(1)
-                .in_process(),
-        ));
+        let serving = Broker::connect(&options).await.unwrap();
+        let worker = serving.consumer().task(long).prefetch(1).in_process();
+        workers.push(Serving::start(worker));
         let first = broker.call(long(file(name), time).queue_timeout(LONG));
         until("it runs", async || starts(&file(name)) == 1).await;
         // A second one waits until the first has ended, however often that is exchanged.

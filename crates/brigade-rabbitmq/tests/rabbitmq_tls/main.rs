@@ -118,24 +118,7 @@ async fn g46_the_broker_is_verified() {
         "{text}"
     );
 
-    // One side speaks TLS and the other does not.
-    for options in ["ca=a.pem", "insecure", "server_name=localhost"] {
-        let (kind, text) = refused(&format!("amqp://localhost:{port}?{options}")).await;
-        assert!(
-            kind == ErrorKind::BadOption && text.contains("are for TLS: write amqps://"),
-            "{text}"
-        );
-    }
-    let (kind, text) = refused(&format!("amqp://localhost:{port}")).await;
-    assert!(
-        kind == ErrorKind::BadOption && text.contains("write amqps://"),
-        "{text}"
-    );
-    let (kind, text) = refused(&format!("amqps://localhost:{}?ca={ca}", server.port())).await;
-    assert!(
-        kind == ErrorKind::BadOption && text.contains("write amqp://"),
-        "{text}"
-    );
+    one_side_without_tls_is_refused(server.port(), port, &ca).await;
 
     ours.vouch_expired("expired", "localhost").unwrap();
     for ending in ["pem", "key"] {
@@ -149,6 +132,27 @@ async fn g46_the_broker_is_verified() {
     let (kind, text) = refused(&format!("amqps://localhost:{port}?ca={ca}")).await;
     assert!(
         kind == ErrorKind::Refused && text.contains("has expired"),
+        "{text}"
+    );
+}
+
+/// One side speaks TLS and the other does not.
+async fn one_side_without_tls_is_refused(plain: u16, port: u16, ca: &str) {
+    for options in ["ca=a.pem", "insecure", "server_name=localhost"] {
+        let (kind, text) = refused(&format!("amqp://localhost:{port}?{options}")).await;
+        assert!(
+            kind == ErrorKind::BadOption && text.contains("are for TLS: write amqps://"),
+            "{text}"
+        );
+    }
+    let (kind, text) = refused(&format!("amqp://localhost:{port}")).await;
+    assert!(
+        kind == ErrorKind::BadOption && text.contains("write amqps://"),
+        "{text}"
+    );
+    let (kind, text) = refused(&format!("amqps://localhost:{}?ca={ca}", plain)).await;
+    assert!(
+        kind == ErrorKind::BadOption && text.contains("write amqp://"),
         "{text}"
     );
 }
