@@ -39,7 +39,7 @@ impl Intake {
         let lost = |(token, mut held): (i64, HeldDelivery)| {
             let envelope = Arc::make_mut(&mut held.envelope);
             envelope.lost = envelope.lost.saturating_add(1);
-            let ending = Ending::GiveBack {
+            let disposition = Disposition::GiveBack {
                 kind: AttemptKind::Interrupted,
                 reason: "its lease ran out".to_owned(),
                 after: Duration::ZERO,
@@ -47,7 +47,7 @@ impl Intake {
             let settlement = Settlement {
                 id: held.envelope.id.clone(),
                 token,
-                ending,
+                disposition,
                 answer: None,
             };
             EndingLease {

@@ -27,7 +27,7 @@ use crate::job::{AttemptKind, AttemptRecord};
 use crate::outcome::{CallError, Cancelled};
 use crate::policy::{Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule};
 use crate::retry::jitter;
-use brigade_core::store::{Answer, Ending, Settled, Settlement};
+use brigade_core::store::{Answer, Disposition, Settled, Settlement};
 
 /// A lease that is being ended, and by which settlement.
 pub(super) struct EndingLease {
@@ -163,8 +163,8 @@ impl Intake {
         match step {
             BeforeAck::Ack | BeforeAck::Store(_) => {}
             BeforeAck::Answer => {
-                let result = match &settlement.ending {
-                    Ending::Ack(Some(result)) => result,
+                let result = match &settlement.disposition {
+                    Disposition::Ack(Some(result)) => result,
                     _ => "null",
                 };
                 self.answers.give(asked, Ok(result)).await?;
@@ -197,15 +197,19 @@ impl Intake {
 
     fn step(&self, lease: &EndingLease) -> Result<BeforeAck, Error> {
         let envelope = &lease.held.envelope;
-        let Settlement { ending, answer, .. } = &*lease.settlement;
-        let next = match afterlife(envelope, ending) {
-            Afterlife::Over if envelope.is_call() => return Ok(ended_call(ending)),
+        let Settlement {
+            disposition,
+            answer,
+            ..
+        } = &*lease.settlement;
+        let next = match afterlife(envelope, disposition) {
+            Afterlife::Over if envelope.is_call() => return Ok(ended_call(disposition)),
             Afterlife::Over => return Ok(BeforeAck::Ack),
             Afterlife::Again(next, pause) => self.storage.message(*next, pause)?,
             Afterlife::Dead(_, why) if envelope.is_call() => {
-                return Ok(BeforeAck::Refuse(match (answer, ending) {
+                return Ok(BeforeAck::Refuse(match (answer, disposition) {
                     (Some(answer), _) => answer.clone(),
-                    (None, Ending::Fail { reason, .. }) => Box::new(Answer::failed(reason)),
+                    (None, Disposition::Fail { reason, .. }) => Box::new(Answer::failed(reason)),
                     (None, _) => Box::new(Answer::rejected(ErrorKind::Unsupported, why)),
                 }));
             }
@@ -224,7 +228,7 @@ impl Intake {
 }
 
 /// What becomes of a job or a call, by what its holder says of this attempt.
-fn afterlife(envelope: &Envelope, ending: &Ending) -> Afterlife {
+fn afterlife(envelope: &Envelope, disposition: &Disposition) -> Afterlife {
     let again = || Box::new(envelope.next());
     let record = |kind, reason: &str, report| AttemptRecord {
         attempt: envelope.attempt(),
@@ -234,14 +238,16 @@ fn afterlife(envelope: &Envelope, ending: &Ending) -> Afterlife {
         report,
         stop: None,
     };
-    match ending {
-        Ending::Ack(_) | Ending::Cancelled { .. } | Ending::Extend(_) => Afterlife::Over,
-        Ending::DeadLetter(reason) => {
+    match disposition {
+        Disposition::Ack(_) | Disposition::Cancelled { .. } | Disposition::Extend(_) => {
+            Afterlife::Over
+        }
+        Disposition::DeadLetter(reason) => {
             let mut next = again();
             next.note(record(AttemptKind::SetAside, reason, None));
             Afterlife::Dead(next, reason.clone())
         }
-        Ending::GiveBack {
+        Disposition::GiveBack {
             kind,
             reason,
             after,
@@ -252,7 +258,7 @@ fn afterlife(envelope: &Envelope, ending: &Ending) -> Afterlife {
             next.interrupted = next.interrupted.saturating_add(is_interrupted);
             Afterlife::Again(next, *after)
         }
-        Ending::Fail {
+        Disposition::Fail {
             kind,
             reason,
             report,
@@ -288,9 +294,9 @@ fn afterlife(envelope: &Envelope, ending: &Ending) -> Afterlife {
 }
 
 /// A call that is over.
-fn ended_call(ending: &Ending) -> BeforeAck {
-    match ending {
-        Ending::Cancelled { reason, report, .. } => {
+fn ended_call(disposition: &Disposition) -> BeforeAck {
+    match disposition {
+        Disposition::Cancelled { reason, report, .. } => {
             let cancelled = Cancelled::new(reason.clone(), report.clone());
             BeforeAck::Refuse(Box::new(Answer::of(&CallError::Cancelled(cancelled))))
         }
