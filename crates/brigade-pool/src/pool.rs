@@ -19,6 +19,7 @@ mod deadlines;
 mod event_log;
 mod events;
 mod handle;
+mod ids;
 #[cfg(feature = "remote")]
 mod listen;
 mod logs;
@@ -32,6 +33,7 @@ mod service;
 mod shared;
 mod stats;
 mod stop;
+mod stop_reason;
 mod worker_conn;
 
 use std::fmt;
@@ -59,7 +61,7 @@ use crate::shutdown::Scope;
 use crate::task::{Args, Function};
 
 #[cfg(feature = "remote")]
-pub(crate) use self::core::CallId;
+pub(crate) use self::ids::CallId;
 #[cfg(feature = "remote")]
 pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 #[cfg(all(feature = "remote", any(test, fuzzing)))]

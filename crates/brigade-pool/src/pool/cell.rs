@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::core::CallId;
+use super::ids::CallId;
 use super::outside::RuntimeCheck;
 use crate::attempt_report::StopReceipt;
 use crate::call::Request;

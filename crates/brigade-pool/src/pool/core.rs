@@ -25,6 +25,7 @@
 mod admission;
 mod answers;
 mod attempts;
+mod call_entry;
 mod checks;
 mod choice;
 mod deaths;
@@ -36,7 +37,7 @@ mod host_answers;
 mod host_info;
 #[cfg(feature = "remote")]
 mod hosts;
-mod ids;
+mod lookup;
 mod overview;
 mod random;
 mod reports;
@@ -45,6 +46,7 @@ mod scaling;
 mod simulation;
 mod stops;
 mod waiting;
+mod worker_slot;
 mod workers;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -54,29 +56,26 @@ use std::time::Instant;
 use slab::Slab;
 use tokio::sync::{Semaphore, broadcast};
 
+use self::call_entry::CallEntry;
+use self::random::Random;
+use self::worker_slot::{Rank, WorkerSlot};
 use super::config::Config;
 use super::deadlines::{Deadlines, DueEvent, after};
+use super::ids::CallId;
 use super::queue::CallQueue;
 use super::restart::Restart;
 use super::stats::Counters;
+use super::stop_reason::StopReason;
 use crate::event::Event;
 
-use admission::Phase;
-pub(super) use admission::{Admission, CallEntry};
-pub(super) use answers::is_answer;
-use choice::Rank;
-pub(super) use deaths::WorkerExit;
-pub(super) use effects::{Effects, Health, HealthCheck, StopOrder};
+pub(super) use self::admission::Admission;
+pub(super) use self::answers::is_answer;
+pub(super) use self::deaths::WorkerExit;
+pub(super) use self::effects::{Effects, HealthCheck, StopOrder};
 #[cfg(feature = "remote")]
-pub(super) use host_info::{HostInfo, TaskFacts};
+pub(super) use self::host_info::{HostInfo, TaskFacts};
 #[cfg(feature = "remote")]
-pub(super) use hosts::{HostArrival, HostWelcome};
-pub(crate) use ids::CallId;
-pub(super) use ids::WorkerId;
-use random::Random;
-use scaling::WorkerCounts;
-pub(super) use stops::StopReason;
-use workers::WorkerSlot;
+pub(super) use self::hosts::{HostArrival, HostWelcome};
 
 pub(super) struct Core {
     config: Arc<Config>,
@@ -115,6 +114,17 @@ pub(super) struct Core {
     left: Vec<u32>,
     /// Descendants could not be looked for.
     left_unseen: bool,
+}
+
+/// How many worker processes are in which stage, as far as that decides how many to start. Counted
+/// again only after a change.
+#[derive(Clone, Copy, Debug, Default)]
+struct WorkerCounts {
+    usable: usize,
+    starting: usize,
+    spares: usize,
+    leaving: usize,
+    is_fresh: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::core::CallId;
+use super::ids::CallId;
 #[cfg(feature = "remote")]
-use super::core::WorkerId;
+use super::ids::WorkerId;
 
 /// Longer than any process runs: `Duration::MAX` is a common way to say never, and no clock can add
 /// it.

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::Shared;
 use super::cell::{CallPool, Cell, CellPoll, Outcome, WaitingCall};
-use super::core::{Admission, CallId, Core};
+use super::core::{Admission, Core};
+use super::ids::CallId;
 use crate::attempt_report::{Step, StopReceipt};
 use crate::call::Request;
 use crate::call_handle::RunningCall;

@@ -18,7 +18,8 @@ use futures_timer::Delay;
 use futures_util::future::{Either, select};
 
 use super::Shared;
-use super::core::{CallId, Core};
+use super::core::Core;
+use super::ids::CallId;
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 

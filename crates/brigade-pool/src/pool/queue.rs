@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use slab::Slab;
 
-use super::core::CallId;
+use super::ids::CallId;
 
 /// In which order calls of one priority leave the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Pool;
 use super::cell::Cell;
-use super::core::{Admission, CallId};
+use super::core::Admission;
+use super::ids::CallId;
 use crate::call::Request;
 use crate::error::Error;
 

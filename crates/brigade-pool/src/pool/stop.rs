@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::config::Neighbours;
-use super::core::{CallId, StopOrder, StopReason};
+use super::core::StopOrder;
+use super::ids::CallId;
+use super::stop_reason::StopReason;
 #[cfg(feature = "remote")]
 use super::worker_conn::RemoteHost;
 use super::worker_conn::WorkerConn as _;

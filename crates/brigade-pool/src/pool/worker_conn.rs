@@ -14,7 +14,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Shared;
-use super::core::{CallId, Health, StopOrder, StopReason};
+use super::core::StopOrder;
+use super::ids::CallId;
+use super::stop_reason::StopReason;
 use crate::call::{CallOptions, CallTarget, Request};
 use crate::wire;
 
@@ -94,6 +96,17 @@ pub(super) trait WorkerConn: Send + Sync {
     fn remote_host(self: Arc<Self>) -> Option<Arc<RemoteHost>> {
         None
     }
+}
+
+/// What a look at a worker process found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Health {
+    /// For how many looks it has not answered a ping although it could have; 0 if it answers.
+    pub(super) misses: u32,
+    /// What keeps it from running.
+    pub(super) stopped_by: Option<String>,
+    /// Its resident memory; 0 where that is not limited.
+    pub(super) resident_bytes: u64,
 }
 
 /// An attempt, as its worker is sent it.

@@ -1,67 +1,20 @@
-//! Calls: their entries in the dispatcher, how they are looked up, and how they are admitted.
+//! Admission of calls.
 //!
-//! An entry lives from its admission to its end and is in one [`Phase`] at a time; a change
-//! of phase also moves the call into or out of the queue. A call is admitted to a worker if one is
-//! free and no call waits, otherwise to the queue if it has a place; its worker is chosen once.
+//! A call is admitted to a worker if one is free and no call waits, otherwise to the queue if it has
+//! a place; its worker is chosen once. `call_entry` has what the dispatcher keeps of it from then on.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::cell::Cell;
 use super::super::config::Neighbours;
-use super::super::deadlines::DueKey;
-use super::super::queue::QueuePosition;
+use super::super::ids::CallId;
+use super::call_entry::{CallEntry, Phase};
 use super::choice::Requirements;
-use super::stops::OngoingStop;
-use super::{CallId, Core, Effects, Stage, WorkerId};
+use super::effects::Effects;
+use super::{Core, Stage};
 use crate::call::Request;
 use crate::error::Error;
-
-/// A call that has not ended.
-pub(in super::super) struct CallEntry {
-    generation: u32,
-    pub(super) cell: Arc<Cell>,
-    pub(in super::super) request: Request,
-    pub(super) phase: Phase,
-    /// Attempts that were begun.
-    pub(super) attempt: u32,
-    pub(super) crashes: u32,
-    /// Workers that died before they read it, and hosts that were lost with it.
-    pub(super) undelivered: u32,
-    /// Workers that passed it, and why.
-    pub(super) passes: Vec<(WorkerId, String)>,
-    /// Must run alone in its worker.
-    pub(super) alone: bool,
-    /// Must run in a worker that has run nothing before it.
-    pub(super) fresh: bool,
-    /// Whether its attempt's call was appended to its worker's channel.
-    pub(super) is_sent: bool,
-    /// Whether it holds a place of the queue.
-    pub(super) has_place: bool,
-    /// When it was made.
-    pub(super) made: Instant,
-    /// When it began to wait.
-    pub(super) since: Instant,
-    pub(super) timer: Option<DueKey>,
-    pub(super) stop: Option<Box<OngoingStop>>,
-    pub(super) progress: Option<(f64, String)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Just admitted: it waits nowhere and runs nowhere yet.
-    New,
-    Queued(QueuePosition),
-    /// Waits outside of the queue: a worker passed it, or it needs a fresh worker.
-    Aside,
-    Delayed,
-    Running {
-        worker: WorkerId,
-        /// Its place among the attempts of the worker.
-        index: usize,
-        since: Instant,
-    },
-}
 
 /// What became of a new call.
 pub(in super::super) enum Admission {
@@ -71,50 +24,7 @@ pub(in super::super) enum Admission {
     Refused(Error),
 }
 
-impl CallEntry {
-    /// Which worker its attempt runs on.
-    pub(super) fn runs_on(&self) -> Option<WorkerId> {
-        match self.phase {
-            Phase::Running { worker, .. } => Some(worker),
-            _ => None,
-        }
-    }
-}
-
 impl Core {
-    /// The entry of a call that an outside id names, if it has not ended.
-    pub(super) fn find(&self, call: CallId) -> Option<&CallEntry> {
-        let entry = self.calls.get(call.key())?;
-        (entry.generation == call.generation()).then_some(entry)
-    }
-
-    pub(super) fn find_mut(&mut self, call: CallId) -> Option<&mut CallEntry> {
-        let entry = self.calls.get_mut(call.key())?;
-        (entry.generation == call.generation()).then_some(entry)
-    }
-
-    /// The entry of a call that the dispatcher itself holds.
-    #[track_caller]
-    pub(super) fn entry(&self, call: CallId) -> &CallEntry {
-        self.find(call)
-            .expect("invariant: a call that waits or runs has an entry")
-    }
-
-    #[track_caller]
-    pub(super) fn entry_mut(&mut self, call: CallId) -> &mut CallEntry {
-        self.find_mut(call)
-            .expect("invariant: a call that waits or runs has an entry")
-    }
-
-    /// Every call that has not ended and of which this is true.
-    pub(super) fn calls_where(&self, is_wanted: impl Fn(&CallEntry) -> bool) -> Vec<CallId> {
-        self.calls
-            .iter()
-            .filter(|(_, entry)| is_wanted(entry))
-            .map(|(key, entry)| CallId::new(entry.generation, key))
-            .collect()
-    }
-
     pub(in super::super) fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::super::deadlines::after;
-use super::effects::EndDetails;
-use super::reports::{ended_by, stopped};
-use super::{CallId, Core, Effects, Stage, WorkerId};
+use super::super::ids::{CallId, WorkerId};
+use super::effects::{Effects, EndDetails};
+use super::reports::stopped;
+use super::{Core, Stage};
 use crate::attempt_report::AttemptOutcome;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -136,7 +137,7 @@ impl Core {
         let conn = Arc::clone(slot.conn());
         self.cancel_timer(call);
         if let Some(stop) = self.entry_mut(call).stop.take() {
-            let report = self.report(call, ended_by(&stop.reason));
+            let report = self.report(call, stop.reason.outcome());
             self.vacate(call, effects);
             let (error, mut details) = stopped(*stop, report, self.now);
             (details.output, details.stderr_of) = (output, Some(conn));

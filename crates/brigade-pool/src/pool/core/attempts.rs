@@ -2,7 +2,10 @@
 
 use tokio::sync::oneshot;
 
-use super::{CallId, Core, Effects, Phase, WorkerId};
+use super::super::ids::{CallId, WorkerId};
+use super::Core;
+use super::call_entry::Phase;
+use super::effects::Effects;
 
 impl Core {
     /// Gives a worker one more attempt. Returns the attempt's place among those that it runs.

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::deadlines::{DueEvent, after};
-use super::effects::{Health, HealthCheck};
-use super::workers::WorkerStage;
-use super::{Core, Effects, WorkerId};
+use super::super::ids::WorkerId;
+use super::super::worker_conn::Health;
+use super::Core;
+use super::effects::{Effects, HealthCheck};
+use super::worker_slot::WorkerStage;
 use crate::event::Event;
 
 /// An idle worker answers at once, if it gets to run at all.

@@ -4,22 +4,13 @@
 //! or stage offers it again or takes it off. Without remote hosts all workers are alike, and only
 //! passes and the needs for a worker of its own or a fresh one decide.
 
+use super::super::ids::{CallId, WorkerId};
 use super::super::queue::LaneName;
-use super::workers::{WorkerSlot, WorkerStage};
-use super::{CallEntry, CallId, Core, WorkerId};
+use super::Core;
+use super::call_entry::CallEntry;
+use super::worker_slot::{Rank, WorkerSlot, WorkerStage};
 use crate::call::{CallTarget, Request};
 use crate::registry;
-
-/// Where a worker stands among those that can take one more attempt: the emptiest first, then the
-/// nearest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
-    /// How much of its slots is taken, in parts of [`LOAD_FULL`]; more than that, if it is given
-    /// calls ahead of their turn.
-    pub(super) load: u32,
-    distance: u8,
-    pub(super) worker: WorkerId,
-}
 
 /// All slots of a worker: as many as one can have, so that one attempt more always counts.
 const LOAD_FULL: u64 = 65_536;

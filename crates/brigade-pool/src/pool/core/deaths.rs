@@ -8,9 +8,12 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::super::config::Neighbours;
-use super::effects::EndDetails;
-use super::reports::{ended_by, stopped};
-use super::{CallId, Core, Effects, StopReason, WorkerId};
+use super::super::ids::{CallId, WorkerId};
+use super::super::stop_reason::StopReason;
+use super::Core;
+use super::call_entry::UNDELIVERED_MAX;
+use super::effects::{Effects, EndDetails};
+use super::reports::stopped;
 use crate::attempt_report::{AttemptOutcome, Cost, Exit, MemoryLimit, Step};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
@@ -48,8 +51,6 @@ pub(in super::super) struct WorkerExit {
 /// in a row count as failed starts.
 const EARLY_EXIT_AGE: Duration = Duration::from_secs(1);
 const EARLY_EXITS_MAX: u32 = 10;
-/// How often a call is given to a worker that dies before it reads it.
-pub(super) const UNDELIVERED_MAX: u32 = 3;
 /// Processes that could not be ended and that a shutdown names.
 const LEFT_MAX: usize = 1024;
 
@@ -165,7 +166,7 @@ impl Core {
             return self.requeue(call);
         }
         let ended = match &stop {
-            Some(stop) => ended_by(&stop.reason),
+            Some(stop) => stop.reason.outcome(),
             None if is_culprit => exit.ended(call),
             None => AttemptOutcome::Neighbour,
         };

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::deadlines::{DueEvent, after};
+use super::super::ids::{CallId, WorkerId};
 use super::super::worker_conn::OutgoingAttempt;
+use super::Core;
+use super::call_entry::Phase;
 use super::choice::Requirements;
-use super::effects::{Capture, MemoryWatch};
-use super::{CallId, Core, Effects, Phase, WorkerId};
+use super::effects::{Capture, Effects, MemoryWatch};
 use crate::event::Event;
 
 impl Core {

@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::super::cell::{Cell, Outcome};
+use super::super::ids::{CallId, WorkerId};
+use super::super::stop_reason::StopReason;
 use super::super::worker_conn::WorkerConn;
-use super::reports::report_mut;
-use super::{CallId, StopReason, WorkerId};
-use crate::attempt_report::{Step, StopReceipt};
+use crate::attempt_report::{AttemptReport, Step, StopReceipt};
 use crate::event::Event;
+use crate::outcome::{CallError, TimedOut};
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -123,17 +124,6 @@ pub(in super::super) struct HealthCheck {
     pub(in super::super) workers: Vec<(WorkerId, Conn)>,
 }
 
-/// What a look at a worker process found.
-#[derive(Clone, Debug, Default)]
-pub(in super::super) struct Health {
-    /// For how many looks it has not answered a ping although it could have; 0 if it answers.
-    pub(in super::super) misses: u32,
-    /// What keeps it from running.
-    pub(in super::super) stopped_by: Option<String>,
-    /// Its resident memory; 0 where that is not limited.
-    pub(in super::super) resident_bytes: u64,
-}
-
 impl CallEnd {
     /// Adds the worker's last lines to the attempt's report.
     pub(in super::super) fn read_stderr(&mut self) {
@@ -166,5 +156,17 @@ impl Effects {
             let conn = Arc::clone(conn);
             self.writes.push(Write { conn, is_now });
         }
+    }
+}
+
+/// The report that an outcome carries.
+fn report_mut(error: &mut CallError) -> Option<&mut AttemptReport> {
+    match error {
+        CallError::Panicked(report) | CallError::Crashed(report) | CallError::Lost(report) => {
+            Some(report)
+        }
+        CallError::TimedOut(TimedOut::Run(report)) => Some(report),
+        CallError::Cancelled(cancelled) => cancelled.report.as_deref_mut(),
+        _ => None,
     }
 }

@@ -6,11 +6,12 @@
 
 use bytes::Bytes;
 
+use super::super::ids::{CallId, WorkerId};
 use super::super::worker_conn::HostMessage;
-use super::effects::EndDetails;
-use super::reports::{ended_by, stopped};
-use super::stops::OngoingStop;
-use super::{CallId, Core, Effects, WorkerId};
+use super::Core;
+use super::call_entry::OngoingStop;
+use super::effects::{Effects, EndDetails};
+use super::reports::stopped;
 use crate::attempt_report::{AttemptOutcome, AttemptReport, Step};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, RetryAdvice, TimedOut};
@@ -138,7 +139,7 @@ impl Core {
         details: EndDetails,
         effects: &mut Effects,
     ) {
-        let own = self.report(call, ended_by(&stop.reason));
+        let own = self.report(call, stop.reason.outcome());
         self.vacate(call, effects);
         let (report, step) = ending.stopped();
         stop.step = stop.step.max(step.unwrap_or(stop.step));

@@ -1,8 +1,10 @@
 //! What the dispatcher knows of a remote host: what it says of itself, and how fast it answers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::deadlines::DueKey;
 use crate::call::{CallTarget, Request};
 use crate::registry;
 use crate::retry::Retry;
@@ -35,6 +37,14 @@ pub(in super::super) struct TaskFacts {
     pub(in super::super) idempotent: bool,
     pub(in super::super) retries: Option<u32>,
     pub(in super::super) retry: Option<Retry>,
+}
+
+/// A remote host among the workers.
+pub(super) struct HostState {
+    pub(super) info: Arc<HostInfo>,
+    pub(super) pace: AnswerPace,
+    /// Until when it may be away, while its connection is down.
+    pub(super) away: Option<DueKey>,
 }
 
 /// How fast a host answers.

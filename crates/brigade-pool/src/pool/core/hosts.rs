@@ -14,14 +14,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::deadlines::{DueEvent, DueKey, after};
+use super::super::deadlines::{DueEvent, after};
+use super::super::ids::{CallId, WorkerId};
+use super::super::stop_reason::StopReason;
 use super::super::worker_conn::WorkerConn;
-use super::deaths::UNDELIVERED_MAX;
-use super::effects::{EndDetails, StopRequest};
-use super::host_info::{AnswerPace, HostInfo};
-use super::reports::{ended_by, stopped};
-use super::workers::WorkerStage;
-use super::{CallEntry, CallId, Core, Effects, Stage, StopReason, WorkerId};
+use super::call_entry::{CallEntry, UNDELIVERED_MAX};
+use super::effects::{Effects, EndDetails, StopRequest};
+use super::host_info::{AnswerPace, HostInfo, HostState};
+use super::reports::stopped;
+use super::worker_slot::WorkerStage;
+use super::{Core, Stage};
 use crate::attempt_report::{AttemptOutcome, Step};
 use crate::event::Event;
 use crate::outcome::CallError;
@@ -44,14 +46,6 @@ pub(in super::super) struct HostWelcome {
     pub(in super::super) resumed: bool,
     /// Of the calls that it holds, those that the pool has given up.
     pub(in super::super) drop: Vec<CallId>,
-}
-
-/// A remote host among the workers.
-pub(super) struct HostState {
-    pub(super) info: Arc<HostInfo>,
-    pub(super) pace: AnswerPace,
-    /// Until when it may be away, while its connection is down.
-    pub(super) away: Option<DueKey>,
 }
 
 impl Core {
@@ -272,7 +266,7 @@ impl Core {
                 }
                 Some(mut stop) => {
                     stop.step = Step::NotStarted;
-                    let mut report = self.report(call, ended_by(&stop.reason));
+                    let mut report = self.report(call, stop.reason.outcome());
                     report.cost.wall = Duration::ZERO;
                     self.vacate(call, effects);
                     let (error, details) = stopped(*stop, report, self.now);

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::super::ids::WorkerId;
 use super::super::stats::{Stats, WorkerInfo, WorkerState};
 use super::super::worker_conn::WorkerConn;
-use super::workers::{WorkerSlot, WorkerStage};
-use super::{Core, WorkerId};
+use super::Core;
+use super::worker_slot::{WorkerSlot, WorkerStage};
 
 impl Core {
     pub(in super::super) fn ready_count(&self) -> usize {

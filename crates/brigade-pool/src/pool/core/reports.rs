@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::ids::CallId;
+use super::super::stop_reason::StopReason;
+use super::Core;
+use super::call_entry::{OngoingStop, Phase};
 use super::effects::EndDetails;
-use super::stops::OngoingStop;
-use super::{CallId, Core, Phase, StopReason};
-use crate::attempt_report::{AttemptOutcome, AttemptReport, MemoryLimit};
+use crate::attempt_report::{AttemptOutcome, AttemptReport};
 use crate::outcome::{CallError, Cancelled, TimedOut};
 
 impl Core {
@@ -33,28 +35,6 @@ impl Core {
         report.cost.wall = self.wall(call);
         report.progress = entry.progress.clone();
         Box::new(report)
-    }
-}
-
-/// How an attempt ended that was stopped for this reason.
-pub(super) fn ended_by(reason: &StopReason) -> AttemptOutcome {
-    match reason {
-        StopReason::Timeout => AttemptOutcome::TimedOut,
-        StopReason::Cancel(_) => AttemptOutcome::Cancelled,
-        StopReason::Memory => AttemptOutcome::OutOfMemory(MemoryLimit::Resident),
-        StopReason::Shutdown => AttemptOutcome::Shutdown,
-    }
-}
-
-/// The report that an outcome carries.
-pub(super) fn report_mut(error: &mut CallError) -> Option<&mut AttemptReport> {
-    match error {
-        CallError::Panicked(report) | CallError::Crashed(report) | CallError::Lost(report) => {
-            Some(report)
-        }
-        CallError::TimedOut(TimedOut::Run(report)) => Some(report),
-        CallError::Cancelled(cancelled) => cancelled.report.as_deref_mut(),
-        _ => None,
     }
 }
 

@@ -5,19 +5,10 @@
 //! `attempts`); here only to make room for a fresh one.
 
 use super::super::deadlines::after;
-use super::workers::WorkerStage;
-use super::{Core, Effects, Stage, WorkerId};
-
-/// How many worker processes are in which stage, as far as that decides how many to start. Counted
-/// again only after a change.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct WorkerCounts {
-    usable: usize,
-    starting: usize,
-    spares: usize,
-    leaving: usize,
-    is_fresh: bool,
-}
+use super::super::ids::WorkerId;
+use super::effects::Effects;
+use super::worker_slot::WorkerStage;
+use super::{Core, Stage, WorkerCounts};
 
 impl Core {
     /// Starts the workers that are missing.

@@ -18,7 +18,8 @@ mod world;
 
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::{Core, Phase};
+use super::Core;
+use super::call_entry::Phase;
 use world::World;
 
 const WORLDS: u64 = 50;

@@ -5,47 +5,18 @@
 //! before it is taken. The call ends when its worker answers or dies.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::effects::EndDetails;
-use super::{CallId, Core, Effects, Phase, Stage, StopOrder};
+use super::super::ids::CallId;
+use super::super::stop_reason::StopReason;
+use super::call_entry::{OngoingStop, Phase};
+use super::effects::{Effects, EndDetails, StopOrder};
+use super::{Core, Stage};
 use crate::attempt_report::Step;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
-
-/// Why an attempt is being stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum StopReason {
-    Timeout,
-    Cancel(String),
-    Memory,
-    Shutdown,
-}
-
-impl StopReason {
-    /// What an attempt reads that is asked to stop.
-    pub(in super::super) fn text(&self) -> &str {
-        match self {
-            Self::Cancel(reason) => reason,
-            Self::Timeout => "it ran out of time",
-            Self::Memory | Self::Shutdown => "the pool is shutting down",
-        }
-    }
-}
-
-/// A stop that is under way.
-pub(super) struct OngoingStop {
-    pub(super) reason: StopReason,
-    /// The step that has been taken.
-    pub(super) step: Step,
-    /// Cancelled when the attempt has ended.
-    pub(super) ended: CancellationToken,
-    /// Cancelled when the softer steps are not waited for any more.
-    pub(super) hurry: CancellationToken,
-    pub(super) asked_at: Instant,
-}
 
 impl Core {
     /// Stops a call because its caller wants that; calls that waited behind it may go on.

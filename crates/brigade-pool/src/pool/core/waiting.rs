@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use super::super::cell::Outcome;
 use super::super::deadlines::{DueEvent, after};
-use super::effects::{CallEnd, EndDetails};
-use super::{CallId, Core, Effects, Phase, Stage};
+use super::super::ids::CallId;
+use super::call_entry::Phase;
+use super::effects::{CallEnd, Effects, EndDetails};
+use super::{Core, Stage};
 use crate::event::Event;
 use crate::outcome::{CallError, TimedOut};
 

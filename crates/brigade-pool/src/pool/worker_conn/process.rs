@@ -23,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::control::FinalReports;
 use self::health::PingState;
-use super::super::Shared;
-use super::super::core::{CallId, Health, StopOrder, StopReason, WorkerId};
-use super::super::stop;
-use super::{OutgoingAttempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
+use super::super::core::StopOrder;
+use super::super::ids::{CallId, WorkerId};
+use super::super::stop_reason::StopReason;
+use super::super::{Shared, stop};
+use super::{Health, OutgoingAttempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
 use crate::codec::Codec;
 use crate::link::Channel;
 use crate::outcome::{REASON_BYTES_MAX, shorten};

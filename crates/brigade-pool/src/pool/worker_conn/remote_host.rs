@@ -23,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::connection::JoinedHost;
 use self::introduction::introduce;
-use super::super::Shared;
 use super::super::config::Config;
-use super::super::core::{CallId, HostArrival, HostWelcome, StopOrder, StopReason, WorkerId};
-use super::super::stop;
+use super::super::core::{HostArrival, HostWelcome, StopOrder};
+use super::super::ids::{CallId, WorkerId};
+use super::super::stop_reason::StopReason;
+use super::super::{Shared, stop};
 use super::{OutgoingAttempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
 use crate::address;
 use crate::call::{CallTarget, Request};

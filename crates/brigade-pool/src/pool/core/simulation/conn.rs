@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::super::super::Shared;
+use super::super::super::ids::CallId;
+use super::super::super::stop_reason::StopReason;
 use super::super::super::worker_conn::{OutgoingAttempt, WorkerConn};
-use super::super::{CallId, StopOrder, StopReason};
+use super::super::effects::StopOrder;
 use crate::sync::lock;
 
 /// What connections were sent, in order.

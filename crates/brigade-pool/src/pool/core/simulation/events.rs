@@ -10,9 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::super::config::Neighbours;
-use super::super::effects::Health;
-use super::super::{CallId, HealthCheck, Stage, StopReason, WorkerExit, WorkerId};
-use super::model::{SimStage, UNDELIVERED_MAX};
+use super::super::super::ids::{CallId, WorkerId};
+use super::super::super::stop_reason::StopReason;
+use super::super::super::worker_conn::Health;
+use super::super::Stage;
+use super::super::call_entry::UNDELIVERED_MAX;
+use super::super::deaths::WorkerExit;
+use super::super::effects::HealthCheck;
+use super::model::SimStage;
 use super::world::World;
 use crate::attempt_report::{Exit, Step};
 use crate::codec::Codec;

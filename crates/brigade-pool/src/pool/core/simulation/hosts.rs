@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::super::super::ids::{CallId, WorkerId};
+use super::super::super::stop_reason::StopReason;
 use super::super::super::worker_conn::HostMessage;
-use super::super::{CallId, Stage, StopReason, WorkerId};
-use super::super::{HostArrival, HostInfo, TaskFacts};
+use super::super::Stage;
+use super::super::call_entry::UNDELIVERED_MAX;
+use super::super::host_info::{HostInfo, TaskFacts};
+use super::super::hosts::HostArrival;
 use super::events::outcome_of;
-use super::model::{SimStage, UNDELIVERED_MAX};
+use super::model::SimStage;
 use super::world::World;
 use crate::attempt_report::{AttemptOutcome, AttemptReport, Exit, Step};
 use crate::outcome::Failure;

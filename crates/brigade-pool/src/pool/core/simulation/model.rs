@@ -7,7 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{CallId, StopReason, WorkerId};
+use super::super::super::ids::{CallId, WorkerId};
+use super::super::super::stop_reason::StopReason;
 
 /// A call that took two workers down ends there.
 const CRASHES_MAX: u32 = 2;

@@ -12,10 +12,12 @@ use tokio::sync::{Semaphore, broadcast, oneshot};
 
 use super::super::super::cell::Cell;
 use super::super::super::config::{Config, Neighbours};
+use super::super::super::ids::{CallId, WorkerId};
 use super::super::super::worker_conn::WorkerConn;
-use super::super::effects::Capture;
+use super::super::admission::Admission;
+use super::super::effects::{Capture, Effects, HealthCheck, StopOrder};
 use super::super::random::Random;
-use super::super::{Admission, CallId, Core, Effects, HealthCheck, Stage, StopOrder, WorkerId};
+use super::super::{Core, Stage};
 use super::conn::{SentLog, SimConn, serial_of};
 use super::model::{Model, Rules, SimStage, SimWorker, Wishes};
 use super::settings::settings;

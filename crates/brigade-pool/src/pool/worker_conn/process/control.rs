@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use super::super::super::Shared;
-use super::super::super::core::CallId;
+use super::super::super::ids::CallId;
 use super::WorkerProcess;
 use crate::codec::Codec;
 use crate::event::Event;

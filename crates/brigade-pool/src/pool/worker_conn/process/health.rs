@@ -7,12 +7,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::super::Health;
 use super::WorkerProcess;
 use crate::process::Held;
 use crate::process::proc_fs::{share_of, state_of, thread_named};
 use crate::wire::kind;
-
-use super::super::super::core::Health;
 
 /// The thread of a worker that answers pings.
 const MONITOR: &str = "brigade-monitor";

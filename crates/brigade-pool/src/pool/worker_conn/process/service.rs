@@ -12,10 +12,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 
-use super::super::super::Shared;
 use super::super::super::config::Config;
 use super::super::super::core::is_answer;
-use super::super::super::logs;
+use super::super::super::{Shared, logs};
 use super::{WorkerProcess, control};
 use crate::error::Error;
 use crate::process::Pipe;

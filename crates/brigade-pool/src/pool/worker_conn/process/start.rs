@@ -17,10 +17,9 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::super::super::Shared;
 use super::super::super::config::Config;
-use super::super::super::core::WorkerId;
-use super::super::super::logs;
+use super::super::super::ids::WorkerId;
+use super::super::super::{Shared, logs};
 use super::control::FinalReports;
 use super::health::PingState;
 use super::service::pump;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::super::Shared;
-use super::super::super::core::{CallId, WorkerId};
+use super::super::super::ids::{CallId, WorkerId};
 use super::{HostMessage, RemoteHost};
 use crate::error::Error;
 use crate::remote::{FrameHandler, Messages};

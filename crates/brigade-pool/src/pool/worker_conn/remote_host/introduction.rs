@@ -1,7 +1,8 @@
 //! How a host introduces itself, and what of that is refused.
 
 use super::super::super::config::SLOTS_MAX;
-use super::super::super::core::{CallId, HostArrival, HostInfo, TaskFacts};
+use super::super::super::core::{HostArrival, HostInfo, TaskFacts};
+use super::super::super::ids::CallId;
 use super::super::TASK_NAME_BYTES_MAX;
 use crate::address;
 use crate::codec::Codec;
