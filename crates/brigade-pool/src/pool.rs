@@ -10,7 +10,9 @@
 //! worker's reading task, which locks the core once for all frames of one read, hands out what can
 //! be handed out, and then wakes the callers. No task stands between caller and socket.
 
+mod admit;
 mod builder;
+mod carry_out;
 mod cell;
 mod config;
 mod core;
@@ -29,6 +31,7 @@ mod queue;
 #[cfg(feature = "remote")]
 mod relay;
 mod restart;
+mod runtime_check;
 mod service;
 mod shared;
 mod stats;
@@ -50,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 use self::cell::Cell;
 use self::config::Config;
 use self::core::{Admission, Core, Stage};
+use self::runtime_check::within;
 use self::shared::{RuntimeGuard, Shared};
 use crate::call::Call;
 use crate::call_handle::CallHandle;
@@ -65,7 +69,7 @@ pub(crate) use self::ids::CallId;
 #[cfg(feature = "remote")]
 pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 #[cfg(all(feature = "remote", any(test, fuzzing)))]
-pub(crate) use worker_conn::read_host_message;
+pub(crate) use worker_conn::remote_host::message::read_host_message;
 
 pub use builder::Builder;
 pub use config::Neighbours;
@@ -394,7 +398,7 @@ impl Pool {
             Err(error) => (false, shared.end_undriven(&error).await),
         };
         // A terminal that takes nothing must not keep the caller.
-        outside::within(CONSOLE_TIMEOUT, crate::process::flush_console()).await;
+        within(CONSOLE_TIMEOUT, crate::process::flush_console()).await;
         let (mut left, left_unseen) = shared.peek(|core| core.left());
         left.extend(undriven);
         Shutdown {
@@ -410,7 +414,7 @@ impl Pool {
     async fn end_within(&self, time: Duration) -> Result<bool, Error> {
         let shared = self.shared();
         let empty = || shared.until(|core| core.is_empty().then_some(()));
-        let drained = outside::within(time, empty()).await.transpose()?.is_some();
+        let drained = within(time, empty()).await.transpose()?.is_some();
         if !drained {
             shared.step(|core, effects| core.stop_all(effects));
             empty().await?;

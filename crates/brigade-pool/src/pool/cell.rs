@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::ids::CallId;
-use super::outside::RuntimeCheck;
+use super::runtime_check::RuntimeCheck;
 use crate::attempt_report::StopReceipt;
 use crate::call::Request;
 use crate::error::Error;

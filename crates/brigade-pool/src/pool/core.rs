@@ -71,7 +71,7 @@ use crate::event::Event;
 pub(super) use self::admission::Admission;
 pub(super) use self::answers::is_answer;
 pub(super) use self::deaths::WorkerExit;
-pub(super) use self::effects::{Effects, HealthCheck, StopOrder};
+pub(super) use self::effects::{Effects, HealthCheck, MemoryWatch, StopOrder};
 #[cfg(feature = "remote")]
 pub(super) use self::host_info::{HostInfo, TaskFacts};
 #[cfg(feature = "remote")]

@@ -9,10 +9,10 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::Shared;
 use super::cell::{CallPool, Cell, CellPoll, Outcome, WaitingCall};
 use super::core::{Admission, Core};
 use super::ids::CallId;
+use super::shared::Shared;
 use crate::attempt_report::{Step, StopReceipt};
 use crate::call::Request;
 use crate::call_handle::RunningCall;

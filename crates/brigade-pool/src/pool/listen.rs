@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Pool;
 use super::builder::Builder;
-use super::worker_conn::remote_host;
-use super::{Pool, Shared};
+use super::shared::Shared;
+use super::worker_conn::remote_host::arrival;
 use crate::error::{Error, ErrorKind};
 use crate::remote::transport::{Listener, ListenerLimits};
 use crate::remote::{Credentials, Refusals, random_id};
@@ -102,6 +103,6 @@ pub(super) async fn open(shared: Arc<Shared>, mut listener: Listener) {
         let peer = listener.accept().await;
         shared
             .scope
-            .spawn(remote_host::receive(Arc::clone(&shared), peer));
+            .spawn(arrival::receive(Arc::clone(&shared), peer));
     }
 }

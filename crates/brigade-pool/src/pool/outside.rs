@@ -8,65 +8,28 @@
 //! is driven.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_timer::Delay;
-use futures_util::future::{Either, select};
+use rustix::process::Signal;
 
-use super::Shared;
 use super::core::Core;
 use super::ids::CallId;
+use super::runtime_check::{LOOK, RuntimeCheck};
+use super::shared::Shared;
+use super::worker_conn::WorkerConn;
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 
-/// How often a wait outside checks the runtime.
-const LOOK: Duration = Duration::from_millis(500);
 /// How long a runtime may run nothing: its threads may be blocked for a while by something that
 /// ends.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// The same for who waits for a call whose own time is over, and for so long already.
 const IDLE_MAX_OVERDUE: Duration = Duration::from_secs(1);
-
-/// Longer than any process runs.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-
-/// Asks the runtime for a sign of life.
-#[derive(Default)]
-pub(super) struct RuntimeProbe(Option<(Instant, Arc<AtomicBool>)>);
-
-/// The timer of one who waits outside.
-pub(super) struct RuntimeCheck(Delay);
-
-impl RuntimeCheck {
-    pub(super) fn new() -> Self {
-        Self(Delay::new(LOOK))
-    }
-
-    /// Whether it is time to look. Wakes the task then.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        let due = Pin::new(&mut self.0).poll(cx).is_ready();
-        if due {
-            self.0.reset(LOOK);
-            // Registers the waker for the next time.
-            if Pin::new(&mut self.0).poll(cx).is_ready() {
-                cx.waker().wake_by_ref();
-            }
-        }
-        due
-    }
-}
-
-/// The future's output, if it comes within this time. Needs no runtime.
-pub(super) async fn within<F: Future>(time: Duration, future: F) -> Option<F::Output> {
-    match select(pin!(future), Delay::new(time.min(FAR))).await {
-        Either::Left((output, _)) => Some(output),
-        Either::Right(_) => None,
-    }
-}
 
 impl Shared {
     /// For how long the runtime has run nothing, as far as that was looked at.
@@ -124,20 +87,20 @@ impl Shared {
     pub(super) async fn end_undriven(self: &Arc<Self>, error: &Error) -> Vec<u32> {
         self.killed.cancel();
         let processes = self.peek(|core| core.process_conns());
-        for (conn, _) in &processes {
-            conn.kill_undriven();
+        for process in processes.iter().filter_map(|(conn, _)| conn.process()) {
+            process.signal(Signal::KILL);
         }
         self.step(|core, effects| core.give_up(error, effects));
         self.scope.close();
+        let is_left = |(conn, _): &&(Arc<dyn WorkerConn>, u32)| {
+            conn.process().is_some_and(|process| !process.has_ended())
+        };
         let until = Instant::now() + crate::process::KILL_BOUND;
-        while Instant::now() < until && processes.iter().any(|(conn, _)| !conn.has_ended()) {
+        while Instant::now() < until && processes.iter().any(|process| is_left(&process)) {
             Delay::new(Duration::from_millis(10)).await;
         }
-        processes
-            .iter()
-            .filter(|(conn, _)| !conn.has_ended())
-            .map(|(_, pid)| *pid)
-            .collect()
+        let left = processes.iter().filter(is_left);
+        left.map(|(_, pid)| *pid).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The kill ladder: ask, SIGTERM, SIGKILL, each with its own bound, always over the whole process
 //! tree.
+//!
+//! A remote host has a ladder of its own: it is only asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,55 +10,60 @@ use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::config::Neighbours;
-use super::core::StopOrder;
-use super::ids::CallId;
+use super::core::{MemoryWatch, StopOrder};
+use super::shared::Shared;
 use super::stop_reason::StopReason;
-#[cfg(feature = "remote")]
-use super::worker_conn::RemoteHost;
-use super::worker_conn::WorkerConn as _;
-use super::worker_conn::process::WorkerProcess;
+use super::worker_conn::OwnProcess;
 use crate::attempt_report::Step;
 
 /// How often the memory of a limited attempt is measured.
 const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Stops an attempt on a remote host, which takes the steps itself.
-#[cfg(feature = "remote")]
-pub(super) async fn escalate_remote(order: StopOrder, host: Arc<RemoteHost>) {
+/// Stops an attempt.
+pub(super) async fn stop(shared: Arc<Shared>, order: StopOrder) {
+    match order.conn.process() {
+        Some(process) => escalate(&shared, &order, process).await,
+        None => ask_host(&order).await,
+    }
+}
+
+/// Asks a remote host, which takes the steps itself; its answer says which one succeeded. What it
+/// does not receive, because its connection is down, it is sent again when it is back.
+async fn ask_host(order: &StopOrder) {
     let StopOrder {
         call,
         reason,
+        conn,
         ended,
         hurry,
-        ..
     } = order;
-    host.ask_to_stop(call, &reason, hurry.is_cancelled());
+    conn.ask_to_stop(*call, reason, hurry.is_cancelled());
     tokio::select! {
         () = ended.cancelled() => {}
-        () = hurry.cancelled() => host.ask_to_stop(call, &reason, true),
+        () = hurry.cancelled() => conn.ask_to_stop(*call, reason, true),
     }
 }
 
 /// Takes one step after the other until the attempt has ended.
-pub(super) async fn escalate(shared: Arc<Shared>, order: StopOrder, worker: Arc<WorkerProcess>) {
+async fn escalate(shared: &Arc<Shared>, order: &StopOrder, process: &dyn OwnProcess) {
     let StopOrder {
         call,
         reason,
+        conn,
         ended,
         hurry,
-        ..
     } = order;
+    let call = *call;
     // Memory that runs out leaves no time to ask.
-    let ask = if reason == StopReason::Memory {
+    let ask = if *reason == StopReason::Memory {
         Duration::ZERO
     } else {
         shared.config.ask
     };
     if !ask.is_zero() {
-        worker.ask_to_stop(call, &reason, false);
-        if ended_within(ask, &ended, &hurry).await {
+        conn.ask_to_stop(call, reason, false);
+        if ended_within(ask, ended, hurry).await {
             return;
         }
     }
@@ -68,18 +75,18 @@ pub(super) async fn escalate(shared: Arc<Shared>, order: StopOrder, worker: Arc<
         _ = when_alone => {}
         () = ended.cancelled() => return,
     }
-    if reason != StopReason::Memory && !hurry.is_cancelled() {
+    if *reason != StopReason::Memory && !hurry.is_cancelled() {
         if !shared.peek(|core| core.take_step(call, Step::Terminated)) {
             return;
         }
-        worker.signal(Signal::TERM);
-        if ended_within(shared.config.terminate, &ended, &hurry).await {
+        process.signal(Signal::TERM);
+        if ended_within(shared.config.terminate, ended, hurry).await {
             return;
         }
     }
     if shared.peek(|core| core.take_step(call, Step::Killed)) {
         // Where even that does not end it, it is given up, and the attempt ends with it.
-        worker.kill().await;
+        process.kill().await;
         ended.cancelled().await;
     }
 }
@@ -95,21 +102,31 @@ async fn ended_within(
         .is_ok_and(|ended| ended.is_some())
 }
 
+/// Watches the memory of an attempt. Its worker's own is measured when this is called, before the
+/// call is written, so that nothing of what the call takes is taken for the worker's own.
+pub(super) fn watch_memory(shared: &Arc<Shared>, watch: MemoryWatch) {
+    if let Some(process) = watch.conn.process() {
+        let limit = process.resident_bytes().saturating_add(watch.bytes_max);
+        shared
+            .scope
+            .spawn(check_memory(Arc::clone(shared), watch, limit));
+    }
+}
+
 /// Measures the resident memory of a limited attempt's worker while it runs, and stops it over the
 /// limit.
-pub(super) async fn check_memory(
-    shared: Arc<Shared>,
-    call: CallId,
-    worker: Arc<WorkerProcess>,
-    limit: u64,
-) {
-    while shared.peek(|core| core.runs_on(call, worker.id())) {
-        if worker.resident_bytes() > limit {
+async fn check_memory(shared: Arc<Shared>, watch: MemoryWatch, limit: u64) {
+    let (call, worker) = (watch.call, watch.worker);
+    let Some(process) = watch.conn.process() else {
+        return;
+    };
+    while shared.peek(|core| core.runs_on(call, worker)) {
+        if process.resident_bytes() > limit {
             return shared.step(|core, effects| core.stop(call, StopReason::Memory, effects));
         }
         tokio::select! {
             () = sleep(MEMORY_CHECK_INTERVAL) => {}
-            () = worker.gone() => return,
+            () = process.gone() => return,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::super::deadlines::{DueEvent, after};
 use super::super::ids::{CallId, WorkerId};
-use super::super::worker_conn::OutgoingAttempt;
+use super::super::worker_conn::outgoing::OutgoingAttempt;
 use super::Core;
 use super::call_entry::Phase;
 use super::choice::Requirements;
@@ -95,6 +95,7 @@ impl Core {
             effects.memory_watches.push(MemoryWatch {
                 conn: Arc::clone(&conn),
                 call,
+                worker,
                 bytes_max,
             });
         }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::cell::{Cell, Outcome};
 use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
-use super::super::worker_conn::WorkerConn;
+use super::super::worker_conn::{OwnProcess, WorkerConn};
 use crate::attempt_report::{AttemptReport, Step, StopReceipt};
 use crate::event::Event;
 use crate::outcome::{CallError, TimedOut};
@@ -106,6 +106,7 @@ pub(in super::super) struct StopRequest {
 pub(in super::super) struct MemoryWatch {
     pub(in super::super) conn: Conn,
     pub(in super::super) call: CallId,
+    pub(in super::super) worker: WorkerId,
     pub(in super::super) bytes_max: u64,
 }
 
@@ -131,7 +132,9 @@ impl CallEnd {
             return;
         };
         if let Some(report) = self.outcome.as_mut().err().and_then(report_mut) {
-            report.stderr = conn.stderr_tail();
+            report.stderr = conn
+                .process()
+                .map_or_else(String::new, OwnProcess::stderr_tail);
         }
     }
 

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::super::ids::{CallId, WorkerId};
-use super::super::worker_conn::HostMessage;
+use super::super::worker_conn::remote_host::message::HostMessage;
 use super::Core;
 use super::call_entry::OngoingStop;
 use super::effects::{Effects, EndDetails};

@@ -1,16 +1,19 @@
 //! One worker process of ours, from its start to its reaping.
 //!
-//! [`live`] tells the story. Its stages are those of a worker in `core`: it moves the worker from
-//! starting to ready and, at the end, reports its exit. While the worker serves, the data channel
-//! has a reading and a writing task of its own, because that is where the speed is; everything rare
-//! is one event loop in `service`.
+//! This file has the process and what can be done with it. `life` has its life in order, whose
+//! stages are those of a worker in `core`: it moves the worker from starting to ready and, at the
+//! end, reports its exit. While the worker serves, the data channel has a reading and a writing task
+//! of its own, because that is where the speed is; everything rare is one event loop in `service`.
 //!
-//! Modules: `start` (until it is ready), `service` (until its process has ended), `control` (what
-//! it says besides answers), `health` (whether it answers pings), `finish` (reaping).
+//! Modules, from bottom to top: `reports` (what it said of its end), `health` (whether it answers
+//! pings); `start` (until it is ready), `control` (what it says besides answers), `service` (until
+//! its process has ended), `finish` (reaping); `life`.
 
 mod control;
 mod finish;
 mod health;
+pub(in super::super) mod life;
+mod reports;
 mod service;
 mod start;
 
@@ -18,23 +21,25 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
-use self::control::FinalReports;
 use self::health::PingState;
-use super::super::core::StopOrder;
+use self::reports::FinalReports;
 use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
-use super::super::{Shared, stop};
-use super::{Health, OutgoingAttempt, TASK_NAME_BYTES_MAX, WorkerConn, target_of, written};
+use super::outgoing::{OutgoingAttempt, TASK_NAME_BYTES_MAX, target_of, written};
+use super::{Health, OwnProcess, WorkerConn};
 use crate::codec::Codec;
 use crate::link::Channel;
 use crate::outcome::{REASON_BYTES_MAX, shorten};
 use crate::output::Output;
 use crate::process::proc_fs::resident_bytes;
 use crate::process::{Group, Pipe, Process};
-use crate::wire::{CallMeta, CancelFrame, Decoder, kind};
+use crate::sync::lock;
+use crate::wire::{CallMeta, CancelFrame, kind};
 
 /// A control message is small; progress and results go over the data channel.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
@@ -67,74 +72,9 @@ pub(in super::super) struct WorkerProcess {
     logs: bool,
 }
 
-/// The life of one worker: start, shake hands, serve, end, reap.
-pub(in super::super) async fn live(shared: Arc<Shared>, id: WorkerId) {
-    let worker = match start::start(&shared, id).await {
-        Ok(worker) => Arc::new(worker),
-        Err(error) => {
-            shared.step(|core, effects| core.on_start_failed(id, &error, effects));
-            return;
-        }
-    };
-    let reading = CancellationToken::new();
-    // Also cancelled if the reading task is dropped.
-    let read = reading.clone().drop_guard();
-    let (to_read, for_reading) = (Arc::clone(&worker), Arc::clone(&shared));
-    shared.scope.spawn(async move {
-        service::read_data(&for_reading, &to_read).await;
-        drop(read);
-    });
-    let writing = Arc::clone(&worker);
-    shared.scope.spawn(async move {
-        writing
-            .process
-            .gone
-            .run_until_cancelled(writing.data.write_loop())
-            .await;
-    });
-    let (conn, pid) = (Arc::clone(&worker) as Arc<dyn WorkerConn>, worker.pid());
-    shared.step(|core, effects| core.on_ready(id, conn, pid, effects));
-
-    let mut control = Decoder::new(CONTROL_BYTES_MAX);
-    let service = service::serve(&shared, &worker, &mut control).await;
-    finish::finish(&shared, &worker, &reading, control, service).await;
-}
-
 impl WorkerProcess {
-    pub(in super::super) fn id(&self) -> WorkerId {
-        self.id
-    }
-
     fn pid(&self) -> u32 {
         self.process.pid.as_raw_nonzero().get().cast_unsigned()
-    }
-
-    /// Resident memory of the worker itself.
-    pub(in super::super) fn resident_bytes(&self) -> u64 {
-        resident_bytes(self.shown)
-    }
-
-    /// Waits until its process has been reaped and its tree is gone.
-    pub(in super::super) async fn gone(&self) {
-        self.process.gone.cancelled().await;
-    }
-
-    /// Takes a step of the kill ladder: signals the worker's process tree, or has the worker do it
-    /// where we may not.
-    pub(in super::super) fn signal(&self, signal: Signal) {
-        self.note_state();
-        if self.process.signal(signal).is_err() {
-            self.ask_to_end(signal);
-        }
-    }
-
-    /// Ends the worker by SIGKILL. `false` if that did not end it in time, and it was given up.
-    pub(in super::super) async fn kill(&self) -> bool {
-        self.note_state();
-        if let Some(group) = &self.group {
-            group.kill();
-        }
-        self.process.kill(|| self.ask_to_end(Signal::KILL)).await
     }
 
     fn ask_to_end(&self, signal: Signal) {
@@ -147,6 +87,31 @@ impl WorkerProcess {
     fn end_capture(&self) -> Option<Output> {
         let was_capturing = self.is_capturing.swap(false, Ordering::AcqRel);
         was_capturing.then(|| Output::new(self.stdout.end_capture(), self.stderr.end_capture()))
+    }
+
+    /// Notes what cannot be read any more once it has ended.
+    fn note_state(&self) {
+        self.process.look_at_peak(self.shown);
+        if let Some(held) = self.process.held() {
+            lock(&self.reports)
+                .stopped_by
+                .get_or_insert_with(|| held.to_string());
+        }
+    }
+
+    /// Notes that it died before it had read all that it was sent, if it did.
+    fn note_unread(&self, is_unread: bool) {
+        self.unread.fetch_or(is_unread, Ordering::Relaxed);
+    }
+
+    /// Ends the worker because a channel of its own ended, unless it is ending by itself.
+    fn lose(&self, channel: &str) {
+        let mut reports = lock(&self.reports);
+        if reports.broken.is_none() {
+            reports.broken = Some(format!("it closed its {channel} channel"));
+            reports.closed = true;
+        }
+        self.broken.cancel();
     }
 }
 
@@ -194,11 +159,6 @@ impl WorkerConn for WorkerProcess {
         self.retire.cancel();
     }
 
-    fn stop(self: Arc<Self>, shared: &Arc<Shared>, order: StopOrder) {
-        let escalation = stop::escalate(Arc::clone(shared), order, self);
-        shared.scope.spawn(escalation);
-    }
-
     fn ask_to_stop(&self, call: CallId, reason: &StopReason, _hurry: bool) {
         let reason = shorten(reason.text(), REASON_BYTES_MAX).to_owned();
         if let Ok(body) = Codec::Postcard.encode(&CancelFrame { reason }) {
@@ -206,12 +166,52 @@ impl WorkerConn for WorkerProcess {
         }
     }
 
-    fn watch_memory(self: Arc<Self>, shared: &Arc<Shared>, call: CallId, bytes_max: u64) {
-        // Measured before the call is written, so that nothing of what it takes is taken for its
-        // worker's own.
-        let limit = self.resident_bytes().saturating_add(bytes_max);
-        let watch = stop::check_memory(Arc::clone(shared), call, self, limit);
-        shared.scope.spawn(watch);
+    fn process(&self) -> Option<&dyn OwnProcess> {
+        Some(self)
+    }
+}
+
+impl OwnProcess for WorkerProcess {
+    /// Where we may not signal it, has the worker do it.
+    fn signal(&self, signal: Signal) {
+        self.note_state();
+        if self.process.signal(signal).is_err() {
+            self.ask_to_end(signal);
+        }
+    }
+
+    fn kill(&self) -> BoxFuture<'_, ()> {
+        self.note_state();
+        if let Some(group) = &self.group {
+            group.kill();
+        }
+        let ended = self.process.kill(|| self.ask_to_end(Signal::KILL));
+        ended.map(drop).boxed()
+    }
+
+    fn break_off(&self, reason: &str) {
+        lock(&self.reports)
+            .broken
+            .get_or_insert_with(|| reason.to_owned());
+        self.broken.cancel();
+    }
+
+    fn has_ended(&self) -> bool {
+        self.process.has_ended()
+    }
+
+    fn gone(&self) -> BoxFuture<'_, ()> {
+        self.process.gone.cancelled().boxed()
+    }
+
+    /// That of the worker itself, also where another program stands between.
+    fn resident_bytes(&self) -> u64 {
+        resident_bytes(self.shown)
+    }
+
+    fn look(&self, is_in_time: bool) -> Health {
+        self.health
+            .look(&self.process, self.shown, &self.control, is_in_time)
     }
 
     fn begin_capture(&self, bytes_max: usize) {
@@ -222,25 +222,5 @@ impl WorkerConn for WorkerProcess {
 
     fn stderr_tail(&self) -> String {
         self.stderr.tail()
-    }
-
-    fn look(&self, is_in_time: bool, wants_memory: bool) -> Option<Health> {
-        let mut health = health::look(self, is_in_time);
-        if wants_memory {
-            health.resident_bytes = self.resident_bytes();
-        }
-        Some(health)
-    }
-
-    fn break_off(&self, reason: &str) {
-        control::break_off(self, reason);
-    }
-
-    fn kill_undriven(&self) {
-        self.signal(Signal::KILL);
-    }
-
-    fn has_ended(&self) -> bool {
-        self.process.has_ended()
     }
 }

@@ -4,11 +4,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::super::super::Shared;
 use super::super::super::ids::CallId;
 use super::super::super::stop_reason::StopReason;
-use super::super::super::worker_conn::{OutgoingAttempt, WorkerConn};
-use super::super::effects::StopOrder;
+use super::super::super::worker_conn::WorkerConn;
+use super::super::super::worker_conn::outgoing::OutgoingAttempt;
 use crate::sync::lock;
 
 /// What connections were sent, in order.
@@ -33,10 +32,6 @@ impl WorkerConn for SimConn {
     fn kick(&self) {}
 
     fn let_go(&self) {}
-
-    fn stop(self: Arc<Self>, _shared: &Arc<Shared>, _order: StopOrder) {
-        unreachable!("the simulation carries out stops itself")
-    }
 
     fn ask_to_stop(&self, _call: CallId, _reason: &StopReason, _hurry: bool) {}
 }

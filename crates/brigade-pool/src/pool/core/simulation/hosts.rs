@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::super::super::ids::{CallId, WorkerId};
 use super::super::super::stop_reason::StopReason;
-use super::super::super::worker_conn::HostMessage;
+use super::super::super::worker_conn::remote_host::message::HostMessage;
 use super::super::Stage;
 use super::super::call_entry::UNDELIVERED_MAX;
 use super::super::host_info::{HostInfo, TaskFacts};

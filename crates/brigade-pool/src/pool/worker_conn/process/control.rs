@@ -1,13 +1,12 @@
 //! What a worker process says over its control channel: pongs, the note of its signal handler, its
 //! peak memory, panics.
 //!
-//! What it says of its end is kept in [`FinalReports`] until it is reaped. A worker that garbles
-//! this channel is broken off.
+//! What it says of its end is kept in `FinalReports` until it is reaped. A worker that garbles this
+//! channel is broken off.
 
-use std::sync::atomic::Ordering;
-
-use super::super::super::Shared;
 use super::super::super::ids::CallId;
+use super::super::super::shared::Shared;
+use super::super::OwnProcess as _;
 use super::WorkerProcess;
 use crate::codec::Codec;
 use crate::event::Event;
@@ -17,29 +16,12 @@ use crate::wire::{CrashNote, Decoder, Frame, PanicNote, kind};
 /// Longest name of a thread, as the kernel keeps it.
 const THREAD_NAME_BYTES_MAX: usize = 16;
 
-/// What is known of how a worker ends, besides what the kernel says.
-#[derive(Default)]
-pub(super) struct FinalReports {
-    pub(super) crash_note: Option<(CallId, CrashNote)>,
-    /// Name of the thread whose signal handler sent the note.
-    pub(super) thread: Option<String>,
-    /// The signal that it dies of, as the note says.
-    pub(super) signal: Option<i32>,
-    /// What kept it from running when it was to be ended.
-    pub(super) stopped_by: Option<String>,
-    pub(super) panic: Option<(CallId, PanicNote)>,
-    /// How it broke its link.
-    pub(super) broken: Option<String>,
-    /// Breaking its link meant closing a channel and nothing worse.
-    pub(super) closed: bool,
-}
-
 /// Reads until the channel ends. Never returns: the end of the process follows.
 pub(super) async fn read(shared: &Shared, worker: &WorkerProcess, decoder: &mut Decoder) {
     while matches!(worker.control.read(decoder).await, Ok(1..)) {
         recv_all(shared, worker, decoder);
     }
-    lost(worker, "control");
+    worker.lose("control");
     std::future::pending::<()>().await;
 }
 
@@ -49,7 +31,7 @@ pub(super) fn recv_all(shared: &Shared, worker: &WorkerProcess, decoder: &mut De
         match decoder.next() {
             Ok(Some(frame)) => recv(shared, worker, &frame),
             Ok(None) => return,
-            Err(_) => return break_off(worker, "it garbled its control channel"),
+            Err(_) => return worker.break_off("it garbled its control channel"),
         }
     }
 }
@@ -66,7 +48,7 @@ fn recv(shared: &Shared, worker: &WorkerProcess, frame: &Frame) {
             }
         }
         kind::PANIC => note_panic(shared, worker, frame),
-        _ => break_off(worker, "it sent a control message of unknown kind"),
+        _ => worker.break_off("it sent a control message of unknown kind"),
     }
 }
 
@@ -90,7 +72,7 @@ fn note_crash(worker: &WorkerProcess, frame: &Frame) {
 
 fn note_panic(shared: &Shared, worker: &WorkerProcess, frame: &Frame) {
     let Ok(note) = Codec::Postcard.decode::<PanicNote>(&frame.body) else {
-        return break_off(worker, "it garbled a control message");
+        return worker.break_off("it garbled a control message");
     };
     if frame.id == 0 {
         let number = worker.id.number;
@@ -107,41 +89,6 @@ fn note_panic(shared: &Shared, worker: &WorkerProcess, frame: &Frame) {
         });
     }
     lock(&worker.reports).panic = Some((CallId::from_wire(frame.id), note));
-}
-
-impl WorkerProcess {
-    /// Notes what cannot be read any more once it has ended.
-    pub(super) fn note_state(&self) {
-        self.process.look_at_peak(self.shown);
-        if let Some(held) = self.process.held() {
-            lock(&self.reports)
-                .stopped_by
-                .get_or_insert_with(|| held.to_string());
-        }
-    }
-
-    /// Notes that it died before it had read all that it was sent, if it did.
-    pub(super) fn note_unread(&self, is_unread: bool) {
-        self.unread.fetch_or(is_unread, Ordering::Relaxed);
-    }
-}
-
-/// Ends the worker at once because of what it did. The first reason counts.
-pub(super) fn break_off(worker: &WorkerProcess, how: &str) {
-    lock(&worker.reports)
-        .broken
-        .get_or_insert_with(|| how.to_owned());
-    worker.broken.cancel();
-}
-
-/// Ends the worker because a channel of its own ended, unless it is ending by itself.
-pub(super) fn lost(worker: &WorkerProcess, channel: &str) {
-    let mut reports = lock(&worker.reports);
-    if reports.broken.is_none() {
-        reports.broken = Some(format!("it closed its {channel} channel"));
-        reports.closed = true;
-    }
-    worker.broken.cancel();
 }
 
 /// The name of a thread as a worker sends it: up to the first zero, printable.

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::super::Shared;
 use super::super::super::core::WorkerExit;
+use super::super::super::shared::Shared;
 use super::service::ServiceEnd;
 use super::{WorkerProcess, control};
 use crate::attempt_report::Exit;

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::super::Health;
-use super::WorkerProcess;
-use crate::process::Held;
+use crate::link::Channel;
 use crate::process::proc_fs::{share_of, state_of, thread_named};
+use crate::process::{Held, Process};
 use crate::wire::kind;
 
 /// The thread of a worker that answers pings.
@@ -61,60 +61,72 @@ impl PingState {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, less)
             .ok();
     }
-}
 
-/// Pings a worker that has answered the last ping, and looks why another one has not.
-pub(super) fn look(worker: &WorkerProcess, is_in_time: bool) -> Health {
-    let misses = worker.health.looks.fetch_add(1, Ordering::AcqRel);
-    if misses == 0 {
-        worker.control.send(kind::PING, 0, &[]);
-        return Health::default();
+    /// Pings a worker that has answered the last ping, and looks why another one has not.
+    pub(super) fn look(
+        &self,
+        process: &Process,
+        shown: Option<u32>,
+        control: &Channel,
+        is_in_time: bool,
+    ) -> Health {
+        let misses = self.looks.fetch_add(1, Ordering::AcqRel);
+        if misses == 0 {
+            control.send(kind::PING, 0, &[]);
+            return Health::default();
+        }
+        let cause = self.silence_cause(process, shown, control);
+        let is_excused =
+            !is_in_time || matches!(cause, SilenceCause::Starved | SilenceCause::Traced);
+        if is_excused {
+            self.excuse();
+        }
+        Health {
+            misses: if is_excused { 0 } else { misses },
+            stopped_by: match cause {
+                SilenceCause::Stopped(by) => Some(by),
+                SilenceCause::Traced => Some(Held::Traced.to_string()),
+                SilenceCause::Starved | SilenceCause::Unresponsive => None,
+            },
+            resident_bytes: 0,
+        }
     }
-    let cause = silence_cause(worker);
-    let is_excused = !is_in_time || matches!(cause, SilenceCause::Starved | SilenceCause::Traced);
-    if is_excused {
-        worker.health.excuse();
-    }
-    Health {
-        misses: if is_excused { 0 } else { misses },
-        stopped_by: match cause {
-            SilenceCause::Stopped(by) => Some(by),
-            SilenceCause::Traced => Some(Held::Traced.to_string()),
-            SilenceCause::Starved | SilenceCause::Unresponsive => None,
-        },
-        resident_bytes: 0,
-    }
-}
 
-/// Why it has not answered a ping. To be asked again while it is silent.
-fn silence_cause(worker: &WorkerProcess) -> SilenceCause {
-    match worker.process.held() {
-        Some(Held::Traced) => return SilenceCause::Traced,
-        Some(held @ Held::Stopped(_)) => return SilenceCause::Stopped(held.to_string()),
-        None => {}
-    }
-    let Some(shown) = worker.shown else {
-        return SilenceCause::Unresponsive;
-    };
-    let health = &worker.health;
-    let find = || thread_named(shown, MONITOR);
-    let Some(monitor) = *health.monitor.get_or_init(find) else {
-        return SilenceCause::Unresponsive;
-    };
-    let ran = share_of(shown, monitor).map_or(0, |share| {
-        u64::try_from(share.ran.as_nanos()).unwrap_or(u64::MAX)
-    });
-    // What it had run when it was first found silent.
-    let first = health
-        .silent_since
-        .compare_exchange(0, ran.max(1), Ordering::Relaxed, Ordering::Relaxed)
-        .unwrap_or_else(|first| first);
-    let had_time = first != 0 && Duration::from_nanos(ran.saturating_sub(first)) >= TIME_TO_ANSWER;
-    match state_of(shown, monitor) {
-        Some('R' | 'D') if !had_time => SilenceCause::Starved,
-        // It has answered, and it is this process that did not get to read that. Asked after the
-        // state, or the answer might come in between.
-        _ if worker.control.has_unread() || health.is_answered() => SilenceCause::Starved,
-        _ => SilenceCause::Unresponsive,
+    /// Why it has not answered a ping. To be asked again while it is silent.
+    fn silence_cause(
+        &self,
+        process: &Process,
+        shown: Option<u32>,
+        control: &Channel,
+    ) -> SilenceCause {
+        match process.held() {
+            Some(Held::Traced) => return SilenceCause::Traced,
+            Some(held @ Held::Stopped(_)) => return SilenceCause::Stopped(held.to_string()),
+            None => {}
+        }
+        let Some(shown) = shown else {
+            return SilenceCause::Unresponsive;
+        };
+        let find = || thread_named(shown, MONITOR);
+        let Some(monitor) = *self.monitor.get_or_init(find) else {
+            return SilenceCause::Unresponsive;
+        };
+        let ran = share_of(shown, monitor).map_or(0, |share| {
+            u64::try_from(share.ran.as_nanos()).unwrap_or(u64::MAX)
+        });
+        // What it had run when it was first found silent.
+        let first = self
+            .silent_since
+            .compare_exchange(0, ran.max(1), Ordering::Relaxed, Ordering::Relaxed)
+            .unwrap_or_else(|first| first);
+        let had_time =
+            first != 0 && Duration::from_nanos(ran.saturating_sub(first)) >= TIME_TO_ANSWER;
+        match state_of(shown, monitor) {
+            Some('R' | 'D') if !had_time => SilenceCause::Starved,
+            // It has answered, and it is this process that did not get to read that. Asked after the
+            // state, or the answer might come in between.
+            _ if control.has_unread() || self.is_answered() => SilenceCause::Starved,
+            _ => SilenceCause::Unresponsive,
+        }
     }
 }

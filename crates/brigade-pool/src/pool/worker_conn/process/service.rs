@@ -14,7 +14,9 @@ use tokio::time::{sleep, timeout};
 
 use super::super::super::config::Config;
 use super::super::super::core::is_answer;
-use super::super::super::{Shared, logs};
+use super::super::super::logs;
+use super::super::super::shared::Shared;
+use super::super::OwnProcess as _;
 use super::{WorkerProcess, control};
 use crate::error::Error;
 use crate::process::Pipe;
@@ -148,7 +150,7 @@ pub(super) async fn read_data(shared: &Arc<Shared>, worker: &WorkerProcess) {
         }
         if count == 0 {
             if !worker.retire.is_cancelled() {
-                control::lost(worker, "data");
+                worker.lose("data");
             }
             break;
         }
@@ -206,7 +208,7 @@ fn take_frames(shared: &Arc<Shared>, worker: &WorkerProcess, decoder: &mut Decod
         core.on_frames_over(effects);
     });
     if let Some(error) = &problem {
-        control::break_off(worker, &error.to_string());
+        worker.break_off(&error.to_string());
     }
     problem.is_none()
 }

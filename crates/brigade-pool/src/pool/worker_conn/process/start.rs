@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::super::config::Config;
 use super::super::super::ids::WorkerId;
-use super::super::super::{Shared, logs};
-use super::control::FinalReports;
+use super::super::super::logs;
+use super::super::super::shared::Shared;
 use super::health::PingState;
+use super::reports::FinalReports;
 use super::service::pump;
 use super::{CONTROL_BYTES_MAX, WorkerProcess};
 use crate::address;

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::super::Shared;
 use super::super::super::ids::{CallId, WorkerId};
-use super::{HostMessage, RemoteHost};
+use super::super::super::shared::Shared;
+use super::RemoteHost;
+use super::message::HostMessage;
 use crate::error::Error;
 use crate::remote::{FrameHandler, Messages};
 use crate::wire::remote::kind;

@@ -3,7 +3,7 @@
 use super::super::super::config::SLOTS_MAX;
 use super::super::super::core::{HostArrival, HostInfo, TaskFacts};
 use super::super::super::ids::CallId;
-use super::super::TASK_NAME_BYTES_MAX;
+use super::super::outgoing::TASK_NAME_BYTES_MAX;
 use crate::address;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};

@@ -6,10 +6,12 @@
 
 use linkme::distributed_slice;
 
-use super::super::super::core::HostInfo;
-use super::introduction::LABELS_MAX;
+use super::super::super::core::{HostArrival, HostInfo};
+use super::introduction::{LABELS_MAX, introduce};
 use super::*;
+use crate::error::{Error, ErrorKind};
 use crate::registry::{TASKS, TaskEntry};
+use crate::remote::FrameConnection;
 use crate::task::{Invocation, Returned};
 use crate::wire::remote::{Join, TaskLine};
 

@@ -1,0 +1,176 @@
+//! The way of a call into the pool: it is checked, and then admitted by the dispatcher.
+//!
+//! What could not run anywhere is refused before the dispatcher is locked.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::cell::Cell;
+use super::core::{Admission, Effects};
+use super::shared::Shared;
+use super::worker_conn::outgoing::TASK_NAME_BYTES_MAX;
+use crate::call::{CallOptions, CallTarget, Request};
+use crate::error::{Error, ErrorKind};
+use crate::registry;
+use crate::sync::lock;
+use crate::task;
+
+impl Shared {
+    pub(super) fn admit(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
+        match self.check(request) {
+            Ok(request) => self.admit_checked(request, cell, false),
+            Err(error) => Admission::Refused(error),
+        }
+    }
+
+    /// Admits a call that waited for its place and has it now. If that fails the cell gets the
+    /// error.
+    pub(super) fn admit_with_place(
+        self: &Arc<Self>,
+        request: Request,
+        cell: &Arc<Cell>,
+    ) -> Admission {
+        let admission = self.admit_checked(request, cell, true);
+        match admission {
+            Admission::Refused(error) => {
+                self.room.add_permits(1);
+                cell.finish(Err(error.into()), None, None);
+                Admission::Refused(self.peek(|core| core.closed()))
+            }
+            admitted => admitted,
+        }
+    }
+
+    fn admit_checked(
+        self: &Arc<Self>,
+        request: Request,
+        cell: &Arc<Cell>,
+        has_place: bool,
+    ) -> Admission {
+        let mut effects = Effects::default();
+        let admission =
+            lock(&self.core)
+                .at(Instant::now())
+                .admit(request, cell, has_place, &mut effects);
+        self.carry_out(effects);
+        admission
+    }
+
+    /// Admits many calls in one step.
+    #[cfg(feature = "remote")]
+    pub(super) fn admit_all(self: &Arc<Self>, calls: Vec<(Request, Arc<Cell>)>) -> Vec<Admission> {
+        let checked: Vec<_> = calls
+            .into_iter()
+            .map(|(request, cell)| (self.check(request), cell))
+            .collect();
+        let mut effects = Effects {
+            at_once: true,
+            ..Effects::default()
+        };
+        let admissions = {
+            let mut core = lock(&self.core);
+            let core = core.at(Instant::now());
+            let admit = |(request, cell): (Result<Request, Error>, Arc<Cell>)| match request {
+                Ok(request) => core.admit(request, &cell, false, &mut effects),
+                Err(error) => Admission::Refused(error),
+            };
+            checked.into_iter().map(admit).collect()
+        };
+        self.carry_out(effects);
+        admissions
+    }
+
+    /// Refuses what could not run anywhere, and fills in what the task's registration says.
+    fn check(&self, mut request: Request) -> Result<Request, Error> {
+        request.encode();
+        let max = self.config.payload_bytes_max;
+        match std::mem::replace(&mut request.payload, Ok(bytes::Bytes::new())) {
+            Err(error) => return Err(error),
+            Ok(payload) if payload.len() > max => {
+                let text = format!(
+                    "call {:?}: its arguments have {} bytes and {max} are allowed \
+                        (Builder::payload_max)",
+                    request.task_name(),
+                    payload.len()
+                );
+                return Err(Error::new(ErrorKind::TooLarge, text));
+            }
+            Ok(payload) => request.payload = Ok(payload),
+        }
+        self.check_target(&request)?;
+        if let CallTarget::Task { name } = &request.target
+            && self.config.runs_own_program()
+            && let Some(task) = registry::find(name)
+        {
+            request.fill(task);
+        }
+        self.check_options(&request)?;
+        Ok(request)
+    }
+
+    fn check_target(&self, request: &Request) -> Result<(), Error> {
+        match &request.target {
+            CallTarget::Task { name } if name.is_empty() || name.len() > TASK_NAME_BYTES_MAX => {
+                let text = format!(
+                    "call a task whose name has {} bytes: there are 1 to {TASK_NAME_BYTES_MAX}",
+                    name.len()
+                );
+                Err(Error::new(ErrorKind::BadOption, text))
+            }
+            CallTarget::Task { name } => {
+                if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
+                    && !task::fits(signature(), (entry.signature)())
+                {
+                    let (called, is) = (signature(), (entry.signature)());
+                    let text = format!("call {name:?} as {called}: it is {is}");
+                    return Err(Error::new(ErrorKind::BadArguments, text));
+                }
+                Ok(())
+            }
+            #[cfg(feature = "remote")]
+            CallTarget::Function { name, .. }
+                if self.config.workers_max == 0 && registry::function_number(name).is_none() =>
+            {
+                let text = format!(
+                    "run {name} on another host: list it with brigade::functions!({name}), or \
+                        make it a #[task]"
+                );
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+            CallTarget::Function { .. } => Ok(()),
+        }
+    }
+
+    fn check_options(&self, request: &Request) -> Result<(), Error> {
+        let CallOptions {
+            key,
+            partition,
+            unique,
+            keep,
+            labels,
+            timeout,
+            ..
+        } = request.options();
+        if key.is_some() || partition.is_some() || unique.is_some() || keep.is_some() {
+            let text = "call a pool with a key, a partition, a unique key or a time to keep: \
+                those are for jobs at a broker";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if !self.config.may_have_remote_hosts()
+            && let Some(label) = labels
+                .iter()
+                .find(|label| !self.config.labels.contains(*label))
+        {
+            let text = format!(
+                "call {:?} where {label:?} is: no worker of this pool may ever have that label",
+                request.task_name()
+            );
+            return Err(Error::new(ErrorKind::BadOption, text));
+        }
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            let text = "call with a timeout of zero: give it more time, or none";
+            return Err(Error::new(ErrorKind::BadOption, text));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Where the dispatcher's decisions meet processes, sockets and callers.
+//!
+//! [`Shared::step`] calls `carry_out` after each step, without the lock of the dispatcher. Nothing
+//! else starts workers, stops attempts or wakes callers. Two kinds of effects lead to another step.
+
+use std::sync::Arc;
+
+use super::core::{Effects, HealthCheck};
+use super::event_log;
+use super::shared::Shared;
+use super::stop;
+use super::worker_conn::WorkerConn;
+use super::worker_conn::process::life::live;
+
+impl Shared {
+    /// Carries out what a step of the dispatcher asks for. The order matters: what an attempt wrote
+    /// is read before its worker is sent the next one, and a worker's memory is measured and its
+    /// output captured before it is sent the attempt that this is for.
+    pub(super) fn carry_out(self: &Arc<Self>, mut effects: Effects) {
+        for end in &mut effects.ends {
+            end.read_stderr();
+        }
+        for watch in effects.memory_watches {
+            stop::watch_memory(self, watch);
+        }
+        for write in effects.writes {
+            if write.is_now {
+                write.conn.flush();
+            } else {
+                write.conn.kick();
+            }
+        }
+        if effects.room > 0 {
+            self.room.add_permits(effects.room);
+        }
+        for (cell, update) in effects.updates {
+            cell.update(update);
+        }
+        for end in effects.ends {
+            end.finish();
+        }
+        for worker in effects.starts {
+            self.scope.spawn(live(Arc::clone(self), worker));
+        }
+        for order in effects.stops {
+            self.scope.spawn(stop::stop(Arc::clone(self), order));
+        }
+        for request in effects.stop_requests {
+            request
+                .conn
+                .ask_to_stop(request.call, &request.reason, request.hurry);
+        }
+        for (conn, reason) in effects.breaks {
+            if let Some(process) = conn.process() {
+                process.break_off(&reason);
+            }
+        }
+        for conn in effects.let_go {
+            conn.let_go();
+        }
+        drop(effects.dropped);
+        for event in &effects.logged {
+            event_log::log(event);
+        }
+        if effects.clock {
+            self.clock.notify_one();
+        }
+        if effects.changed {
+            self.changed.notify_waiters();
+        }
+        for capture in effects.captures {
+            if let Some(process) = capture.conn.process() {
+                process.begin_capture(capture.bytes_max);
+            }
+            self.step(|core, effects| {
+                core.on_capture_began(capture.call, capture.worker, effects);
+            });
+        }
+        if let Some(check) = effects.health_check {
+            self.check_health(check);
+        }
+    }
+
+    /// Looks at the workers and gives the dispatcher what it found.
+    fn check_health(self: &Arc<Self>, check: HealthCheck) {
+        let wants_memory = self.config.recycle_memory.is_some();
+        let look = |(worker, conn): (_, Arc<dyn WorkerConn>)| {
+            let process = conn.process()?;
+            let mut health = process.look(check.is_in_time);
+            if wants_memory {
+                health.resident_bytes = process.resident_bytes();
+            }
+            Some((worker, health))
+        };
+        let found: Vec<_> = check.workers.into_iter().filter_map(look).collect();
+        crate::process::reap_orphans();
+        self.step(|core, effects| {
+            for (worker, health) in &found {
+                core.on_health(*worker, health, effects);
+            }
+            core.on_health_over(effects);
+        });
+    }
+}
