@@ -1,14 +1,23 @@
 //! The pool: worker processes on this machine and the calls that they run.
 //!
-//! Modules: `builder` and `config` (settings), `core` (the dispatcher, pure), `shared` (the shell
-//! that carries out what the dispatcher decides), `worker_conn` (a worker: a process or a remote
-//! host), `stop` (the kill ladder), `handle` and `cell` (what the caller holds), `queue`,
-//! `deadlines`, `restart`, `stats`, `events`, `event_log`.
+//! A call's way: `call` locks the dispatcher, which gives the call to a free worker (its frame is
+//! appended to the worker's channel and written before `call` returns) or lets it wait. The answer
+//! comes to the worker's reading task, which locks the dispatcher once for all frames of one read,
+//! hands out what can be handed out, and then wakes the callers. No task stands between caller and
+//! socket.
 //!
-//! A call's way: `call` locks the core, which gives it to a free worker (its frame is appended to
-//! the worker's channel and written before `call` returns) or lets it wait. The answer comes to the
-//! worker's reading task, which locks the core once for all frames of one read, hands out what can
-//! be handed out, and then wakes the callers. No task stands between caller and socket.
+//! Layers, from bottom to top; a file imports only files of its own layer or of those below:
+//!
+//! 1. Values: `ids`, `stop_reason`, `count`, `queue`, `deadlines`, `restart`, `stats`, `events`,
+//!    `event_log`, `logs`, `cell`, `runtime_check`, `host_settings`, `config`.
+//! 2. Workers as the pool sees them: the trait in `worker_conn`, and `worker_conn::outgoing`.
+//! 3. The dispatcher, pure: `core`, over its data (`core::call_entry`, `core::worker_slot`,
+//!    `core::host_info`, `core::effects`); the other files of `core` act on that.
+//! 4. The shell around it: `shared` (state and `step`), `admit`, `outside`.
+//! 5. Workers: `worker_conn::process`, `worker_conn::remote_host`.
+//! 6. `stop` (the kill ladder), and `carry_out`, where the dispatcher's decisions meet all others.
+//! 7. The user's side: `handle`, then `Pool` in this file, then what gives or takes one: `builder`,
+//!    `start`, `shutdown`, `listen`, `map`, `relay`, `service`.
 
 mod admit;
 mod builder;
@@ -21,6 +30,8 @@ mod deadlines;
 mod event_log;
 mod events;
 mod handle;
+#[cfg(feature = "remote")]
+mod host_settings;
 mod ids;
 #[cfg(feature = "remote")]
 mod listen;
@@ -34,50 +45,44 @@ mod restart;
 mod runtime_check;
 mod service;
 mod shared;
+mod shutdown;
+mod start;
 mod stats;
 mod stop;
 mod stop_reason;
 mod worker_conn;
 
 use std::fmt;
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use futures_util::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Notify, Semaphore, broadcast};
-use tokio_util::sync::CancellationToken;
 
 use self::cell::Cell;
-use self::config::Config;
-use self::core::{Admission, Core, Stage};
-use self::runtime_check::within;
-use self::shared::{RuntimeGuard, Shared};
+use self::core::{Admission, Stage};
+use self::shared::Shared;
 use crate::call::Call;
 use crate::call_handle::CallHandle;
-use crate::entry::worker_entry_is_set;
 use crate::error::{Error, ErrorKind};
 use crate::place::Place;
-use crate::registry;
-use crate::shutdown::Scope;
 use crate::task::{Args, Function};
 
 #[cfg(feature = "remote")]
-pub(crate) use self::ids::CallId;
+pub(crate) use self::cell::{Cell as RelayedCell, Outcome, Relay, Tag};
 #[cfg(feature = "remote")]
-pub(crate) use cell::{Cell as RelayedCell, Outcome, Relay, Tag};
+pub(crate) use self::ids::CallId;
 #[cfg(all(feature = "remote", any(test, fuzzing)))]
-pub(crate) use worker_conn::remote_host::message::read_host_message;
+pub(crate) use self::worker_conn::remote_host::message::read_host_message;
 
-pub use builder::Builder;
-pub use config::Neighbours;
-pub use count::WorkerCount;
-pub use events::Events;
-pub use map::Map;
-pub use queue::Order;
-pub use stats::{Stats, Times, WorkerInfo, WorkerState};
+pub use self::builder::Builder;
+pub use self::config::Neighbours;
+pub use self::count::WorkerCount;
+pub use self::events::Events;
+pub use self::map::Map;
+pub use self::queue::Order;
+pub use self::shutdown::Shutdown;
+pub use self::stats::{Stats, Times, WorkerInfo, WorkerState};
 
 /// Worker processes that run calls. Cheap to clone; when the last clone is dropped, the workers are
 /// killed: call [`shutdown`](Pool::shutdown) to let them finish.
@@ -87,107 +92,11 @@ pub struct Pool(Arc<Owner>);
 /// The user's side of a pool; the pool's own tasks hold only [`Shared`].
 struct Owner(Arc<Shared>);
 
-/// What a shutdown came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Shutdown {
-    /// Whether every accepted call could finish in time.
-    pub drained: bool,
-    /// How long it took until the last worker was gone.
-    pub took: Duration,
-    /// Processes of workers that could not be ended in the life of this pool, up to 1,024: they run
-    /// as a user whom this program may not signal, or the kernel holds them.
-    pub left: Vec<u32>,
-    /// Descendants that left their worker's process group could not be looked for, because `/proc`
-    /// does not show the processes of this PID namespace. Otherwise nothing but
-    /// [`left`](Shutdown::left) is left.
-    pub left_unseen: bool,
-}
-
-/// How long a shutdown waits for workers' last output to be written.
-const CONSOLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// What callers that fill a pool suppose of hosts that have not joined yet.
 #[cfg(feature = "remote")]
 const SLOTS_OF_HOSTS_MIN: usize = 8;
-/// Events that a reader may be behind before it misses some.
-const EVENTS_MAX: usize = 4096;
 
 impl Pool {
-    /// A pool with settings of your own; `Pool::builder().start()` has the defaults.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
-    async fn start(
-        #[cfg_attr(
-            not(feature = "remote"),
-            expect(unused_mut, reason = "with hosts that join")
-        )]
-        mut config: Config,
-    ) -> Result<Self, Error> {
-        check_program(&config)?;
-        let no_runtime = || {
-            Error::new(
-                ErrorKind::Unsupported,
-                "start a pool outside of an async runtime (tokio)",
-            )
-        };
-        let scope = Scope::current().ok_or_else(no_runtime)?;
-        #[cfg(feature = "remote")]
-        let listeners = config.hosts.bind().await?;
-        let config = Arc::new(config);
-        let (events, _) = broadcast::channel(EVENTS_MAX);
-        let room = Arc::new(Semaphore::new(config.queue_max));
-        let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(
-                Arc::clone(&config),
-                events.clone(),
-                Arc::clone(&room),
-                RandomState::new().hash_one(0_u8),
-                Instant::now(),
-            )),
-            scope,
-            room,
-            events,
-            probe: Mutex::default(),
-            clock: Notify::new(),
-            changed: Notify::new(),
-            killed: CancellationToken::new(),
-            #[cfg(feature = "remote")]
-            listening: listeners
-                .iter()
-                .map(|listener| listener.url().to_owned())
-                .collect(),
-            #[cfg(feature = "remote")]
-            partial: crate::remote::Budget::new(listen::PARTIAL_BYTES_MAX),
-            #[cfg(feature = "remote")]
-            refusals: listeners
-                .iter()
-                .map(crate::remote::transport::Listener::refusals)
-                .collect(),
-            config,
-        });
-        let pool = Self(Arc::new(Owner(Arc::clone(&shared))));
-        shared
-            .scope
-            .spawn_until_closed(Arc::clone(&shared).keep_time(RuntimeGuard(Arc::clone(&shared))));
-        // Starts the smallest number of workers.
-        shared.step(|core, effects| core.advance(Stage::Open, effects));
-        #[cfg(feature = "remote")]
-        for listener in listeners {
-            shared
-                .scope
-                .spawn_until_closed(listen::open(Arc::clone(&shared), listener));
-        }
-        match pool.ready(shared.config.workers_min).await {
-            Ok(()) => Ok(pool),
-            Err(error) => {
-                pool.kill().await;
-                Err(error)
-            }
-        }
-    }
-
     fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
@@ -243,15 +152,6 @@ impl Pool {
         F::Output: Serialize + DeserializeOwned,
     {
         self.call(Call::of(function, &args))
-    }
-
-    /// Makes a call for each item of a stream, a bounded number ahead of the reader.
-    pub fn map<S, F, T>(&self, inputs: S, call: F) -> Map<S, F>
-    where
-        S: Stream,
-        F: FnMut(S::Item) -> Call<T>,
-    {
-        Map::new(self.clone(), inputs, call, 2 * self.slots())
     }
 
     /// Waits until at least this many workers are ready. A host that joined counts as one, whatever
@@ -365,114 +265,6 @@ impl Pool {
     /// Whether a shutdown has begun.
     pub fn is_closed(&self) -> bool {
         self.shared().peek(|core| core.stage() != Stage::Open)
-    }
-
-    /// Takes nothing new, lets accepted calls finish (waiting ones too) for as long as
-    /// [`Builder::shutdown_timeout`] says, stops the rest, ends the workers; one that is still
-    /// starting by then is given [`Builder::teardown_timeout`]. Returns when every process is gone,
-    /// and reports those that could not be ended ([`Shutdown::left`]). Safe to call twice, and on
-    /// any executor: where the pool's own runtime is not driven, workers are killed at once and
-    /// every call ends as [`NoRuntime`](ErrorKind::NoRuntime).
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the pool closed to new calls; call it again to go on.
-    pub async fn shutdown(&self) -> Shutdown {
-        self.shutdown_within(self.shared().config.shutdown_timeout)
-            .await
-    }
-
-    /// Stops everything at once: `shutdown_within(Duration::ZERO)`. Attempts still get the steps of
-    /// the kill ladder.
-    pub async fn kill(&self) -> Shutdown {
-        self.shutdown_within(Duration::ZERO).await
-    }
-
-    /// As [`shutdown`](Pool::shutdown), with this much time for accepted calls.
-    pub async fn shutdown_within(&self, time: Duration) -> Shutdown {
-        let (shared, began) = (self.shared(), Instant::now());
-        shared.step(|core, effects| core.advance(Stage::Draining, effects));
-        shared.room.close();
-        let (drained, undriven) = match self.end_within(time).await {
-            Ok(drained) => (drained, Vec::new()),
-            Err(error) => (false, shared.end_undriven(&error).await),
-        };
-        // A terminal that takes nothing must not keep the caller.
-        within(CONSOLE_TIMEOUT, crate::process::flush_console()).await;
-        let (mut left, left_unseen) = shared.peek(|core| core.left());
-        left.extend(undriven);
-        Shutdown {
-            drained,
-            took: began.elapsed(),
-            left,
-            left_unseen,
-        }
-    }
-
-    /// Lets accepted calls finish for so long, stops the rest and lets the workers go. Returns
-    /// whether all could finish.
-    async fn end_within(&self, time: Duration) -> Result<bool, Error> {
-        let shared = self.shared();
-        let empty = || shared.until(|core| core.is_empty().then_some(()));
-        let drained = within(time, empty()).await.transpose()?.is_some();
-        if !drained {
-            shared.step(|core, effects| core.stop_all(effects));
-            empty().await?;
-        }
-        shared.step(|core, effects| {
-            core.advance(Stage::Closed, effects);
-            core.retire_all(effects);
-        });
-        shared.scope.close();
-        shared.driven(shared.scope.ended()).await?;
-        Ok(drained)
-    }
-}
-
-/// Whether this program can have workers.
-///
-/// # Errors
-///
-/// `NotInitialized`, `DuplicateTask` or `Unsupported`, if it cannot.
-fn check_program(config: &Config) -> Result<(), Error> {
-    if config.workers_max > 0 && config.runs_own_program() && !worker_entry_is_set() {
-        return Err(Error::new(
-            ErrorKind::NotInitialized,
-            "start a pool: workers are this program started again, and its main never called \
-                brigade::init(); \
-             put #[brigade::main] on main, or brigade::init() on its first line (in a test \
-             file: brigade::test_workers!();)",
-        ));
-    }
-    if config.workers_max > 0 && config.runs_own_program() {
-        check_own_program()?;
-    }
-    registry::check()?;
-    crate::process::check_children_are_kept()
-}
-
-/// Whether this program started again has this code.
-///
-/// # Errors
-///
-/// `Unsupported` if another program loaded it, as Python loads an extension: that program, without
-/// its arguments, would be no worker.
-fn check_own_program() -> Result<(), Error> {
-    let code = crate::process::proc_fs::file_at(
-        (check_own_program as fn() -> Result<(), Error> as *const ()).addr(),
-    );
-    match (code, std::fs::read_link("/proc/self/exe")) {
-        (Some(code), Ok(program)) if code != program => {
-            let text = format!(
-                "start a pool: workers are {} started again without arguments, but this code lies \
-                    in {}, which that has loaded; name a program that \
-                 loads it and calls brigade::init(), with its arguments (Builder::program)",
-                program.display(),
-                code.display()
-            );
-            Err(Error::new(ErrorKind::Unsupported, text))
-        }
-        _ => Ok(()),
     }
 }
 

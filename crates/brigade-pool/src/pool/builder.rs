@@ -337,6 +337,13 @@ impl Builder {
     }
 }
 
+impl Pool {
+    /// A pool with settings of your own; `Pool::builder().start()` has the defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
 fn run_init<F, A, S, E>(args: &[u8]) -> Result<State, Box<Failure>>
 where
     A: Args,

@@ -67,7 +67,7 @@ pub(crate) struct Config {
     pub(super) group: Option<GroupLimits>,
     pub(super) labels: Vec<Box<str>>,
     #[cfg(feature = "remote")]
-    pub(super) hosts: super::listen::Hosts,
+    pub(super) hosts: super::host_settings::HostSettings,
 }
 
 impl Config {
@@ -164,7 +164,7 @@ impl Default for Config {
             group: None,
             labels: Vec::new(),
             #[cfg(feature = "remote")]
-            hosts: super::listen::Hosts::default(),
+            hosts: super::host_settings::HostSettings::default(),
         }
     }
 }

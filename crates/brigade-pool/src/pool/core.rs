@@ -20,6 +20,10 @@
 //!
 //! Costs: O(log n) in waiting calls and in workers for every step of a call.
 //!
+//! This file has the state and the step; it imports only the data that the state is made of
+//! (`call_entry`, `worker_slot`, `effects`, `random`). Each other file has an `impl Core` for one
+//! concept and imports this one.
+//!
 //! [`WorkerConn`]: super::worker_conn::WorkerConn
 
 mod admission;
@@ -176,7 +180,7 @@ impl Core {
         }
     }
 
-    /// Tells the time of the step that follows.
+    /// Sets the time of the step that follows.
     pub(super) fn at(&mut self, now: Instant) -> &mut Self {
         self.now = self.now.max(now);
         self

@@ -7,35 +7,12 @@ use super::Pool;
 use super::builder::Builder;
 use super::shared::Shared;
 use super::worker_conn::remote_host::arrival;
-use crate::error::{Error, ErrorKind};
-use crate::remote::transport::{Listener, ListenerLimits};
-use crate::remote::{Credentials, Refusals, random_id};
-use crate::wire::remote::{RandomId, check_times};
+use crate::remote::transport::Listener;
+use crate::remote::{Credentials, Refusals};
 
 /// For results that are still coming, of all hosts together; one host may go beyond it by four
 /// results of the longest kind.
 pub(super) const PARTIAL_BYTES_MAX: usize = 256 << 20;
-
-/// What a pool wants of hosts that join it.
-#[derive(Clone, Debug)]
-pub(super) struct Hosts {
-    pub(super) listeners: Vec<(String, Credentials)>,
-    pub(super) beat: Duration,
-    pub(super) keep: Duration,
-    /// Tells this pool from any other.
-    pub(super) mark: RandomId,
-}
-
-impl Default for Hosts {
-    fn default() -> Self {
-        Self {
-            listeners: Vec::new(),
-            beat: Duration::from_secs(1),
-            keep: Duration::from_secs(30),
-            mark: RandomId::default(),
-        }
-    }
-}
 
 impl Builder {
     /// Lets workers of other hosts join ([`remote::serve`](crate::remote::serve)) at
@@ -61,21 +38,6 @@ impl Builder {
     /// stops it after the same time. Default: 30 s; from one heartbeat to a year.
     pub fn lost_after(self, time: Duration) -> Self {
         self.set(|config| config.hosts.keep = time)
-    }
-}
-
-impl Hosts {
-    pub(super) fn check(&self) -> Result<(), Error> {
-        check_times(self.beat, self.keep).map_err(|what| Error::new(ErrorKind::BadOption, what))
-    }
-
-    pub(super) async fn bind(&mut self) -> Result<Vec<Listener>, Error> {
-        let mut listeners = Vec::new();
-        for (url, credentials) in &self.listeners {
-            listeners.push(Listener::bind(url, credentials, ListenerLimits::default()).await?);
-        }
-        self.mark = random_id()?;
-        Ok(listeners)
     }
 }
 

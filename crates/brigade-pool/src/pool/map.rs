@@ -66,3 +66,14 @@ where
             .buffer_unordered(in_flight)
     }
 }
+
+impl Pool {
+    /// Makes a call for each item of a stream, a bounded number ahead of the reader.
+    pub fn map<S, F, T>(&self, inputs: S, call: F) -> Map<S, F>
+    where
+        S: Stream,
+        F: FnMut(S::Item) -> Call<T>,
+    {
+        Map::new(self.clone(), inputs, call, 2 * self.slots())
+    }
+}

@@ -27,9 +27,9 @@ pub(crate) struct Shared {
     pub(super) events: broadcast::Sender<Event>,
     /// Asks the runtime for a sign of life, for who waits outside of it.
     pub(super) probe: Mutex<RuntimeProbe>,
-    /// Tells the clock that the first deadline changed.
+    /// Notifies the clock that the first deadline changed.
     pub(super) clock: Notify,
-    /// Tells `ready`, `recycle` and `shutdown` to look again.
+    /// Notifies `ready`, `recycle` and `shutdown` that they have to look again.
     pub(super) changed: Notify,
     /// Cancelled when every worker must go at once.
     pub(super) killed: CancellationToken,
