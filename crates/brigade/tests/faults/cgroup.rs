@@ -85,7 +85,7 @@ fn a7_a_group_that_cannot_be_made_is_unsupported() {
     )]
     let mut command = Command::new(std::env::current_exe().unwrap());
     if rustix::process::geteuid().is_root() {
-        // Nobody: an unprivileged user on every Unix. The binary may lie where only root can look,
+        // An unprivileged user on every Unix (65534). The binary may lie where only root can look,
         // hence the descriptor.
         command = crate::stage::command_by_descriptor();
         command.uid(65_534).gid(65_534);
@@ -308,7 +308,7 @@ async fn cancelled_family() {
     end(pool).await;
 }
 
-/// A grandchild keeps the worker's descriptors open; nobody waits for their end.
+/// A grandchild keeps the worker's descriptors open; the pool does not wait for their end.
 async fn crashed_family() {
     let pool = Pool::builder().workers(1).start().await.unwrap();
     let handle = pool.call(family(file("family"), How::Segv));

@@ -64,8 +64,7 @@ async fn crashes() {
         "{error}"
     );
 
-    // Panics that can be caught leave the worker alive, the others are told as what they are all
-    // the same.
+    // Panics that can be caught leave the worker alive; the others are reported as panics as well.
     let panics = [
         (How::Panic, "a plain panic", false),
         (How::PanicInDrop, "a panic in drop", false),

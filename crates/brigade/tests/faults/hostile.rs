@@ -123,12 +123,12 @@ async fn flood() {
     end(pool).await;
 }
 
-/// What nobody captures goes through to our own output, here a file that is thrown away.
+/// Output that is not captured goes through to our own, here a file that is thrown away.
 async fn flood_passed_through() {
     let pool = Pool::builder().workers(2).start().await.unwrap();
     let handle = pool.call(misbehave(How::FloodStdout(8 << 20)));
     assert_eq!(
-        within("a call beside the flood", pool.call(add(1, 2)))
+        within("a call during the flood", pool.call(add(1, 2)))
             .await
             .unwrap(),
         3

@@ -41,7 +41,7 @@ pub(crate) fn name<T>(outcome: &Result<T, CallError>) -> ledger::Event {
     ledger::Event::Outcome(name.to_owned())
 }
 
-/// Kills a random worker every 5 to 50 ms until told to stop. Returns how many it hit.
+/// Kills a random worker every 5 to 50 ms until it is to stop. Returns how many it hit.
 async fn killer(pool: Pool, book: Arc<Ledger>, mut random: Random, over: Arc<AtomicBool>) -> usize {
     let (own, mut hits) = (std::process::id(), 0);
     while !over.load(Ordering::Acquire) {
@@ -77,12 +77,6 @@ async fn kill_at_random_run_again() {
 async fn killing(slots: u32, neighbours: Neighbours) {
     let (mut random, path) = (Random::from_env(), file("ledger"));
     let seed = random.seed();
-    let jobs = count(1_500, 10_000) as u64;
-    let slowest = if brigade_testkit::full() {
-        20_000
-    } else {
-        5_000
-    };
     let pool = Pool::builder()
         .workers(4)
         .slots(slots)
@@ -100,35 +94,10 @@ async fn killing(slots: u32, neighbours: Neighbours) {
         Random::new(random.draw()),
         Arc::clone(&over),
     )]);
-    let open = Arc::new(AtomicUsize::new(0));
-    let mut running = tokio::task::JoinSet::new();
-    for number in 1..=jobs {
-        let handle = pool.call(job(path.clone(), number, random.within(1_000..slowest)).retries(5));
-        book.job(number, &ledger::Event::Enqueued).unwrap();
-        open.fetch_add(1, Ordering::Relaxed);
-        let (book, open) = (Arc::clone(&book), Arc::clone(&open));
-        running.spawn(async move {
-            let outcome = handle.await;
-            book.job(number, &name(&outcome)).unwrap();
-            open.fetch_sub(1, Ordering::Relaxed);
-        });
-    }
-    let bound = if brigade_testkit::full() {
-        Duration::from_secs(600)
-    } else {
-        2 * BOUND
-    };
-    let drained = tokio::time::timeout(bound, async {
-        while running.join_next().await.is_some() {}
-    })
-    .await;
+    let unresolved = run_jobs(&pool, &path, &book, &mut random).await;
     over.store(true, Ordering::Release);
     let hits: usize = killing.join_all().await.into_iter().sum();
-    assert!(
-        drained.is_ok(),
-        "{} handles never resolved, seed {seed}",
-        open.load(Ordering::Relaxed)
-    );
+    assert_eq!(unresolved, 0, "handles never resolved, seed {seed}");
     book.job(0, &ledger::Event::Healed).unwrap();
 
     let counts = ledger::check(
@@ -140,7 +109,7 @@ async fn killing(slots: u32, neighbours: Neighbours) {
         },
         seed,
     );
-    assert_eq!(counts.jobs as u64, jobs);
+    assert_eq!(counts.jobs, jobs());
     assert!(hits > 0, "nothing was killed");
     until("four workers again", || pool.stats().idle == 4).await;
     until("no zombies", || {
@@ -156,6 +125,40 @@ async fn killing(slots: u32, neighbours: Neighbours) {
     .await;
     report_respawns(&pool, &mut events).await;
     end(pool).await;
+}
+
+fn jobs() -> usize {
+    count(1_500, 10_000)
+}
+
+/// Makes all calls and writes their outcomes into the book. Returns how many handles had not resolved
+/// when the time was over.
+async fn run_jobs(pool: &Pool, path: &str, book: &Arc<Ledger>, random: &mut Random) -> usize {
+    let (slowest, bound) = if brigade_testkit::full() {
+        (20_000, Duration::from_secs(600))
+    } else {
+        (5_000, 2 * BOUND)
+    };
+    let open = Arc::new(AtomicUsize::new(0));
+    let mut running = tokio::task::JoinSet::new();
+    for number in 1..=jobs() as u64 {
+        let call = job(path.to_owned(), number, random.within(1_000..slowest));
+        let handle = pool.call(call.retries(5));
+        book.job(number, &ledger::Event::Enqueued).unwrap();
+        open.fetch_add(1, Ordering::Relaxed);
+        let (book, open) = (Arc::clone(book), Arc::clone(&open));
+        running.spawn(async move {
+            let outcome = handle.await;
+            book.job(number, &name(&outcome)).unwrap();
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+    tokio::time::timeout(bound, async {
+        while running.join_next().await.is_some() {}
+    })
+    .await
+    .ok();
+    open.load(Ordering::Relaxed)
 }
 
 /// Prints how long replacements took.

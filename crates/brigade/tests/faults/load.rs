@@ -113,11 +113,11 @@ async fn one_poison() {
     let bad = 10 * jobs;
     let poison = pool.call(poison(path.clone(), bad).retries(100));
     book.job(bad, &ledger::Event::Enqueued).unwrap();
-    let beside = good_jobs(&pool, &path, &book, jobs..2 * jobs).await;
+    let during = good_jobs(&pool, &path, &book, jobs..2 * jobs).await;
     let outcome = within("the poison", poison).await;
     book.job(bad, &name(&outcome)).unwrap();
     assert!(matches!(outcome, Err(CallError::Crashed(_))), "{outcome:?}");
-    println!("{jobs} good jobs alone {alone:.1?}, beside the poison {beside:.1?}");
+    println!("{jobs} good jobs alone {alone:.1?}, during the poison {during:.1?}");
     // Its second crash is its last, whatever its retries say.
     let counts = ledger::check(
         &path,

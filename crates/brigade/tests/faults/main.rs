@@ -4,7 +4,7 @@
 //! Test names begin with the id of the fault checklist (A1 .. A14, B15 .. B17, I51; `load_` are the
 //! load tests, `x_` further attacks). Each test runs its scenario in a program of its own, this
 //! very binary started again (see `stage`), so that processes, descriptors and memory can be
-//! counted whatever runs beside it, and so that a hang ends as a failure.
+//! counted whatever else runs, and so that a hang ends as a failure.
 //!
 //! By default counts are small enough for a loaded machine with two cores: A1 1,500 jobs, A11 400
 //! cycles, I51 1,000 jobs and 100 poisons, noise 20 workers, the race of cancels 2,000 calls.
@@ -20,6 +20,7 @@ mod cgroup;
 mod chaos;
 mod crash;
 mod damage;
+mod held_up;
 mod host;
 mod hostile;
 mod identity;
@@ -31,6 +32,7 @@ mod schedules;
 mod stage;
 mod start;
 mod states;
+mod surroundings;
 mod tasks;
 
 brigade::test_workers!();

@@ -145,7 +145,7 @@ async fn parent_whose_links_are_held() {
     let hold_all = || {
         let mut command = Command::new("sleep");
         command.arg("1000");
-        // What is opened after this, to start the program, must not be held: its end tells that the
+        // What is opened after this, to start the program, must not be held: its end shows that the
         // program runs.
         let open = std::fs::read_dir("/proc/self/fd")
             .unwrap()

@@ -21,11 +21,12 @@ use brigade_testkit::program::{DIRECTORY_VARIABLE, Program, ROLE_VARIABLE};
 pub(crate) type Roles = &'static [(&'static str, fn())];
 
 /// Everything that this binary can be started as.
-const ROLES: [Roles; 14] = [
+const ROLES: [Roles; 16] = [
     crate::cgroup::ROLES,
     crate::chaos::ROLES,
     crate::crash::ROLES,
     crate::damage::ROLES,
+    crate::held_up::ROLES,
     crate::host::ROLES,
     crate::hostile::ROLES,
     crate::identity::ROLES,
@@ -36,6 +37,7 @@ const ROLES: [Roles; 14] = [
     crate::schedules::ROLES,
     crate::start::ROLES,
     crate::states::ROLES,
+    crate::surroundings::ROLES,
 ];
 
 /// Makes a test of each scenario, an `async fn()`, that runs it in a program of its own. Roles that

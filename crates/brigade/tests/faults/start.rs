@@ -179,7 +179,7 @@ async fn no_workers() {
             vec!["-c", "head -c 100 /dev/urandom >&0; sleep 5"],
             "",
         ),
-        ("/nowhere/at/all", vec![], "No such file"),
+        ("/nowhere/at/all", vec![], "file or directory"),
         ("/etc/passwd", vec![], "ermission denied"),
     ] {
         let builder = Pool::builder()

@@ -1,4 +1,4 @@
-//! A worker killed in each of its states: A2. The states are told by files that appear and by what
+//! A worker killed in each of its states: A2. The states are known by files that appear and by what
 //! the kernel says, not by time.
 
 use std::time::Duration;
@@ -215,7 +215,7 @@ async fn after_the_result() {
         let pool = Pool::builder().workers(1).start().await.unwrap();
         let handle = pool.call(produce(file("produced"), 1 << 10).retries(3));
         let pid = block_until_told("produced");
-        // Back in its wait for the next call, so the result is in the socket, where nobody reads it
+        // Back in its wait for the next call, so the result is in the socket, where it is not read
         // yet.
         block_until_it_waits_in(pid, &[libc::SYS_read, libc::SYS_recvfrom]);
         std::fs::remove_file(file("produced")).unwrap();

@@ -71,27 +71,27 @@ pub(crate) fn poison(cx: &Context, ledger: String, number: u64) {
 
 /// Says in one file that it runs, and goes on when the other is there. Heeds nothing.
 #[task]
-pub(crate) fn hold(told: String, go: String) -> u32 {
-    tell_and_await(&told, &go)
+pub(crate) fn hold(note: String, go: String) -> u32 {
+    tell_and_await(&note, &go)
 }
 
-fn tell_and_await(told: &str, go: &str) -> u32 {
-    tell(told, std::process::id());
+fn tell_and_await(note: &str, go: &str) -> u32 {
+    tell(note, std::process::id());
     await_file(go);
     std::process::id()
 }
 
 /// As [`hold`], and then returns this many bytes.
 #[task]
-pub(crate) fn produce(told: String, bytes: u32) -> Bytes {
+pub(crate) fn produce(note: String, bytes: u32) -> Bytes {
     let payload = Bytes::from(vec![7; bytes as usize]);
-    tell(&told, std::process::id());
+    tell(&note, std::process::id());
     payload
 }
 
 #[task]
-pub(crate) fn length(told: String, payload: Bytes) -> usize {
-    tell(&told, std::process::id());
+pub(crate) fn length(note: String, payload: Bytes) -> usize {
+    tell(&note, std::process::id());
     payload.len()
 }
 
@@ -186,8 +186,7 @@ fn harm(how: How) {
     }
 }
 
-/// Leaves processes to whoever adopts them, which end by themselves: in this group, and in sessions
-/// of their own.
+/// Leaves orphans that end by themselves: in this group, and in sessions of their own.
 #[task]
 pub(crate) fn orphans() {
     for _ in 0..3 {
@@ -296,7 +295,7 @@ fn flood(fd: RawFd, bytes: u64) {
     }
 }
 
-/// Starts grandchildren of every kind, tells their numbers, and heeds nothing: a plain child, one
+/// Starts grandchildren of every kind, writes their numbers, and heeds nothing: a plain child, one
 /// in a session of its own, a daemon forked twice, and one forked without exec that keeps all
 /// descriptors of the worker.
 #[task]
@@ -304,7 +303,7 @@ fn flood(fd: RawFd, bytes: u64) {
     clippy::zombie_processes,
     reason = "they are the pool's to find and end"
 )]
-pub(crate) fn family(told: String, then: How) -> i64 {
+pub(crate) fn family(note: String, then: How) -> i64 {
     let sleeper = || {
         let mut command = Command::new("sleep");
         command.arg("1000").stdin(Stdio::null());
@@ -315,7 +314,7 @@ pub(crate) fn family(told: String, then: How) -> i64 {
         .args(["sleep", "1000"])
         .spawn()
         .unwrap();
-    let daemon_file = format!("{told}.daemon");
+    let daemon_file = format!("{note}.daemon");
     let script = format!(
         "setsid sh -c 'sleep 1000 & echo $! > {daemon_file}.part; mv {daemon_file}.part \
             {daemon_file}' &"
@@ -336,7 +335,7 @@ pub(crate) fn family(told: String, then: How) -> i64 {
         pid
     };
     tell(
-        &told,
+        &note,
         format!("{} {} {daemon} {forked}", plain.id(), own_session.id()),
     );
     harm(then);
@@ -442,10 +441,10 @@ pub(crate) fn look() -> (String, u32) {
 
 /// Takes the parent-death signal away and runs on.
 #[task]
-pub(crate) fn hold_without_death_signal(told: String, go: String) -> u32 {
+pub(crate) fn hold_without_death_signal(note: String, go: String) -> u32 {
     // SAFETY: a request of this process about itself.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) }, 0);
-    tell_and_await(&told, &go)
+    tell_and_await(&note, &go)
 }
 
 #[task]
