@@ -141,8 +141,8 @@ async fn wp32_a_worker_that_is_being_stopped_gets_no_new_call() {
     .await;
 }
 
-/// A cooperating call that is stopped: its caller is told, its worker is busy until it is clean, is
-/// kept and takes the next.
+/// A cooperating call that is stopped: its caller gets the outcome; its worker is busy until it is
+/// clean, is kept and takes the next call.
 async fn is_kept(
     pool: Pool,
     call: Call<()>,
@@ -254,8 +254,8 @@ async fn wp36_an_async_task_that_stops_when_its_time_is_over_keeps_its_worker() 
     .await;
 }
 
-/// A call whose abort listener never returns: its worker is ended, which is told, and a later call
-/// works on another.
+/// A call whose abort listener never returns: its worker is ended, the outcome says so, and a later
+/// call works on another worker.
 async fn is_replaced(call: Call<()>, cancels: bool) -> CallError {
     let pool = Pool::builder()
         .workers(1)

@@ -14,7 +14,7 @@ pub(crate) struct Gate {
     _directory: TempDir,
 }
 
-/// Somebody at the gate; dropping it lets them through.
+/// A task that waits at the gate; dropping this lets it through.
 pub(crate) struct Arrival {
     pub(crate) id: u32,
     stream: tokio::net::UnixStream,
@@ -57,7 +57,7 @@ impl Gate {
 }
 
 impl Arrival {
-    /// Waits until whoever it is has been killed.
+    /// Waits until the task has been killed.
     pub(crate) async fn gone(mut self) {
         // Its end of the socket closes, one way or the other.
         self.stream.read_to_end(&mut Vec::new()).await.ok();

@@ -120,7 +120,7 @@ fn a_pool_that_is_driven_only_now_and_then_works() {
             idle.block_on(pool.call(add(number, 1))).unwrap(),
             number + 1
         );
-        // Longer than a check interval: nobody was there to be answered.
+        // Longer than a check interval, in which no worker could have been answered.
         std::thread::sleep(Duration::from_millis(300));
     }
     assert_eq!(pids(&pool), [pid], "its worker is no worse for that");

@@ -39,7 +39,7 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     !matches!(state, None | Some('Z' | 'X'))
 }
 
-/// Waits for a fact that nobody tells.
+/// Waits for a fact of which no event comes.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..6000 {
         if holds() {
@@ -81,7 +81,7 @@ pub(crate) async fn begun<T>(handle: &CallHandle<T>) {
         .progress()
         .next()
         .await
-        .expect("the call tells that it has begun");
+        .expect("the call reports that it has begun");
 }
 
 /// Waits for an event that `pick` wants.

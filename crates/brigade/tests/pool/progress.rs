@@ -1,4 +1,4 @@
-//! What a running call tells and prints.
+//! What a running call reports and prints.
 
 use brigade::Pool;
 
@@ -40,7 +40,7 @@ async fn wp21_tp14_what_is_told_after_the_end_reaches_nobody() {
         assert_eq!((before.id, held.id), (1, 9));
         drop(before);
         let after = gate.arrival().await;
-        assert_eq!(after.id, 2, "it has told its progress");
+        assert_eq!(after.id, 2, "it has reported its progress");
         drop((after, held));
         let mut progress = next.progress();
         assert_eq!(next.await.unwrap(), 9);
@@ -97,8 +97,8 @@ async fn wp22_wx5_output_belongs_to_its_own_call_and_nobody_must_listen() {
     soon(async {
         let pool = pool_of(1).await;
         pool.call(say(
-            "nobody listens".to_owned(),
-            "nobody listens".to_owned(),
+            "no one listens".to_owned(),
+            "no one listens".to_owned(),
         ))
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! The end of a pool: what finishes, what is told, and that no process is left.
+//! The end of a pool: what finishes, what it reports, and that no process is left.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Programs that are no workers: whoever starts them is told, soon, and nothing is left of them.
+//! Programs that are no workers: the caller who starts them soon gets an error, and nothing is left
+//! of them.
 
 use std::time::Duration;
 
@@ -99,12 +100,12 @@ async fn wx3_bad_use_a_program_that_ends_at_once_or_is_not_there_is_told_with_it
         );
         let error = Pool::builder()
             .workers(1)
-            .program("/no/such/program", [""; 0])
+            .program("/no/program", [""; 0])
             .start()
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CannotStart);
-        assert!(error.to_string().contains("/no/such/program"), "{error}");
+        assert!(error.to_string().contains("/no/program"), "{error}");
     })
     .await;
 }

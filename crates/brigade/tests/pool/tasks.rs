@@ -97,7 +97,7 @@ pub(crate) fn append(path: &str, line: &str) {
         .expect("a line");
 }
 
-/// Tells so many progresses.
+/// Reports progress so many times.
 #[task]
 pub(crate) fn chatty(cx: &Context, count: u32) -> u32 {
     for number in 0..count {
@@ -237,7 +237,7 @@ pub(crate) async fn polite_async(cx: &Context, gate: String) {
     gate::pass(&gate, 0);
 }
 
-/// Tells from inside its abort listener why it was stopped.
+/// Reports from inside its abort listener why it was stopped.
 #[task]
 pub(crate) fn last_report(cx: &Context) {
     let (asked, wait) = sync_channel(1);
@@ -259,7 +259,7 @@ pub(crate) fn deaf(cx: &Context) {
     park_for_ever();
 }
 
-/// Writes to a file if it is ever told to stop, and ends at once.
+/// Writes to a file if it is ever asked to stop, and ends at once.
 #[task]
 pub(crate) fn leaves_a_listener(cx: &Context, path: String) {
     cx.on_cancel(move |_| append(&path, "called"));
@@ -289,7 +289,7 @@ pub(crate) fn spin_without_sigterm(cx: &Context) {
     }
 }
 
-/// Tells progress as fast as it can, for ever.
+/// Reports progress as fast as it can, for ever.
 #[task]
 pub(crate) fn chatter_for_ever(cx: &Context) {
     loop {
@@ -360,7 +360,7 @@ pub(crate) fn close_descriptors(cx: &Context) {
     park_for_ever();
 }
 
-/// Starts programs that outlive it; tells their process ids.
+/// Starts programs that outlive it; returns their process ids.
 #[task]
 pub(crate) fn fork_children(cx: &Context, count: usize, then_spin: bool) -> Vec<u32> {
     let start = |_| {
@@ -398,7 +398,7 @@ pub(crate) fn exit_later(gate: String) -> u32 {
     std::process::id()
 }
 
-/// Tells progress after it has returned; knocks before and after that.
+/// Reports progress after it has returned; knocks before and after that.
 #[task]
 pub(crate) fn chatter_later(cx: &Context, gate: String) {
     let late = cx.clone();
