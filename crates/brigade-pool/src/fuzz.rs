@@ -22,7 +22,7 @@ use crate::refused::Refused;
 use crate::retry::Retry;
 use crate::wire::{
     self, CallMeta, CancelFrame, Decoder, Hello, HookCall, PanicNote, Ready, RunTarget,
-    StartFailed, WorkerSettings,
+    StartFailed, TaskDefaults, WorkerSettings,
 };
 
 /// What all of it together may take, with what other tests of this process take; lengths of
@@ -86,6 +86,7 @@ fn messages() -> Vec<Vec<u8>> {
         teardown: None,
         drop_after: Duration::from_millis(1500),
         log_level: 3,
+        report_tasks: true,
     };
     let call = CallMeta {
         target: RunTarget::Task("thumbnail".into()),
@@ -112,6 +113,13 @@ fn messages() -> Vec<Vec<u8>> {
             magic: wire::MAGIC,
             version: wire::VERSION,
             build: 7,
+            tasks: vec![TaskDefaults {
+                name: "add".to_owned(),
+                timeout: Some(Duration::from_secs(1)),
+                memory: Some(1 << 20),
+                retries: Some(3),
+                retry: Some(Retry::default().into()),
+            }],
         }),
         packed(&StartFailed {
             message: "no".to_owned(),

@@ -9,7 +9,8 @@
 //! Layers, from bottom to top; a file imports only files of its own layer or of those below:
 //!
 //! 1. Values: `ids`, `stop_reason`, `count`, `queue`, `deadlines`, `restart`, `stats`, `events`,
-//!    `event_log`, `logs`, `cell`, `runtime_check`, `host_settings`, `config`.
+//!    `event_log`, `logs`, `cell`, `runtime_check`, `host_settings`,
+//!    `program_tasks`, `config`.
 //! 2. Workers as the pool sees them: the trait in `worker_conn`, and `worker_conn::outgoing`.
 //! 3. The dispatcher, pure: `core`, over its data (`core::call_entry`, `core::worker_slot`,
 //!    `core::host_info`, `core::effects`); the other files of `core` act on that.
@@ -38,6 +39,7 @@ mod listen;
 mod logs;
 mod map;
 mod outside;
+mod program_tasks;
 mod queue;
 #[cfg(feature = "remote")]
 mod relay;
@@ -87,10 +89,10 @@ pub use self::stats::{Stats, Times, WorkerInfo, WorkerState};
 /// Worker processes that run calls. Cheap to clone; when the last clone is dropped, the workers are
 /// killed: call [`shutdown`](Pool::shutdown) to let them finish.
 #[derive(Clone)]
-pub struct Pool(Arc<Owner>);
+pub struct Pool(Arc<PoolOwner>);
 
 /// The user's side of a pool; the pool's own tasks hold only [`Shared`].
-struct Owner(Arc<Shared>);
+struct PoolOwner(Arc<Shared>);
 
 /// What callers that fill a pool suppose of hosts that have not joined yet.
 #[cfg(feature = "remote")]
@@ -274,7 +276,7 @@ impl Place for Pool {
     }
 }
 
-impl Drop for Owner {
+impl Drop for PoolOwner {
     fn drop(&mut self) {
         let shared = &self.0;
         shared.room.close();

@@ -17,12 +17,12 @@ pub(crate) mod remote;
 pub(crate) use frame::{Decoder, Frame, HEADER_BYTES, encode};
 pub(crate) use log::{FIELDS_MAX, LogEvent, LogRecord, LogValue, NAME_BYTES_MAX, VALUE_BYTES_MAX};
 pub(crate) use message::{
-    CallMeta, CancelFrame, CrashNote, Hello, HookCall, PanicNote, Ready, RunTarget, StartFailed,
-    WorkerSettings, kind,
+    CallMeta, CancelFrame, CrashNote, Hello, HookCall, PanicNote, Ready, RetryLine, RunTarget,
+    StartFailed, TaskDefaults, WorkerSettings, kind,
 };
 
 /// Version of the protocol. Peers of another version refuse each other in the handshake.
-pub(crate) const VERSION: u16 = 4;
+pub(crate) const VERSION: u16 = 5;
 
 /// First field of the handshake, so that a stray peer is not taken for an old version.
 pub(crate) const MAGIC: [u8; 4] = *b"BRGD";

@@ -97,10 +97,10 @@ impl Builder {
     /// of this process, which a task must be given in its own arguments, by [`Builder::init`] or by
     /// [`Builder::env`]. The first argument, `argv[0]`, is as this program was started.
     ///
-    /// The options of its tasks (`#[task(timeout = "1s")]`) are not known here, and those of this
-    /// program's tasks are not taken for them: a call or a job has the options that it says itself.
-    /// For jobs, let that program run a `Consumer` of its own; then its options
-    /// hold.
+    /// What a call or a job does not say, the registration in that program says: timeout, memory and
+    /// retries (`#[task(timeout = "1s")]`). A worker brings these options when it is ready. The
+    /// options of this program's tasks do not count, nor does another option of that program's:
+    /// priority, labels and queue timeout decide where a call waits before any worker is there.
     pub fn program<A: Into<OsString>>(
         self,
         program: impl Into<PathBuf>,
@@ -161,12 +161,12 @@ impl Builder {
     /// Most detailed level of `tracing` events that workers send to this program's subscriber.
     /// Default: info. `LevelFilter::OFF` for none.
     ///
-    /// Such an event has its own level, target, place and fields, and the fields `worker`, `call`,
-    /// `task` and `attempt`. This program's subscriber filters it as any other. Workers that start
-    /// while no subscriber is set send nothing. A subscriber that the init hook or a task sets in
-    /// the worker takes the events instead. Spans are not sent, and neither are events of threads
-    /// that a task starts itself. A worker sends up to 1,000 events per second and 4 KiB per value;
-    /// how many it dropped is a warning.
+    /// An event of a worker has its own level, target, place and fields, and the fields `worker`,
+    /// `call`, `task` and `attempt`. This program's subscriber filters it as any other. Workers
+    /// that start while no subscriber is set send nothing. A subscriber that the init hook or a
+    /// task sets in the worker takes the events instead. Spans are not sent, and neither are events
+    /// of threads that a task starts itself. A worker sends up to 1,000 events per second and 4 KiB
+    /// per value; how many it dropped is a warning.
     pub fn logs(self, most: impl Into<LevelFilter>) -> Self {
         self.set(|config| config.logs = most.into())
     }

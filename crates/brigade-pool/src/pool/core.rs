@@ -66,6 +66,7 @@ use self::worker_slot::{Rank, WorkerSlot};
 use super::config::Config;
 use super::deadlines::{Deadlines, DueEvent, after};
 use super::ids::CallId;
+use super::program_tasks::ProgramTasks;
 use super::queue::CallQueue;
 use super::restart::Restart;
 use super::stats::Counters;
@@ -98,6 +99,8 @@ pub(super) struct Core {
     /// Calls that a worker passed and calls that need a fresh worker, in order. Few.
     aside: VecDeque<CallId>,
     delayed: usize,
+    /// What the program of the workers says of its tasks, if that is another one.
+    program_tasks: ProgramTasks,
     /// By number minus one.
     workers: Vec<Option<WorkerSlot>>,
     /// Workers that can take one more attempt.
@@ -164,6 +167,7 @@ impl Core {
             generation: 0,
             aside: VecDeque::new(),
             delayed: 0,
+            program_tasks: ProgramTasks::default(),
             workers: Vec::new(),
             free: BTreeSet::new(),
             epochs: 0,

@@ -16,7 +16,7 @@ use super::core::{Core, Stage};
 #[cfg(feature = "remote")]
 use super::listen;
 use super::shared::{RuntimeGuard, Shared};
-use super::{Owner, Pool};
+use super::{Pool, PoolOwner};
 use crate::entry::worker_entry_is_set;
 use crate::error::{Error, ErrorKind};
 use crate::registry;
@@ -51,7 +51,7 @@ impl Pool {
             #[cfg(feature = "remote")]
             &listeners,
         ));
-        let pool = Self(Arc::new(Owner(Arc::clone(&shared))));
+        let pool = Self(Arc::new(PoolOwner(Arc::clone(&shared))));
         shared
             .scope
             .spawn_until_closed(Arc::clone(&shared).keep_time(RuntimeGuard(Arc::clone(&shared))));

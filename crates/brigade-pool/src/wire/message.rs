@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
 use crate::job_context::JobContext;
+use crate::retry::Retry;
 use crate::traceparent::TraceParent;
 
 /// Kinds of frames. Below 16: to the worker on data; 16-31: to the worker on control; 32-47: from
@@ -78,6 +79,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) drop_after: Duration,
     /// Most detailed level of log events that it sends: 0 none, 1 errors, 5 all.
     pub(crate) log_level: u8,
+    /// Whether READY is to have the options of its tasks, because the pool is another program.
+    pub(crate) report_tasks: bool,
 }
 
 /// A function of this program, as its distance from a known one, and its arguments.
@@ -100,6 +103,44 @@ pub(crate) struct Ready {
     pub(crate) magic: [u8; 4],
     pub(crate) version: u16,
     pub(crate) build: u64,
+    /// If the pool asked for them: the tasks of the worker's program whose registration has options.
+    pub(crate) tasks: Vec<TaskDefaults>,
+}
+
+/// The options of a task's registration, for calls that do not have them.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TaskDefaults {
+    pub(crate) name: String,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) retries: Option<u32>,
+    pub(crate) retry: Option<RetryLine>,
+}
+
+/// A [`Retry`], which has no form of its own without names of fields.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RetryLine {
+    base: Duration,
+    cap: Duration,
+    within: Option<Duration>,
+}
+
+impl From<Retry> for RetryLine {
+    fn from(retry: Retry) -> Self {
+        Self {
+            base: retry.base,
+            cap: retry.cap,
+            within: retry.within,
+        }
+    }
+}
+
+impl From<RetryLine> for Retry {
+    fn from(line: RetryLine) -> Self {
+        let mut retry = Self::exponential(line.base, line.cap);
+        retry.within = line.within;
+        retry
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -11,12 +11,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::RunTarget;
+use super::{RetryLine, RunTarget};
 use crate::attempt_report::{AttemptReport, Step};
 use crate::codec::Codec;
 use crate::job_context::JobContext;
 use crate::outcome::Failure;
-use crate::retry::Retry;
 use crate::traceparent::TraceParent;
 
 /// Version of what is said between hosts. Peers of another version refuse each other.
@@ -125,32 +124,6 @@ pub(crate) struct TaskLine {
     /// What its registration there says of retries, for calls that do not say it.
     pub(crate) retries: Option<u32>,
     pub(crate) retry: Option<RetryLine>,
-}
-
-/// A [`Retry`], which has no form of its own without names of fields.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct RetryLine {
-    base: Duration,
-    cap: Duration,
-    within: Option<Duration>,
-}
-
-impl From<Retry> for RetryLine {
-    fn from(retry: Retry) -> Self {
-        Self {
-            base: retry.base,
-            cap: retry.cap,
-            within: retry.within,
-        }
-    }
-}
-
-impl From<RetryLine> for Retry {
-    fn from(line: RetryLine) -> Self {
-        let mut retry = Self::exponential(line.base, line.cap);
-        retry.within = line.within;
-        retry
-    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -24,10 +24,11 @@ use crate::address;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::link;
-use crate::registry;
+use crate::registry::{self, TaskEntry};
 use crate::shutdown::spawn_thread;
 use crate::wire::{
-    Decoder, HEADER_BYTES, Hello, MAGIC, Ready, StartFailed, VERSION, WorkerSettings, encode, kind,
+    Decoder, HEADER_BYTES, Hello, MAGIC, Ready, StartFailed, TaskDefaults, VERSION, WorkerSettings,
+    encode, kind,
 };
 
 /// A handshake of more than this is not ours.
@@ -98,6 +99,11 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
         magic: MAGIC,
         version: VERSION,
         build: address::build_id(),
+        tasks: if hello.settings.report_tasks {
+            task_defaults()?
+        } else {
+            Vec::new()
+        },
     };
     let control_copy = control
         .try_clone()
@@ -109,6 +115,31 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
     send(control, kind::READY, &ready)?;
     logs::connect(&worker);
     Ok(worker)
+}
+
+/// The tasks whose registration has options that a pool of another program must be given, by each of
+/// their names.
+fn task_defaults() -> Result<Vec<TaskDefaults>, Error> {
+    let of_task = |task: &'static TaskEntry| {
+        let options = task.call_options()?;
+        let has_any = options.timeout.is_some()
+            || options.memory.is_some()
+            || options.retries.is_some()
+            || options.retry.is_some();
+        has_any.then_some((task, options))
+    };
+    let tasks = registry::tasks()?.filter_map(of_task);
+    Ok(tasks
+        .flat_map(|(task, options)| {
+            task.names().map(move |name| TaskDefaults {
+                name: name.to_owned(),
+                timeout: options.timeout,
+                memory: options.memory,
+                retries: options.retries,
+                retry: options.retry.map(Into::into),
+            })
+        })
+        .collect())
 }
 
 /// Moves the control socket away from descriptor 0, which becomes `/dev/null`.

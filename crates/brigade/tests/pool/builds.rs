@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use brigade::{ErrorKind, Pool};
+use brigade::{CallError, Context, ErrorKind, Pool, Task, TimedOut, task};
 use tempfile::TempDir;
 
 use crate::probe::soon;
@@ -81,6 +81,66 @@ async fn bad_use_hooks_are_refused_by_another_build() {
         let error = pool.start().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CannotStart);
         assert!(error.to_string().contains("build"), "{error}");
+    })
+    .await;
+}
+
+#[task(timeout = "300ms")]
+fn spins_with_a_timeout() -> u8 {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+#[task(retries = 2)]
+fn succeeds_at_third(cx: &Context) -> Result<u32, String> {
+    match cx.attempt() {
+        3 => Ok(3),
+        number => Err(format!("attempt {number}")),
+    }
+}
+
+#[task(memory = "64MiB")]
+fn hogs_with_a_limit() -> usize {
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    loop {
+        held.push(vec![1; 1 << 20]);
+        std::hint::black_box(&held);
+    }
+}
+
+/// The options of a task's registration hold where it runs, also in another program.
+#[tokio::test]
+async fn what_a_call_by_name_leaves_open_the_registration_in_the_other_program_says() {
+    const SPINS: Task<(), u8> = Task::new("spins_with_a_timeout");
+    const THIRD: Task<(), u32> = Task::new("succeeds_at_third");
+    const HOGS: Task<(), usize> = Task::new("hogs_with_a_limit");
+    soon(async {
+        let (_directory, program) = other_build();
+        for slots in [1, 2] {
+            // No worker is there yet: the first call waits for one, and for these options.
+            let pool = Pool::builder()
+                .workers(0..=1)
+                .slots(slots)
+                .program(&program, [""; 0])
+                .start()
+                .await
+                .unwrap();
+            assert_eq!(pool.call(THIRD.call(())).await.unwrap(), 3);
+            let error = pool.call(SPINS.call(())).await.unwrap_err();
+            assert!(
+                matches!(error, CallError::TimedOut(TimedOut::Run(_))),
+                "{error}"
+            );
+            let error = pool.call(HOGS.call(())).await.unwrap_err();
+            assert!(matches!(error, CallError::Crashed(_)), "{error}");
+            let error = pool.call(THIRD.call(()).retries(0)).await.unwrap_err();
+            assert!(
+                matches!(error, CallError::Failed(_)),
+                "the call itself says otherwise: {error}"
+            );
+            pool.shutdown().await;
+        }
     })
     .await;
 }

@@ -332,14 +332,14 @@ async fn a_reason_tells_nothing_of_the_program_s_inside() {
             ),
         ];
         for (error, reason) in errors {
-            let told = error.reason();
-            assert!(told.starts_with(reason), "{told:?} is not {reason:?}");
+            let text = error.reason();
+            assert!(text.starts_with(reason), "{text:?} is not {reason:?}");
             assert!(
-                !told.contains("pid")
-                    && !told.contains(".rs")
-                    && !told.contains("worker 1")
-                    && !told.contains('\n'),
-                "{told}"
+                !text.contains("pid")
+                    && !text.contains(".rs")
+                    && !text.contains("worker 1")
+                    && !text.contains('\n'),
+                "{text}"
             );
             // The whole says nothing twice.
             let whole = error.to_string();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::super::cell::Cell;
 use super::super::config::Neighbours;
 use super::super::ids::CallId;
+use super::super::program_tasks::ProgramTasks;
 use super::call_entry::{CallEntry, Phase};
 use super::choice::Requirements;
 use super::effects::Effects;
@@ -25,6 +26,20 @@ pub(in super::super) enum Admission {
 }
 
 impl Core {
+    /// Takes what the program of the workers says of its tasks. Calls that wait are given it now,
+    /// later ones when they are admitted.
+    pub(in super::super) fn on_program_tasks(&mut self, tasks: ProgramTasks) {
+        if self.program_tasks == tasks {
+            return;
+        }
+        for call in self.calls_where(|entry| entry.runs_on().is_none()) {
+            tasks.fill(&mut self.entry_mut(call).request);
+            let alone = self.wants_to_be_alone(&self.entry(call).request);
+            self.entry_mut(call).alone |= alone;
+        }
+        self.program_tasks = tasks;
+    }
+
     pub(in super::super) fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
@@ -42,7 +57,7 @@ impl Core {
     /// waited for a place of the queue has one.
     pub(in super::super) fn admit(
         &mut self,
-        request: Request,
+        mut request: Request,
         cell: &Arc<Cell>,
         has_place: bool,
         effects: &mut Effects,
@@ -53,6 +68,7 @@ impl Core {
         if let Some(error) = self.cannot_start() {
             return Admission::Refused(error);
         }
+        self.program_tasks.fill(&mut request);
         let delay = request.options().delay;
         let alone = self.wants_to_be_alone(&request);
         let worker = if delay.is_none() && self.may_run_at_once(has_place) {

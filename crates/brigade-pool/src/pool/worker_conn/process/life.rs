@@ -5,15 +5,16 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::super::super::ids::WorkerId;
+use super::super::super::program_tasks::ProgramTasks;
 use super::super::super::shared::Shared;
 use super::super::WorkerConn;
 use super::{CONTROL_BYTES_MAX, finish, service, start};
 use crate::wire::Decoder;
 
-/// Tells the life of a worker in order.
+/// The life of a worker, in order.
 pub(in super::super::super) async fn live(shared: Arc<Shared>, id: WorkerId) {
-    let worker = match start::start(&shared, id).await {
-        Ok(worker) => Arc::new(worker),
+    let (worker, tasks) = match start::start(&shared, id).await {
+        Ok(start::Started { worker, tasks }) => (Arc::new(worker), ProgramTasks::new(tasks)),
         Err(error) => {
             shared.step(|core, effects| core.on_start_failed(id, &error, effects));
             return;
@@ -36,7 +37,10 @@ pub(in super::super::super) async fn live(shared: Arc<Shared>, id: WorkerId) {
             .await;
     });
     let (conn, pid) = (Arc::clone(&worker) as Arc<dyn WorkerConn>, worker.pid());
-    shared.step(|core, effects| core.on_ready(id, conn, pid, effects));
+    shared.step(|core, effects| {
+        core.on_program_tasks(tasks);
+        core.on_ready(id, conn, pid, effects);
+    });
 
     let mut control = Decoder::new(CONTROL_BYTES_MAX);
     let service = service::serve(&shared, &worker, &mut control).await;

@@ -31,10 +31,18 @@ use crate::error::{Error, ErrorKind};
 use crate::link::{self, Channel};
 use crate::process::proc_fs::starved_for;
 use crate::process::{self, Command, Group, Pipe, Process, Spawned, WORKER_VARIABLE};
-use crate::wire::{self, Decoder, Hello, MAGIC, Ready, StartFailed, VERSION, WorkerSettings, kind};
+use crate::wire::{
+    self, Decoder, Hello, MAGIC, Ready, StartFailed, TaskDefaults, VERSION, WorkerSettings, kind,
+};
 use brigade_runtime::mark::TREE_VARIABLE;
 
-pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<WorkerProcess, Error> {
+/// A worker that is ready, and what its program says of its tasks if that is another one.
+pub(super) struct Started {
+    pub(super) worker: WorkerProcess,
+    pub(super) tasks: Vec<TaskDefaults>,
+}
+
+pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<Started, Error> {
     let config = &*shared.config;
     let cookie = process::cookie();
     let spawned = process::spawn(command(config, &cookie)).await?;
@@ -67,17 +75,17 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<WorkerProcess
         () = given_up(shared) => Ok(Err(Error::new(ErrorKind::Closed, "start a worker: the pool is \
             gone"))),
     };
-    let problem = match outcome {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(late) => Some(late.to_string()),
+    let outcome = match outcome {
+        Ok(shaken) => shaken.map_err(|error| error.to_string()),
+        Err(late) => Err(late.to_string()),
     };
-    if let Some(reason) = problem {
-        return Err(failed(process, &control, &reason, &stderr).await);
-    }
+    let tasks = match outcome {
+        Ok(tasks) => tasks,
+        Err(reason) => return Err(failed(process, &control, &reason, &stderr).await),
+    };
     let shown = process.shown;
     process.look_at_peak(shown);
-    Ok(WorkerProcess {
+    let worker = WorkerProcess {
         id,
         process,
         shown,
@@ -93,7 +101,8 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<WorkerProcess
         broken: CancellationToken::new(),
         unread: AtomicBool::new(false),
         logs,
-    })
+    };
+    Ok(Started { worker, tasks })
 }
 
 /// Puts the process into a control group of its own, if there are limits for one.
@@ -235,7 +244,8 @@ async fn failed(process: Process, control: &Channel, reason: &str, stderr: &Pipe
 /// From a failed start to the end of the process.
 const START_END_GRACE: Duration = Duration::from_millis(50);
 
-async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> {
+/// Waits for READY. Returns the tasks that it brings.
+async fn shake_hands(control: &Channel, own_program: bool) -> Result<Vec<TaskDefaults>, Error> {
     let broke = |how: &str| Error::new(ErrorKind::CannotStart, how.to_owned());
     let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
     loop {
@@ -262,7 +272,7 @@ async fn shake_hands(control: &Channel, own_program: bool) -> Result<(), Error> 
                                 same file",
                         ));
                     }
-                    return Ok(());
+                    return Ok(ready.tasks);
                 }
                 _ => return Err(broke("its first message is not a handshake")),
             }
@@ -312,6 +322,7 @@ fn settings(config: &Config, number: u32) -> WorkerSettings {
         teardown: config.teardown,
         drop_after: config.ask / 2,
         log_level: logs::level(config.logs),
+        report_tasks: !config.runs_own_program(),
     }
 }
 

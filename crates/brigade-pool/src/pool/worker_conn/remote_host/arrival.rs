@@ -1,6 +1,6 @@
 //! One connection of a remote host, from its first message to its end.
 //!
-//! `receive` tells the story. A host introduces itself, joins the pool or is turned away, is
+//! `receive` has it in order. A host introduces itself, joins the pool or is turned away, is
 //! welcomed, and is served until the connection ends. The worker that it is in `core` outlives the
 //! connection.
 
