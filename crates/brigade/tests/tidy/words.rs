@@ -24,8 +24,6 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade-core/src/store", 4),
     ("crates/brigade-macros/src", 4),
     ("crates/brigade-macros/tests", 1),
-    ("crates/brigade-pool/src/pool", 6),
-    ("crates/brigade-pool/src/pool/worker_conn", 2),
     ("crates/brigade-rabbitmq/src", 7),
     ("crates/brigade-rabbitmq/tests/rabbitmq", 1),
     ("crates/brigade-rabbitmq/tests/rabbitmq_calls", 1),
@@ -39,8 +37,7 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade/tests", 5),
     ("crates/brigade/tests/conformance", 39),
     ("crates/brigade/tests/consume", 18),
-    ("crates/brigade/tests/faults", 20),
-    ("crates/brigade/tests/pool", 29),
+    ("crates/brigade/tests/pool", 3),
     ("crates/brigade/tests/remote", 8),
     ("docs", 4),
 ];
