@@ -1,4 +1,4 @@
-//! Which broker, and how it is named in errors: without its password.
+//! The broker of a command, and its name in errors, without the password.
 
 use std::env;
 use std::fs::{DirBuilder, File, Permissions};
@@ -11,7 +11,7 @@ use rustix::process::geteuid;
 
 use crate::exit::usage;
 
-/// Where a URL is found that is not on the command line.
+/// The environment variable with the broker's URL.
 pub(crate) const URL_VARIABLE: &str = "BRIGADE_URL";
 
 /// Options of every command that talks to a broker.
@@ -60,7 +60,7 @@ pub(crate) fn without_passwords(text: String) -> String {
     })
 }
 
-/// The file of a user who named none; its directory is made, for this user alone.
+/// The default file. Its directory is made, for this user alone.
 fn default_url() -> anyhow::Result<String> {
     let directory = data_directory(
         env::var_os("XDG_DATA_HOME").map(PathBuf::from),

@@ -1,5 +1,5 @@
-//! Text of strangers on a terminal: payloads and reasons come from anybody who may push, and a
-//! terminal obeys control characters.
+//! Untrusted text on a terminal: other people push payloads and reasons, and a terminal obeys
+//! control characters.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

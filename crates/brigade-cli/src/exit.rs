@@ -2,21 +2,21 @@
 
 use std::process::ExitCode;
 
-/// The command line cannot be meant.
+/// Wrong usage.
 pub(crate) const USAGE: u8 = 2;
-/// There was nothing: no job to take, none of that id.
+/// Nothing found: no job to take, no job of that id.
 pub(crate) const NOTHING: u8 = 3;
-/// It did not happen within the time that was given.
+/// Not within the given time.
 pub(crate) const TIMED_OUT: u8 = 4;
 /// Stopped at once by a signal; what a shell says of SIGINT.
 pub(crate) const STOPPED: u8 = 130;
 
 /// For the end of `--help`.
-pub(crate) const HELP: &str = "Exit codes: 0 good; 1 something failed; 2 wrong usage; 3 nothing \
-    there (no job to take, none of that id); \
-4 not within the time given; 130 stopped by a signal. Colour is off where NO_COLOR is set.";
+pub(crate) const HELP: &str = "Exit codes: 0 success; 1 something failed; 2 wrong usage; 3 nothing \
+    found (no job to take, no job of that id); \
+4 not within the given time; 130 stopped by a signal. NO_COLOR turns colours off.";
 
-/// An error of whoever typed the command.
+/// A wrong command line.
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);
 
@@ -28,7 +28,7 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// A wrong command line, with what is wrong.
+/// The error for a wrong command line.
 pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
     Usage(text.into()).into()
 }

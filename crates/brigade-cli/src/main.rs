@@ -39,7 +39,7 @@ struct Arguments {
 async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return tell_usage(&error),
+        Err(error) => return print_usage(&error),
     };
     match arguments
         .command
@@ -47,7 +47,7 @@ async fn main() -> ExitCode {
         .await
     {
         Ok(code) => code,
-        // Whoever read our output has seen enough.
+        // The reader of the output has closed it.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             note!("{}", with_causes(&error));
@@ -58,10 +58,10 @@ async fn main() -> ExitCode {
 
 /// Help, or what is wrong with the command line. It quotes arguments, and a URL may have got among
 /// them.
-fn tell_usage(error: &clap::Error) -> ExitCode {
+fn print_usage(error: &clap::Error) -> ExitCode {
     let is_url = |argument: OsString| argument.to_string_lossy().contains(['@', '/', '?']);
     if !error.use_stderr() || !env::args_os().skip(1).any(is_url) {
-        // The same as clap's own exit, but for the type of the code. Whoever read it may be gone.
+        // The same as clap's own exit, but for the type of the code. The reader may be gone.
         error.print().ok();
     } else {
         eprint_all(&connection::without_passwords(error.render().to_string()));
@@ -72,11 +72,11 @@ fn tell_usage(error: &clap::Error) -> ExitCode {
 }
 
 fn eprint_all(text: &str) {
-    // Whoever reads it may be gone.
+    // The reader may be gone.
     io::stderr().lock().write_all(text.as_bytes()).ok();
 }
 
-/// An error and its causes, none of them twice: some tell their cause's text as well.
+/// An error and its causes, none of them twice: some errors contain the text of their cause.
 fn with_causes(error: &anyhow::Error) -> String {
     error
         .chain()

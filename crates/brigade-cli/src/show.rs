@@ -17,14 +17,14 @@ use crate::times::rfc3339;
 /// goes elsewhere.
 const CELL_WIDTH: usize = 60;
 
-/// A line for whoever watches, on standard error; see `note!`.
+/// Prints a line on standard error; see `note!`.
 pub(crate) fn write_note(text: &str) {
     // Nothing depends on it: the reader of standard error may be gone, as with a terminal that was
     // closed.
     writeln!(stderr().lock(), "brigade: {}", escape(text)).ok();
 }
 
-/// Writes a line for whoever watches on standard error, harmless for a terminal whatever is in it.
+/// Prints a line on standard error, harmless for a terminal whatever it contains.
 /// Unlike `eprintln!`, it does not panic when standard error is gone.
 macro_rules! note {
     ($($text:tt)*) => { $crate::show::write_note(&format!($($text)*)) };
@@ -66,7 +66,7 @@ pub(crate) fn table<const N: usize>(
     block(&table.trim_fmt())
 }
 
-/// A cell of somebody else's text.
+/// A cell with text of other people.
 pub(crate) fn cell(text: &str) -> String {
     let text = escape(text);
     if stdout().is_terminal() {
@@ -76,7 +76,7 @@ pub(crate) fn cell(text: &str) -> String {
     }
 }
 
-/// A cell of JSON text, which a foreign program may have got wrong.
+/// A cell of JSON text, which another program may have written wrongly.
 pub(crate) fn json_cell(text: &str) -> String {
     cell(&readable_json(text))
 }

@@ -1,4 +1,4 @@
-//! `brigade call`: a task by its name, run by whichever worker takes it, with its result.
+//! `brigade call`: calls a task by its name and prints its result.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::times;
 
 /// Call a task and print its result
 ///
-/// The task is run by whichever worker of the broker takes it. Each argument is JSON, or text if it
-/// is not JSON. A call that runs into its timeout, or is interrupted, is cancelled.
+/// Any consumer of the broker that serves the task runs it. Each argument is JSON, or text if it is
+/// not JSON. A call that exceeds its timeout, or is interrupted, is cancelled.
 #[derive(clap::Args)]
 pub(crate) struct Call {
     /// Name of the task
@@ -36,12 +36,12 @@ pub(crate) struct Call {
     timeout: Option<Duration>,
 }
 
-/// How long it may take until a worker has stopped a call, when somebody waits at a terminal.
+/// How long the command waits for a worker to stop a cancelled call.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(2);
-/// How long the result stays for us.
+/// How long the broker keeps the result.
 const RESULT_KEPT: Duration = Duration::from_secs(60);
 
-/// What ended the wait.
+/// Why the wait ended.
 #[expect(clippy::large_enum_variant, reason = "there is one")]
 enum Waited {
     Ended(Option<JobInfo>),
@@ -87,7 +87,7 @@ impl Call {
         }
     }
 
-    /// The broker brings the answer itself: nothing of it is a job that is kept.
+    /// The broker delivers the answer itself: no job is kept.
     async fn direct(
         &self,
         broker: &Broker,
@@ -116,8 +116,7 @@ impl Call {
             }
         };
         drop(calling.cancel(why));
-        // Its worker hears of it, and a second signal, or a worker that is not there, ends the
-        // wait.
+        // The worker gets the cancel; a second signal ends the wait, and so does its time limit.
         tokio::select! {
             _ = calling => {}
             () = sleep(CANCELLED_WITHIN) => {}
@@ -149,7 +148,7 @@ fn argument(text: &str) -> serde_json::Result<Box<RawValue>> {
     RawValue::from_string(text.to_owned()).or_else(|_| to_raw_value(text))
 }
 
-/// A line of what the running task tells.
+/// Prints progress of the running task.
 fn tell_progress(progress: &brigade::Progress) {
     let percent = progress.fraction() * 100.0;
     match progress.payload::<Box<RawValue>>() {

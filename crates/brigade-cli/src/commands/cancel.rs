@@ -1,4 +1,4 @@
-//! `brigade cancel`: ends jobs, waiting or running, and tells how.
+//! `brigade cancel`: cancels jobs, waiting or running, and reports how they were stopped.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,16 +16,16 @@ use crate::times;
 
 /// Cancel jobs, waiting or running
 ///
-/// A waiting job ends at once. A running one is stopped by the worker that has it, wherever that
-/// is: asked, then SIGTERM, then SIGKILL. With --wait, the command ends when nothing of the jobs
-/// runs any more, and says how they were stopped.
+/// A waiting job ends at once. The consumer that has a running job stops it, on whatever host: it
+/// asks, then sends SIGTERM, then SIGKILL. With --wait, the command ends when nothing of the jobs
+/// runs any more, and prints how they were stopped.
 #[derive(clap::Args)]
 pub(crate) struct Cancel {
     /// Ids of jobs
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
 
-    /// Why, for the job's history
+    /// Reason, for the job's history
     #[arg(
         long,
         value_name = "TEXT",
@@ -33,24 +33,24 @@ pub(crate) struct Cancel {
     )]
     reason: String,
 
-    /// Wait until they have ended, for so long at most [default: no limit]; exit code 4
+    /// Wait until they have ended, at most this long [default: no limit]; else exit code 4
     #[arg(long, value_name = "TIME", value_parser = times::duration, num_args = 0..=1, require_equals = true)]
     wait: Option<Option<Duration>>,
 }
 
-/// What a cancel came to.
+/// The result of a cancel.
 #[derive(Clone, Debug)]
 enum Came {
     To(CancelOutcome),
     Stopped(Stopped),
-    /// It was asked, and runs on.
+    /// Its holder was asked to stop it, and it still runs.
     NotYet,
 }
 
 impl Cancel {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         let broker = globals.connect().await?;
-        // All at once, so that they end side by side.
+        // All at once, so that they stop at the same time.
         let came = try_join_all(self.ids.iter().map(|id| self.cancel(&broker, id))).await?;
         for (id, came) in self.ids.iter().zip(&came) {
             let state = broker
@@ -93,14 +93,14 @@ impl Cancel {
 impl Came {
     fn tell(&self, id: &str, state: Option<JobState>) -> anyhow::Result<()> {
         let line = match self {
-            Self::To(CancelOutcome::Asked) => format!("asked the worker of job {id} to stop it"),
+            Self::To(CancelOutcome::Asked) => format!("asked the consumer of job {id} to stop it"),
             Self::To(CancelOutcome::Nothing) => {
                 note!("nothing to cancel: {}", nothing(id, state));
                 return Ok(());
             }
             Self::To(_) => format!("cancelled job {id}"),
             Self::NotYet => {
-                note!("job {id} has not ended yet; its worker is asked to stop it");
+                note!("job {id} has not ended yet; its consumer has been asked to stop it");
                 return Ok(());
             }
             Self::Stopped(stopped) => match (stopped.state, &stopped.receipt) {

@@ -1,4 +1,4 @@
-//! `brigade cron`: jobs that are pushed by the clock.
+//! `brigade cron`: schedules, which push jobs at given times.
 
 mod schedule;
 mod set;
@@ -18,7 +18,7 @@ use crate::exit;
 use crate::show::{self, note};
 use crate::times::{self, local};
 
-/// Push jobs by the clock: list, add and remove schedules
+/// Push jobs on a schedule: list, add and remove schedules
 #[derive(clap::Args)]
 pub(crate) struct Cron {
     #[command(subcommand)]
@@ -39,11 +39,11 @@ enum Action {
     },
 }
 
-/// Push a job again and again, by a cron expression or at an interval
+/// Push a job at each tick of a cron expression or an interval
 ///
-/// Whoever works on a queue of this broker fires what is due, each tick once; while nobody does,
-/// ticks are missed. A schedule of the name that has the same ticks goes on with the new job and
-/// policy; one that has others begins anew.
+/// Any consumer of this broker fires the schedules that are due, each tick once; while no consumer
+/// runs, ticks are missed. If a schedule of this name has the same ticks, it keeps its next tick
+/// and gets the new job and policy; if its ticks differ, it starts again.
 #[derive(clap::Args)]
 struct Add {
     /// Name of the schedule
@@ -67,7 +67,7 @@ struct Add {
     #[arg(long, value_name = "ZONE")]
     zone: Option<String>,
 
-    /// What becomes of ticks that nobody was there to fire
+    /// What happens with missed ticks
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Policy::Once)]
     missed: Policy,
 
@@ -157,7 +157,7 @@ async fn remove(broker: &Broker, names: &[String], json: bool) -> anyhow::Result
     Ok(exit::found(all))
 }
 
-/// As it is given to `add`, and its time zone.
+/// WHEN as `add` takes it, and the time zone.
 fn when(recurrence: &Recurrence) -> (String, &str) {
     match recurrence {
         Recurrence::Cron { expression, zone } => (expression.clone(), zone),

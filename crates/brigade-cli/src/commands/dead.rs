@@ -1,4 +1,4 @@
-//! `brigade dead`: jobs that were set aside for a person.
+//! `brigade dead`: dead letters.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ use crate::escape::escape;
 use crate::exit::{self, usage};
 use crate::show::{self, note};
 
-/// Look at dead letters, retry or delete them
+/// List, show, retry or delete dead letters
 #[derive(clap::Args)]
 pub(crate) struct Dead {
     #[command(subcommand)]
@@ -61,14 +61,14 @@ struct Targets {
     all: bool,
 }
 
-/// What is done to each of many.
+/// The operation on each dead letter.
 #[derive(Clone, Copy)]
 enum Deed {
     Retry,
     Delete,
 }
 
-/// Dead letters in hand at once: the broker commits what comes together in one go.
+/// Dead letters that are retried or deleted at once: the broker commits them together.
 const AT_ONCE: usize = 256;
 
 impl Dead {
@@ -119,7 +119,7 @@ impl Dead {
 }
 
 impl Targets {
-    /// The queue beside `--all`.
+    /// The queue that is given with `--all`.
     fn queue(&self) -> anyhow::Result<Option<&str>> {
         match self.targets.as_slice() {
             [] => Ok(None),
@@ -130,7 +130,7 @@ impl Targets {
 }
 
 impl Deed {
-    /// `false` if it is not a dead letter any more.
+    /// `false` if it is no longer a dead letter.
     async fn to(self, broker: &Broker, id: &JobId) -> anyhow::Result<bool> {
         match self {
             Self::Retry => Ok(broker.retry(id).await?),

@@ -19,7 +19,7 @@ pub(crate) struct Job {
     ids: Vec<String>,
 }
 
-/// Lines of standard error that are shown of one attempt; `--json` has all that was kept.
+/// Lines of standard error that are shown of one attempt; `--json` has everything that was kept.
 const STDERR_LINES_MAX: usize = 20;
 
 impl Job {
@@ -45,7 +45,7 @@ pub(super) async fn show_each(
         {
             None => {
                 all = false;
-                note!("no such job: {}", escape(id));
+                note!("there is no job {}", escape(id));
             }
             Some(job) if json => show::json(&JobDocument::new(&job))?,
             Some(job) => {
@@ -158,22 +158,22 @@ fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
 
 /// Give dead letters back to their queues, their counters at zero
 ///
-/// With an option, each is changed before, in the same step; what is not given stays.
+/// The options change each job in the same step; everything else stays.
 #[derive(clap::Args)]
 pub(crate) struct Retry {
-    /// Ids of dead letters; `brigade dead retry --all` for all of them
+    /// Ids of dead letters (all of them: `brigade dead retry --all`)
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
 
-    /// Another payload, a JSON value
+    /// New payload, a JSON value
     #[arg(long, value_name = "JSON", allow_negative_numbers = true)]
     payload: Option<String>,
 
-    /// Another task
+    /// New task
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
 
-    /// Another queue; on Redis the job gets an id of that queue, which is printed
+    /// New queue; on Redis the job gets an id of that queue, which is printed
     #[arg(long, value_name = "QUEUE")]
     queue: Option<String>,
 }

@@ -23,10 +23,10 @@ pub(crate) struct Jobs {
     page: Page,
 }
 
-/// Which part of a list.
+/// The part of a list.
 #[derive(clap::Args)]
 pub(super) struct Page {
-    /// The most to list
+    /// Longest list
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
 
@@ -90,7 +90,7 @@ pub(super) async fn list(
         }
     }
     if !json && shown.is_empty() {
-        note!("no such jobs");
+        note!("no jobs");
     } else if !json {
         let what = if state == Some(JobState::Dead) {
             "reason"

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use brigade::remote::generate_key;
 
-/// Make a shared key for a pool that listens and the hosts that join it
+/// Make a shared key for a pool that listens and the remote hosts that join it
 ///
-/// Both sides read it with `Credentials::key_file`. Without FILE it is printed.
+/// Both sides read it with `Credentials::key_file`. Without FILE the command prints the key.
 #[derive(clap::Args)]
 pub(crate) struct Key {
-    /// Where to write it, for its owner alone; the file must not exist yet
+    /// File to create, readable by its owner only; it must not exist
     file: Option<PathBuf>,
 }
 

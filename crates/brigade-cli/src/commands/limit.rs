@@ -12,28 +12,28 @@ use crate::exit::usage;
 use crate::show;
 use crate::times;
 
-/// Limit how much of a queue runs and starts at once, on all hosts together
+/// Limit how many jobs of a queue run at once and start per time, on all hosts together
 ///
-/// What is given replaces the limits that it had; without any option, they are shown.
+/// The options replace the earlier limits of the queue; without an option, the command shows them.
 #[derive(clap::Args)]
 pub(crate) struct Limit {
     /// Queue to limit
     #[arg(value_name = "QUEUE")]
     queue: String,
 
-    /// At most so many running at once
+    /// At most N jobs at once
     #[arg(long, value_name = "N")]
     running: Option<u32>,
 
-    /// At most so many started in any stretch of time of this length (100/1m)
+    /// At most N starts in any stretch of that time (100/1m)
     #[arg(long, value_name = "N/TIME", value_parser = rate)]
     rate: Option<Starts>,
 
-    /// At most so many of one partition running at once
+    /// At most N jobs of each partition at once
     #[arg(long, value_name = "N")]
     running_per_partition: Option<u32>,
 
-    /// At most so many of one partition started in any stretch of time of this length
+    /// At most N starts of each partition in any stretch of that time
     #[arg(long, value_name = "N/TIME", value_parser = rate)]
     rate_per_partition: Option<Starts>,
 
@@ -41,7 +41,7 @@ pub(crate) struct Limit {
     #[arg(long)]
     turns: bool,
 
-    /// Take all limits away
+    /// Remove all limits
     #[arg(long, conflicts_with_all = ["running", "rate", "running_per_partition", "rate_per_partition", "turns"])]
     none: bool,
 }

@@ -1,4 +1,4 @@
-//! `brigade manager`: jobs for clients that know nothing but the broker.
+//! `brigade manager`: hands jobs to plain Redis clients.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,17 +17,17 @@ use crate::times;
 
 /// Hand jobs to plain Redis clients, in the order in which they asked
 ///
-/// A client of any language says that it is free with RPUSH brigade:{QUEUE}:free ID and waits for
-/// its job with BLPOP brigade:{QUEUE}:to:ID 0. Several managers of a queue do no harm. Ends at
-/// SIGINT or SIGTERM.
+/// A client of any language asks for a job with RPUSH brigade:{QUEUE}:free ID and waits for it with
+/// BLPOP brigade:{QUEUE}:to:ID 0. Several managers may serve one queue. The command ends at SIGINT
+/// or SIGTERM.
 #[derive(clap::Args)]
 pub(crate) struct Manager {
     /// Queues to manage
     #[arg(value_name = "QUEUE", required = true)]
     queues: Vec<String>,
 
-    /// In what time a client has to collect its job, which else goes back to the head of the queue;
-    /// at least 1s
+    /// Time for a client to collect its job, at least 1s; then the job goes back to the head of the
+    /// queue
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "60s")]
     collect_within: Duration,
 }

@@ -15,10 +15,10 @@ use crate::show::{self, note};
 
 /// Push a job, or many from standard input
 ///
-/// With JSON, pushes one job of that payload and prints its id. Without it, or with -, reads one
-/// JSON value per line from standard input, pushes them in batches of 1,000 (or fewer, as soon as
-/// no more input is there), and prints how many. A batch is pushed whole or not at all: the first
-/// bad line ends the command, and it says how many jobs were pushed before.
+/// With JSON, pushes one job with that payload and prints its id. Without it, or with -, reads one
+/// JSON value per line from standard input, pushes them in batches of 1,000 (or fewer, when no more
+/// input is there), and prints how many. Each batch is pushed whole or not at all. The first bad
+/// line ends the command, which then prints how many jobs were pushed before.
 #[derive(clap::Args)]
 pub(crate) struct Push {
     /// Queue to push to

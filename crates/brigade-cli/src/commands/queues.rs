@@ -1,4 +1,4 @@
-//! `brigade queues`, and what is done to a whole queue: `pause`, `resume`, `purge`.
+//! `brigade queues`, and operations on a whole queue: `pause`, `resume`, `purge`.
 
 use std::io::{IsTerminal as _, stdin};
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use crate::escape::escape;
 use crate::exit::usage;
 use crate::show::{self, note};
 
-/// List the queues and how many jobs are in each state
+/// List the queues, with the number of jobs in each state
 #[derive(clap::Args)]
 pub(crate) struct Queues {}
 
@@ -94,9 +94,9 @@ fn count(counts: &QueueCounts, state: JobState) -> u64 {
         .map_or(0, |(_, count)| *count)
 }
 
-/// Hand out nothing more of a queue, everywhere, until it is resumed
+/// Hand out no jobs of a queue, on any host, until it is resumed
 ///
-/// What runs goes on, and pushing goes on.
+/// Running jobs go on, and pushes still work.
 #[derive(clap::Args)]
 pub(crate) struct Pause {
     /// Queue to pause
@@ -104,7 +104,7 @@ pub(crate) struct Pause {
     queue: String,
 }
 
-/// Take the pause of a queue back
+/// End the pause of a queue
 #[derive(clap::Args)]
 pub(crate) struct Resume {
     /// Queue to resume
@@ -149,9 +149,9 @@ fn tell_paused(queue: &str, paused: bool, globals: &Globals) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-/// Remove every job of a queue that waits
+/// Remove every waiting job of a queue
 ///
-/// What runs goes on; what is done, dead or cancelled stays to be looked at.
+/// Running jobs go on; done, dead and cancelled jobs stay.
 #[derive(clap::Args)]
 pub(crate) struct Purge {
     /// Queue to purge
@@ -184,7 +184,7 @@ impl Purge {
     }
 }
 
-/// Asks on the terminal; without one, the answer has to be on the command line.
+/// Asks on the terminal; without one, `--yes` is needed.
 pub(super) fn is_confirmed(question: &str) -> anyhow::Result<bool> {
     if !stdin().is_terminal() {
         return Err(usage("this removes jobs for good: confirm it with --yes"));
@@ -195,7 +195,7 @@ pub(super) fn is_confirmed(question: &str) -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// So many jobs, in words.
+/// A number of jobs, in words.
 pub(super) fn jobs(count: u64) -> String {
     if count == 1 {
         "1 job".to_owned()

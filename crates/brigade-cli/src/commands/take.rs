@@ -1,4 +1,4 @@
-//! `brigade take`: the next job, printed and gone.
+//! `brigade take`: prints the next job and removes it.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::times;
 
 /// Take the next job: print its JSON and remove it from the queue
 ///
-/// At most once: a job that was printed is gone, whatever becomes of it. Exit code 3 if there is
-/// none. For a job that comes back when its program fails, use `brigade work`.
+/// At most once: a printed job is gone, whatever happens next. Exit code 3 if there is none. For
+/// jobs that come back when their program fails, use `brigade work`.
 #[derive(clap::Args)]
 pub(crate) struct Take {
     /// Queue to take from

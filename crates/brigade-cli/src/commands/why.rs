@@ -1,4 +1,4 @@
-//! `brigade why` and `brigade check`: what stands in the way.
+//! `brigade why` and `brigade check`: what keeps jobs from running.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use crate::escape::escape;
 use crate::exit;
 use crate::show::{self, note};
 
-/// Say why jobs are not running
+/// Show why jobs do not run now
 ///
 /// The answer comes from the code that hands out jobs.
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ impl Why {
             match broker.why(&JobId::new(id.as_str())).await? {
                 None => {
                     all = false;
-                    note!("no such job: {}", escape(id));
+                    note!("there is no job {}", escape(id));
                 }
                 Some(explanation) if globals.json => show::json(&explanation)?,
                 Some(explanation) => show::line(&escape(&explanation.to_string()))?,
@@ -37,9 +37,9 @@ impl Why {
     }
 }
 
-/// Look for what is wrong with the broker, or weaker than it should be
+/// Find faults and risky settings of the broker, and queues without consumers
 ///
-/// The worst comes first; exit code 1 if anything is worse than a note.
+/// Prints the worst first. Exit code 1 if there is more than notes.
 #[derive(clap::Args)]
 pub(crate) struct Check {}
 
@@ -53,7 +53,7 @@ impl Check {
             }
         }
         if findings.is_empty() && !globals.json {
-            note!("nothing to say against it");
+            note!("no findings");
         }
         let is_good = findings.iter().all(|finding| finding.level == Level::Note);
         Ok(if is_good {

@@ -1,13 +1,13 @@
-//! `brigade work`: any program as a worker of a queue.
+//! `brigade work`: runs a program for each job of a queue.
 //!
-//! A consumer of the library leases, renews, hears of cancels and settles; its handler sends each job
-//! to `serve`, one task that runs the programs, `-j` of them side by side. `attempt` is a program
-//! from its start to its end. `program` is one running program and its process group, `arguments` fills in
-//! its arguments, `output` carries what it prints, `guard` ends the groups if this process is
-//! killed, `stop` are the signals that stop this process, `orphans` reaps what a container leaves
-//! to it, `report` tells what happened.
+//! A consumer of the library leases, renews, handles cancels and settles. Its handler sends each
+//! job to `serve`, one task that runs the programs, at most `-j` at once. `attempt` runs a program
+//! from its start to its end, `program` is one running program with its process group, `arguments`
+//! fills in its arguments, `output` passes its output on, `guard` kills the groups if this process
+//! is killed, `stop` handles the signals that stop this process, `orphans` reaps orphans in a
+//! container, `report` prints what happened.
 //!
-//! The programs share one task because a child is known by its number before anything else can run
+//! One task runs all programs, so that a child's number is registered before anything else can run
 //! (`orphans`).
 
 mod arguments;
@@ -42,7 +42,7 @@ use crate::show::note;
 
 impl Work {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
-        // Before anything starts that a signal to all of us could hit.
+        // Before anything starts that a signal to the whole group could hit.
         let signals = Listener::new()?;
         let broker = globals.connect().await?;
         let (serving, consumer) = Serving::new(&self, &broker);
@@ -89,7 +89,7 @@ impl Runner {
         self.guard.end().await;
         if self.stop.halt.is_cancelled() {
             self.report.end();
-            // At once: the runtime would wait for a write to whoever does not read our output.
+            // At once: the runtime would wait for a write to a reader that does not read.
             std::process::exit(exit::STOPPED.into());
         }
         self.console.flush().await;

@@ -138,7 +138,7 @@ fn a_payload_that_fits_no_arguments_is_set_aside() {
         .collect();
     assert!(
         matches!(reasons[..], [a, b, c, d]
-        if a.contains("no JSON object") && b.contains("has not") && c.contains("NUL") && d.contains("too long")),
+        if a.contains("not a JSON object") && b.contains("lacks") && c.contains("NUL") && d.contains("too long")),
         "{reasons:?}"
     );
 }
@@ -210,7 +210,7 @@ fn a_cancelled_program_goes_with_its_whole_group() {
     assert!(is_alive(group));
     assert_eq!(
         desk.ok(&["cancel", &id, "--reason", "enough"]),
-        format!("asked the worker of job {id} to stop it\n")
+        format!("asked the consumer of job {id} to stop it\n")
     );
     wait_until_gone(group);
     wait_until("the cancelled job", || {

@@ -12,12 +12,12 @@ use crate::times::{self, rfc3339};
 #[derive(Clone, Copy, Default, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Policy {
-    /// They are gone
+    /// No job
     Skip,
-    /// One job makes up for all of them
+    /// One job for all of them
     #[default]
     Once,
-    /// Each is made up for, up to the first 1,000
+    /// A job for each, up to the first 1,000
     All,
 }
 
@@ -31,7 +31,7 @@ impl Policy {
     }
 }
 
-/// A schedule whose ticks are written as the command line has them.
+/// A schedule, with its ticks in the command line's form.
 pub(super) fn schedule_of(
     name: &str,
     when: &str,

@@ -23,19 +23,19 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Make the schedules of a file the schedules of a group
 ///
-/// Adds and changes schedules as `add` does, and removes those of the group that the file does not
-/// name. Other schedules stay as they are, and so do jobs that were pushed. All are checked before
-/// the first one is changed.
+/// Adds and changes schedules as `add` does, and removes schedules of the group that the file does
+/// not name. Other schedules and pushed jobs stay. The command checks everything before it changes
+/// the first schedule.
 ///
 /// The file is a JSON array of objects: name, when, queue and payload as for `add`, and optionally
 /// zone, missed, grace, and options, an object with the options of the job.
 #[derive(clap::Args)]
 pub(super) struct Set {
-    /// Name of the group, for example that of the program whose schedules they are
+    /// Name of the group, for example the name of the program
     #[arg(value_name = "GROUP")]
     group: String,
 
-    /// The file; - for standard input
+    /// File with the schedules; - for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }

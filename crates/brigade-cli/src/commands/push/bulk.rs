@@ -1,5 +1,5 @@
-//! Lines of JSON from standard input. What is read and not yet pushed is at most one batch; a line
-//! is at most a payload.
+//! Lines of JSON from standard input. At most one batch is read and not yet pushed; a line is at
+//! most as long as a payload.
 
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Stdin, StdinLock, stdin};
 use std::process::ExitCode;

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::exit::usage;
 use crate::times;
 
-/// What may be set on a job; in bulk, on each.
+/// Options of a job; with lines of input, of each job.
 #[derive(clap::Args)]
 pub(super) struct PushOptions {
     /// Not before this moment (18:30, 2026-11-22 18:30, 2026-11-22T18:30:00Z)
@@ -20,8 +20,8 @@ pub(super) struct PushOptions {
     other: JobOptions,
 }
 
-/// What may be set on a job however it comes to be pushed: by arguments, or by a document that has
-/// the same names with `_` in place of `-`.
+/// Options of a job that is pushed by arguments or by a schedule's document, which has the same
+/// names with `_` in place of `-`.
 #[derive(Default, clap::Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::commands) struct JobOptions {
@@ -38,34 +38,35 @@ pub(in crate::commands) struct JobOptions {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 
-    /// Push nothing while a job with this unique key is not settled; its id is printed instead
+    /// Push nothing while a job with this unique key has not ended, and print its id
     #[arg(long, value_name = "KEY")]
     unique: Option<String>,
 
-    /// The unique key holds for this long after the push even if the job is settled before
+    /// The unique key also holds for this long after the push
     #[arg(long, value_name = "TIME", value_parser = times::duration, requires = "unique")]
     #[serde(deserialize_with = "times::optional")]
     unique_for: Option<Duration>,
 
-    /// What the job shares a part of its queue's limits with [default: its key]
+    /// Partition for the limits of the queue [default: its key]
     #[arg(long, value_name = "NAME")]
     partition: Option<String>,
 
-    /// Attempts after the first, if it fails [default: 0]
+    /// Attempts after the first, if it fails [default: that of the task's registration, else 0]
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
 
-    /// Begin no attempt later than this after the push: then it is a dead letter
+    /// Begin no attempt later than this after the push; then the job is a dead letter
     #[arg(long, value_name = "TIME", value_parser = times::duration)]
     #[serde(deserialize_with = "times::optional")]
     within: Option<Duration>,
 
-    /// Longest time one attempt may run [default: no limit]
+    /// Longest time that one attempt may run [default: that of the task's registration, else no
+    /// limit]
     #[arg(long, value_name = "TIME", value_parser = times::duration)]
     #[serde(deserialize_with = "times::optional")]
     timeout: Option<Duration>,
 
-    /// Task to run, for the queues of Rust workers [default: the task that serves the queue]
+    /// Task that a Rust consumer runs [default: the task that serves the queue]
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
 

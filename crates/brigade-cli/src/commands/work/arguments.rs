@@ -1,4 +1,4 @@
-//! The command line of a program, with the payload of a job in it.
+//! The command line of a program, with parts of a job's payload.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -28,7 +28,7 @@ enum Part {
 }
 
 impl CommandLine {
-    /// `command` is not empty: clap saw to that.
+    /// `command` is not empty: clap checks that.
     pub(super) fn parse(command: &[OsString]) -> Self {
         let (program, arguments) = command
             .split_first()
@@ -45,7 +45,7 @@ impl CommandLine {
         &self.program
     }
 
-    /// The arguments for this payload, or why it has none.
+    /// The arguments for this payload, or why there are none.
     pub(super) fn fill(&self, payload: &str) -> Result<Vec<OsString>, String> {
         let wants_field = |argument: &Argument| matches!(argument, Argument::Parts(parts) if parts.iter().any(|p| matches!(p, Part::Field(_))));
         let fields: Option<BTreeMap<String, &RawValue>> = self
@@ -88,12 +88,12 @@ impl Argument {
                 Part::Field(name) => {
                     let fields = fields.ok_or_else(|| {
                         format!(
-                            "the arguments want its field {name:?}, but \
-                            the payload is no JSON object"
+                            "the arguments use the field {name:?}, but \
+                            the payload is not a JSON object"
                         )
                     })?;
                     let value = fields.get(name).ok_or_else(|| {
-                        format!("the arguments want its field {name:?}, which the payload has not")
+                        format!("the arguments use the field {name:?}, which the payload lacks")
                     })?;
                     filled.push_str(&unquoted(value.get()));
                 }
@@ -240,12 +240,12 @@ mod tests {
         assert!(
             filled(&["{a}"], r#"{"b": 1}"#)
                 .unwrap_err()
-                .contains("which the payload has not")
+                .contains("which the payload lacks")
         );
         assert!(
             filled(&["{a}"], "[1]")
                 .unwrap_err()
-                .contains("no JSON object")
+                .contains("not a JSON object")
         );
         assert!(
             filled(&["{}"], r#""a\u0000b""#)

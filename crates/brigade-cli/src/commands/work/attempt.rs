@@ -1,4 +1,4 @@
-//! One program for one job, from its start until nothing of it is left.
+//! One program for one job, from its start until no process of it is left.
 
 use brigade::{Exit, HandlerStop, Step, StopReceipt};
 use futures_util::future::{join, join3};
@@ -106,7 +106,7 @@ impl Runner {
             let step = if gone { Step::Terminated } else { Step::Killed };
             if !gone {
                 program.signal(Signal::KILL);
-                // What it wrote is of no use any more; nobody waits for whoever reads it.
+                // Its output is not needed any more, so this does not wait for its reader.
                 tokio::select! { _ = &mut all => {}, () = program.ended() => {} }
             }
             (stop, StopReceipt::new(step, asked.elapsed()))
@@ -124,21 +124,21 @@ impl Runner {
             Some(HandlerStop::LeaseLost) => {
                 ProgramOutcome::Lost("its lease was lost, so its program was killed".to_owned())
             }
-            Some(_) => ProgramOutcome::GivenBack("its worker was stopped".to_owned()),
+            Some(_) => ProgramOutcome::GivenBack("its consumer was stopped".to_owned()),
             None => match exit {
                 Ok(exit) if self.stop.took(exit, handled).await => {
                     ProgramOutcome::GivenBack(with_stderr(
                         format!(
-                            "interrupted: the signal that stopped its worker stopped its program too \
+                            "interrupted: the signal that stopped its consumer stopped its program too \
                             ({exit})"
                         ),
                         &err.text(),
                     ))
                 }
                 Ok(exit) => outcome_of(exit, out, &err.text()),
-                Err(error) => {
-                    ProgramOutcome::Failed(format!("cannot tell how its program ended: {error}"))
-                }
+                Err(error) => ProgramOutcome::Failed(format!(
+                    "cannot find out how its program ended: {error}"
+                )),
             },
         }
     }

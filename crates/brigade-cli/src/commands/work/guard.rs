@@ -1,16 +1,17 @@
-//! Ends the programs if `brigade work` itself is killed: their jobs are handed out again then, and
+//! Kills the programs if `brigade work` itself is killed: other consumers then get their jobs, and
 //! no job may run twice at once.
 //!
-//! The guard is this program again, in a process group of its own, which no signal but SIGKILL
-//! ends. It is told of each process group that begins and ends, over a pipe, and kills those that
-//! are left when the pipe ends, whatever the reason (`guard::groups`). A group is taken off its
-//! list before its leader is reaped, so that a number that is used again is never hit.
+//! The guard is this program again, in a process group of its own, which only SIGKILL ends. The
+//! command reports each process group that begins and ends to it, over a pipe. When the pipe ends,
+//! for whatever reason, the guard kills the groups that are left (`guard::groups`). The command
+//! takes a group off the list before it reaps the leader, so that a number that is used again is
+//! never hit.
 //!
-//! The mark of a program is told before it starts, its group afterwards. One that had started when
-//! the worker was killed in between is found by its mark: the pipe, which a child holds until it
-//! executes its program, ends later than that.
+//! The command reports the mark of a program before it starts, and its group afterwards. If the
+//! command is killed in between, the guard finds the program by its mark: a child holds the pipe
+//! until it executes its program, so the pipe ends later.
 //!
-//! Lines: `?MARK` starts, `+MARK GROUP` has, `+MARK` could not; `-GROUP` has ended.
+//! Lines: `?MARK` starts, `+MARK GROUP` has started, `+MARK` could not start; `-GROUP` has ended.
 
 mod groups;
 
@@ -35,7 +36,7 @@ const START_MAX: Duration = Duration::from_secs(30);
 /// Its first line.
 const READY: &str = "ready";
 
-/// The side of the worker.
+/// The side of `brigade work`.
 pub(super) struct Guard {
     process: Child,
     pipe: Mutex<Option<ChildStdin>>,
@@ -72,23 +73,23 @@ impl Guard {
 
     /// A program with this mark is about to start.
     pub(super) async fn expect(&self, mark: &str) {
-        self.tell(&format!("?{mark}\n")).await;
+        self.report(&format!("?{mark}\n")).await;
     }
 
     /// It has started, as this group, or could not.
     pub(super) async fn add(&self, mark: &str, group: Option<Pid>) {
         let group = group.map_or_else(String::new, |group| format!(" {}", group.as_raw_nonzero()));
-        self.tell(&format!("+{mark}{group}\n")).await;
+        self.report(&format!("+{mark}{group}\n")).await;
     }
 
     /// A program has ended and is about to be reaped.
     pub(super) async fn remove(&self, group: Pid) {
-        self.tell(&format!("-{}\n", group.as_raw_nonzero())).await;
+        self.report(&format!("-{}\n", group.as_raw_nonzero())).await;
     }
 
-    async fn tell(&self, line: &str) {
+    async fn report(&self, line: &str) {
         let mut pipe = self.pipe.lock().await;
-        // Somebody killed the guard: then the programs have none, and go on.
+        // The guard was killed: the programs go on without one.
         if let Some(open) = &mut *pipe
             && open.write_all(line.as_bytes()).await.is_err()
         {
@@ -122,13 +123,12 @@ fn pid(text: &str) -> Result<Pid, String> {
 
 impl WorkGuard {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        // Whoever stops a whole unit or session signals the guard too, while programs may still
-        // run.
+        // A stop of a whole unit or session signals the guard too, while programs may still run.
         let _deaf = Listener::new()?;
         writeln!(stdout(), "{READY}")?;
         let mut groups = Groups::new(self.worker);
         for line in stdin().lock().lines() {
-            // A line that is none is no reason to let programs run on.
+            // A garbled line is no reason to let programs run on.
             if line.ok().and_then(|line| groups.hear(&line)).is_none() {
                 break;
             }

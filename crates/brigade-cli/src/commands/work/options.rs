@@ -8,18 +8,18 @@ use crate::times;
 /// Run a program for each job of a queue
 ///
 /// The program gets the payload as JSON on its standard input. In its arguments, {} is replaced by
-/// the payload and {name} by that field of a JSON object, strings without their quotes; write {{}}
-/// and {{name}} for the braces themselves, and ${name} stays as it is. BRIGADE_JOB, BRIGADE_QUEUE
-/// and BRIGADE_ATTEMPT are in its environment, and BRIGADE_TICK for a job of a schedule.
+/// the payload and {name} by that field of a JSON object, strings without their quotes. Write {{}}
+/// and {{name}} for the braces themselves; ${name} stays. The environment has BRIGADE_JOB,
+/// BRIGADE_QUEUE and BRIGADE_ATTEMPT, and BRIGADE_TICK for a job of a schedule.
 ///
-/// Exit code 0 is done: the first 64 KiB of its standard output, if the job is kept, are its
-/// result, as JSON or else as a JSON string. Exit code 75 passes the job on, uncharged. Every other
-/// end is a failure, with the end of its standard error as the reason. Each program runs in a
-/// process group of its own, all of which is ended with it.
+/// Exit code 0 is done: if the job is kept, the first 64 KiB of standard output are its result, as
+/// JSON or else as a JSON string. Exit code 75 passes the job, uncharged. Any other end is a
+/// failure, with the end of standard error as the reason. Each program runs in its own process
+/// group, which is killed when the program ends.
 ///
-/// The first SIGINT or SIGTERM takes nothing new and lets the running programs finish; the second
-/// kills them and gives their jobs back, uncharged. A program that the same signal ends too is
-/// interrupted: its job is given back, uncharged.
+/// After the first SIGINT or SIGTERM the command takes no more jobs and waits for the running
+/// programs; the second kills them and gives their jobs back, uncharged. If the same signal also
+/// ends a program, its job is given back, uncharged.
 #[derive(clap::Args)]
 pub(crate) struct Work {
     /// Queue to serve
@@ -30,21 +30,19 @@ pub(crate) struct Work {
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) jobs: u16,
 
-    /// End when the queue holds nothing that will still be run; exit code 1 if a job became a dead
-    /// letter
+    /// End when the queue has no job that will still run; exit code 1 if a job became a dead letter
     #[arg(long)]
     pub(super) until_empty: bool,
 
-    /// How long a job is held if this process is lost; renewed while its program runs
+    /// How long a job stays leased if this process is lost; renewed while its program runs
     #[arg(long, value_name = "TIME", value_parser = lease_time, default_value = "30s")]
     pub(super) lease: Duration,
 
-    /// From SIGTERM to SIGKILL, for the program of a cancelled job
+    /// Time from SIGTERM to SIGKILL for a program that is stopped
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "5s")]
     pub(super) kill_after: Duration,
 
-    /// Give the programs the URL of the broker as BRIGADE_URL, with its password [default: they do
-    /// not have that variable]
+    /// Give programs the broker's URL, with its password, as BRIGADE_URL [default: not set]
     #[arg(long)]
     pub(super) pass_broker_url: bool,
 

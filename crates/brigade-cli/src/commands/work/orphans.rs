@@ -1,6 +1,5 @@
-//! Reaps orphans where this process is the first of its PID namespace, as in a container: whatever
-//! loses its parent there becomes a child of this process, and stays a zombie until it is waited
-//! for.
+//! Reaps orphans where this process is the first of its PID namespace, as in a container: a process
+//! that loses its parent there becomes a child of this one, and stays a zombie until it is reaped.
 //!
 //! The programs of `brigade work` and its guard are waited for by those who started them. They are
 //! known here by their numbers and left alone: one that was reaped here would have no exit status.
@@ -27,7 +26,7 @@ impl Orphans {
         }
     }
 
-    /// A child was started that somebody waits for.
+    /// A child was started that other code waits for.
     pub(super) fn leave(&self, child: Pid) {
         if let Some(children) = &self.children {
             children.borrow_mut().insert(child);
@@ -80,10 +79,7 @@ fn reap(children: &HashSet<Pid>) {
 }
 
 /// A child that has ended and is not reaped.
-#[expect(
-    unsafe_code,
-    reason = "rustix's waitid does not tell which process it is about"
-)]
+#[expect(unsafe_code, reason = "rustix's waitid does not return the process")]
 fn first_ended() -> Option<Pid> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;

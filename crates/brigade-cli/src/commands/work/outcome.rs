@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 /// A job that was passed on is not handed out again for this long.
 const PASS_PAUSE: Duration = Duration::from_secs(1);
 
-/// What became of an attempt.
+/// How an attempt ended.
 pub(super) enum ProgramOutcome {
     Done(Option<Box<RawValue>>),
     Failed(String),
@@ -19,7 +19,7 @@ pub(super) enum ProgramOutcome {
     Cancelled(String, StopReceipt),
     /// Uncharged.
     GivenBack(String),
-    /// The lease is: there is nothing to settle.
+    /// The lease is lost: there is nothing to settle.
     Lost(String),
 }
 

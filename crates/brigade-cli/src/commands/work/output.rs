@@ -1,4 +1,4 @@
-//! What a program prints: passed on line by line, and kept in part. And what it reads: its payload.
+//! Output of a program: passed on line by line, and kept in part. And its input: the payload.
 
 use std::io;
 
@@ -21,11 +21,9 @@ const REASON_BYTES_MAX: usize = 4 << 10;
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// Read at once.
 const CHUNK_BYTES: usize = 8 << 10;
-/// What a pipe may still hold when its program has ended (pipe(7)); who writes more is somebody
-/// else.
+/// What a pipe may still hold when its program has ended (pipe(7)); other processes may write more.
 const REST_BYTES_MAX: usize = 1 << 20;
-/// How long to wait for that rest: it is there already, only its readiness may not have been told
-/// yet.
+/// How long to wait for that rest: it is there already, only its readiness may not be known yet.
 const REST_WAIT: Duration = Duration::from_millis(100);
 
 /// Our own standard output and error, shared by the programs.
@@ -68,12 +66,12 @@ impl Console {
     /// A line of our own on standard output.
     pub(super) async fn print(&self, mut line: String) {
         line.push('\n');
-        // Whoever read it may be gone.
+        // The reader may be gone.
         pass_on(Some(&self.stdout), line.as_bytes()).await;
     }
 
     pub(super) async fn flush(&self) {
-        // Whoever read it is gone, then.
+        // The reader is gone.
         self.stdout.lock().await.flush().await.ok();
         self.stderr.lock().await.flush().await.ok();
     }

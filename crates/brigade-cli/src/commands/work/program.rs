@@ -1,7 +1,7 @@
 //! One running program: the leader of a process group of its own.
 //!
-//! The leader is reaped last. Until then its number, which is the group's too, belongs to nobody
-//! else, so a signal to the group can hit no stranger.
+//! The leader is reaped last. Until then no other process can get its number, which is also the
+//! group's, so a signal to the group hits only this group.
 
 use std::ffi::OsString;
 use std::io;
@@ -18,9 +18,9 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use super::stop::Signals;
 use crate::connection::URL_VARIABLE;
 
-/// Marks a process and all its descendants as somebody's: a path of marks, each of which begins
-/// with the number of the process that made it. If this one is killed, its jobs are given to others
-/// only when no process with its mark runs any more.
+/// Marks a process and all its descendants: a path of marks, each of which begins with the number
+/// of the process that made it. If this process is killed, other consumers get its jobs only when
+/// no process with its mark runs any more.
 pub(super) const TREE_VARIABLE: &str = "BRIGADE_TREE";
 
 /// The mark of one program; the last of its path. It is random, so that no other process can have
@@ -55,11 +55,11 @@ pub(super) struct Pipes {
 
 /// Why a program could not be started.
 pub(super) enum Refusal {
-    /// Its arguments are too long: no worker can start it for this job.
+    /// Its arguments are too long: no consumer can start it for this job.
     Job(io::Error),
     /// The system has no room now.
     Later(io::Error),
-    /// There is no such program, or it may not be run.
+    /// The program does not exist, or may not be executed.
     Ever(io::Error),
 }
 
@@ -136,7 +136,7 @@ impl Program {
     /// Waits until the leader has ended. It is not reaped. Cancel safe.
     pub(super) async fn ended(&self) {
         if self.pidfd.ready(Interest::READABLE).await.is_err() {
-            // The runtime ends, and with it whoever waits here.
+            // The runtime ends, and with it the task that waits here.
             std::future::pending().await
         }
     }
@@ -148,7 +148,7 @@ impl Program {
 
     /// Sends a signal to whatever is left of the group.
     pub(super) fn signal(&self, signal: Signal) {
-        // Nobody is left.
+        // No process is left.
         kill_process_group(self.group, signal).ok();
     }
 
@@ -161,7 +161,7 @@ impl Program {
 ///
 /// A signal to our own group in the moment between fork and setpgid is not the program's: the child
 /// still has our handlers then, which do nothing in it. `process_group` would make it a
-/// `posix_spawn`, which resets the handlers first, and such a signal would kill the program.
+/// `posix_spawn`, which resets the handlers first, and the signal would kill the program.
 #[expect(
     unsafe_code,
     reason = "there is no other way to run code between fork and exec"

@@ -1,6 +1,6 @@
-//! What `brigade work` tells: what did not end well, as it happens, and the sum at the end. For
-//! people on standard error, since standard output is the programs'; as JSON on standard output,
-//! since the programs' is in their results then.
+//! What `brigade work` prints: attempts that did not end well, as they end, and the sum at the end.
+//! Text goes to standard error, since standard output is the programs'; JSON goes to standard
+//! output, since the programs' output is in their results then.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Report {
         }
     }
 
-    /// An attempt was settled; `job` is what became of it where that is not clear. Returns a line
+    /// An attempt was settled; `job` is its state where that is not clear. Returns a line
     /// for standard output, which may have to wait for a slow reader.
     pub(super) fn settled(
         &self,
@@ -137,7 +137,7 @@ impl Report {
     pub(super) fn end(&self) {
         let counts = self.counts.get();
         if self.json {
-            // Whoever read it may be gone.
+            // The reader may be gone.
             show::json(&counts).ok();
             return;
         }

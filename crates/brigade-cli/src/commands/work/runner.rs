@@ -12,13 +12,13 @@ use super::output::Console;
 use super::report::Report;
 use super::stop::Stop;
 
-/// What the programs share.
+/// Settings that the programs share.
 pub(super) struct Runner {
     pub(super) broker: Broker,
     pub(super) consumer: ConsumerHandle,
     pub(super) command: CommandLine,
     pub(super) kill_after: Duration,
-    /// For the programs, if they are to have it.
+    /// The broker's URL, if programs get it.
     pub(super) url: Option<String>,
     pub(super) guard: Guard,
     pub(super) console: Console,
@@ -27,6 +27,6 @@ pub(super) struct Runner {
     pub(super) running: Cell<usize>,
     pub(super) stop: Stop,
     pub(super) orphans: Orphans,
-    /// Why there is no point in going on.
+    /// The error that ends the command.
     pub(super) broken: RefCell<Option<anyhow::Error>>,
 }

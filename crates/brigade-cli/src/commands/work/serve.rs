@@ -1,5 +1,5 @@
-//! The task that runs the programs: jobs come from the consumer's handler, and what became of them
-//! is reported once the consumer has settled them.
+//! The task that runs the programs: jobs come from the consumer's handler, and each is reported
+//! once the consumer has settled it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,7 +57,7 @@ impl Serving {
             let sender = sender.clone();
             async move {
                 let (reply, answer) = oneshot::channel();
-                let gone = || HandlerEnd::GiveBack("its worker was stopped".to_owned());
+                let gone = || HandlerEnd::GiveBack("its consumer was stopped".to_owned());
                 sender
                     .send(Request { job, reply })
                     .await

@@ -1,11 +1,12 @@
-//! The signals that stop `brigade work`, and which programs they took along.
+//! The signals that stop `brigade work`, and whether they also stopped a program.
 //!
 //! SIGINT, SIGTERM and SIGHUP often reach more than this process: a terminal signals its foreground
 //! group, systemd every process of a unit. A program that ends because of that signal was
-//! interrupted, it has not failed. Nothing tells who else a signal was sent to, so the program's
-//! end is evidence: the signal killed it, its exit code says so as shells do (128 + the signal), or
-//! it exited with an error and handles the signal. In either case this process must have got the
-//! same signal. The program may have got it a moment earlier, so for a short time it is waited for.
+//! interrupted, it has not failed. The kernel does not say which processes got a signal, so the
+//! program's end is evidence: the signal killed it, its exit code says so as shells do (128 + the
+//! signal), or it exited with an error and handles the signal. In either case this process must
+//! have got the same signal. The program may have got it a moment earlier, so for a short time it
+//! is waited for.
 
 use std::cell::Cell;
 use std::fs;

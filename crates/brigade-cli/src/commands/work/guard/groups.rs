@@ -6,9 +6,9 @@
 //! the leader is verified. The group is killed by its number only while its leader is not reaped,
 //! since that keeps the number.
 //!
-//! Where there is no such leader, processes are found by their marks and killed one by one, by
-//! pidfd. A process counts only if it belongs to this user: anybody can write anything into the
-//! environment of their own processes. Marks are random, so that nobody can know them before the
+//! Without a leader, the guard finds processes by their marks and kills them one by one, by pidfd.
+//! A process counts only if it belongs to this user, because users can write anything into the
+//! environment of their own processes. Marks are random, so that no user can know them before the
 //! program runs.
 
 use std::collections::{HashMap, HashSet};
@@ -49,10 +49,10 @@ impl Groups {
         let read = |group: &str| group.parse().ok().and_then(Pid::from_raw);
         match line.split_at_checked(1)? {
             ("?", mark) => drop(self.starting.insert(mark.to_owned())),
-            ("+", told) => {
-                let (mark, group) = told
+            ("+", started) => {
+                let (mark, group) = started
                     .split_once(' ')
-                    .map_or((told, None), |(mark, group)| (mark, Some(group)));
+                    .map_or((started, None), |(mark, group)| (mark, Some(group)));
                 self.starting.remove(mark);
                 if let Some(group) = group {
                     let group = read(group)?;
@@ -78,7 +78,7 @@ impl Groups {
     /// Kills all that is left.
     #[expect(
         clippy::disallowed_methods,
-        reason = "no event tells that a process has got its environment, or that it has forked"
+        reason = "there is no event for a process that has got its environment, or that has forked"
     )]
     pub(super) fn kill(self) {
         let mut marks = self.starting;
@@ -131,10 +131,10 @@ fn kill_marked(marks: &HashSet<String>) {
     }
 }
 
-/// Whether a process of this user has such a mark in its environment.
+/// Whether a process of this user has a mark in its environment.
 fn has_mark(pid: Pid, is_one: impl Fn(&str) -> bool) -> bool {
     let directory = format!("/proc/{}", pid.as_raw_nonzero());
-    // Of a program that is not to be looked into, such as a setuid one, the files belong to root.
+    // The files of a program that may not be inspected, for example a setuid one, belong to root.
     let is_ours =
         fs::metadata(&directory).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
     let environment = if is_ours {
