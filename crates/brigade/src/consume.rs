@@ -1,16 +1,16 @@
 //! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers
 //! and pools.
 //!
-//! `consumer` is one that runs, and the story of its life. `announce` shows that it is alive. `leases` leases while there is room
-//! (prefetch), renews, and hears of cancels; `attempt` is one leased job until its settlement,
-//! `here` its attempt in this process; `disposition` says what becomes of a job, `settling` tells the
-//! broker; `turns` which queue is asked first; `control` what a handle tells; `reload` how workers
-//! take turns to load.
+//! `consumer` is a running consumer, with its life in order; `announce` shows that it is alive.
+//! `leases` leases while there is room (prefetch), renews, and looks for cancels; `attempt` is one
+//! leased job until its settlement, `here` its attempt in this process, `handler` its attempt by a
+//! handler; `disposition` decides what becomes of a job, `settling` delivers that to the broker;
+//! `turns` chooses the queue that is asked first; `control` is the consumer's handle; `reload` lets
+//! consumers reload one after the other.
 //!
-//! A lease is renewed only while its attempt is in the pool's hands: waiting for a worker, or
-//! running in one that lives; and while the broker is being told how it ended. A parent that dies
-//! renews nothing more. Attempts in this process have threads of their own, so that renewals depend
-//! on no code of users.
+//! The consumer renews a lease only while its attempt waits in the pool or runs in a living worker,
+//! and while it settles the job. A consumer that dies renews nothing. Attempts in this process have
+//! threads of their own, so that user code cannot block renewals.
 
 mod announce;
 mod attempt;
@@ -53,10 +53,11 @@ pub use handler::{HandlerEnd, HandlerStop, LeasedJob};
 /// # #[task] fn hello(name: String) -> String { name }
 /// # async fn run() -> Result<(), brigade::Error> {
 /// let (broker, pool) = (Broker::connect("sqlite:jobs.db").await?, Pool::builder().start().await?);
-/// broker.consumer().task(hello).weighted("mails", 3).weighted("reports", 1).on(&pool).run_until(brigade::stop_signal()).await?;
+/// broker.consumer().task(hello).weighted("mails", 3).weighted("reports",
+/// 1).on(&pool).run_until(brigade::stop_signal()).await?;
 /// # Ok(()) }
 /// ```
-#[must_use = "a worker does nothing until it runs"]
+#[must_use = "a consumer does nothing until it runs"]
 pub struct Consumer {
     broker: Broker,
     place: Place,
@@ -72,14 +73,14 @@ pub struct Consumer {
     version: Option<String>,
     on_settled: Option<OnSettled>,
     control: Arc<Control>,
-    /// What `task` was given that is none.
+    /// The error of a `task` that is not registered.
     wrong: Option<Error>,
 }
 
 /// Where attempts run.
 #[derive(Clone)]
 enum Place {
-    /// In processes of a pool that the worker starts and ends.
+    /// In processes of a pool that the consumer starts and ends.
     OwnPool,
     Pool(Pool),
     InProcess,
@@ -87,30 +88,30 @@ enum Place {
     Handler(Handler),
 }
 
-/// When a worker ends by itself.
+/// When a consumer ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Until {
-    /// Never: it must be told.
+    /// Never: it must be stopped.
     Told,
-    /// When its queues hold nothing that will still be run.
+    /// When its queues have no job that will still run.
     Empty,
-    /// When its queues hold nothing that is due.
+    /// When its queues have no job that is due.
     NothingDue,
 }
 
-/// What a worker did.
+/// What a consumer did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Served {
-    /// Jobs that ended well.
+    /// Jobs that are done.
     pub done: u64,
-    /// Attempts that did not, and were charged to their jobs.
+    /// Attempts that failed or crashed, and were charged to their jobs.
     pub failed: u64,
     /// Jobs that were given back, uncharged.
     pub given_back: u64,
-    /// Attempts that were stopped because somebody cancelled their jobs.
+    /// Attempts that were stopped because their jobs were cancelled.
     pub cancelled: u64,
-    /// Settlements that came too late, because the lease had run out.
+    /// Settlements that came too late, because the lease had ended.
     pub stale: u64,
 }
 
@@ -122,18 +123,18 @@ pub struct SettledAttempt {
     pub id: JobId,
     /// Its number, from 1.
     pub attempt: u32,
-    /// Whether the settlement counts. If not, the job is another consumer's by now.
+    /// Whether the broker accepted the settlement. If not, another consumer has the job.
     pub accepted: bool,
 }
 
-/// What is called after each settlement.
+/// A function that is called after each settlement.
 type OnSettled = Arc<dyn Fn(&SettledAttempt) + Send + Sync>;
 
-/// After a broker's error, and before a job that nobody could take is tried again.
+/// The pause after a broker's error, and before a job that the pool did not take is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a job is offered to other consumers when none that got it could run it.
 const UNSERVED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// A job whose holders fell silent so often is set aside.
+/// A job that lost so many holders becomes a dead letter.
 const LOSSES_MAX: u32 = 5;
 /// Of the version of a program.
 const VERSION_BYTES_MAX: usize = 100;
@@ -147,7 +148,7 @@ fn pause() -> Duration {
 }
 
 impl Broker {
-    /// A worker that serves this broker's jobs.
+    /// A consumer of this broker's jobs.
     pub fn consumer(&self) -> Consumer {
         Consumer {
             broker: self.clone(),
@@ -170,25 +171,25 @@ impl Broker {
 }
 
 impl Consumer {
-    /// Serves this queue in strict order: of the queues that are named so, a later one gives jobs
-    /// only while those before it have none to hand out, and all that take turns come after them.
+    /// Serves this queue in strict order: of the queues given here, a later one is asked only while
+    /// those before it have no job to hand out. Queues that take turns come after all of them.
     /// Default: the queues of all tasks of this program, in equal turns.
     pub fn queue(mut self, name: impl Into<Box<str>>) -> Self {
         self.queues.push(name.into());
         self
     }
 
-    /// Serves this queue in turn with the others that take turns: where all have jobs, each gives
-    /// by its weight, at least 1. One that is empty holds up no other. Those of
-    /// [`task`](Consumer::task) have weight 1; those of [`queue`](Consumer::queue) come before them.
+    /// Serves this queue in turn with the others that take turns: while all have jobs, the consumer
+    /// takes from each by its weight, at least 1. An empty queue delays no other. Queues of
+    /// [`task`](Consumer::task) have weight 1; those of [`queue`](Consumer::queue) come first.
     pub fn weighted(mut self, name: impl Into<Box<str>>, weight: u32) -> Self {
         self.weighted.push((name.into(), weight));
         self
     }
 
     /// Serves the queue of this task: `broker.consumer().task(hello)`. Several tasks take equal
-    /// turns, whatever their order here, as with [`weighted`](Consumer::weighted) and weight 1. Where
-    /// the order is to count, name the queues: [`queue`](Consumer::queue).
+    /// turns, whatever their order here, as with [`weighted`](Consumer::weighted) and weight 1. For
+    /// a strict order, name the queues: [`queue`](Consumer::queue).
     pub fn task<A, R, F: Function<A, Output = Call<R>>>(mut self, task: F) -> Self {
         // The type says which function it is.
         let _: F = task;
@@ -201,39 +202,39 @@ impl Consumer {
         self
     }
 
-    /// Runs the attempts in this pool's processes, where each can be stopped and none can hurt this
-    /// one. Default: a pool of the worker's own, with up to one process per CPU, which ends with
-    /// the worker; the program's `main` begins with [`init`](crate::init) then, or is
-    /// [`#[brigade::main]`](macro@crate::main).
+    /// Runs the attempts in this pool's worker processes, where each can be stopped and none can
+    /// hurt this process. Default: a pool of the consumer's own, with up to one process per CPU,
+    /// which ends with the consumer; the program's `main` then begins with [`init`](crate::init),
+    /// or is [`#[brigade::main]`](macro@crate::main).
     pub fn on(mut self, pool: &Pool) -> Self {
         self.place = Place::Pool(pool.clone());
         self
     }
 
-    /// Runs the attempts in this very process, each on a thread of its own: faster for tiny tasks,
-    /// and all that a pool protects from is given up. One that crashes (a signal, a stack overflow,
-    /// no memory left) takes this process with it, and with that all that runs beside it. One that
-    /// hangs cannot be stopped: it keeps its lease and its place for as long as this process lives.
-    /// A timeout or a cancel only asks ([`Context::is_cancelled`](crate::Context::is_cancelled))
-    /// and takes effect at the next await; limits of memory are ignored. What it leaks, and what it
-    /// changes of the process, stays.
+    /// Runs the attempts in this process, each on a thread of its own. This is faster for tiny
+    /// tasks and gives up the protection of a pool. An attempt that crashes (a signal, a stack
+    /// overflow, no memory left) ends this process and everything in it. An attempt that hangs
+    /// cannot be stopped: it keeps its lease and its slot for as long as this process lives. A
+    /// timeout or a cancel only asks ([`Context::is_cancelled`](crate::Context::is_cancelled)) and
+    /// takes effect at the next await; memory limits are ignored. Leaks and changes of the process
+    /// stay.
     pub fn in_process(mut self) -> Self {
         self.place = Place::InProcess;
         self
     }
 
     /// Runs this code for each job, whatever task it names, in place of the tasks of this program.
-    /// The consumer leases, renews, hears of cancels and settles; what the handler returns decides
-    /// what becomes of the job, as for a task: `Ok` is done, with the value as the result; an error
-    /// is a failure, unless it is a [`Pass`](crate::Pass), or a [`Failure`](crate::Failure) that is
-    /// permanent or asks for a time. A panic is a failure.
+    /// The consumer leases, renews, handles cancels and settles. The handler's result decides what
+    /// becomes of the job, as for a task: `Ok` is done, with the value as the result; an error is a
+    /// failure, unless it is a [`Pass`](crate::Pass), or a [`Failure`](crate::Failure) that is
+    /// permanent or sets the pause. A panic is a failure.
     ///
     /// The handler runs in this process, as a task of the runtime: code that computes for long
-    /// belongs on [`tokio::task::spawn_blocking`]. Asked to stop by a cancel, by its job's timeout or
-    /// by the end of the consumer, it hears of it by [`LeasedJob::cancelled`], and is dropped at its
-    /// next await after [`abort_after`](Consumer::abort_after). Name the queues with
-    /// [`queue`](Consumer::queue) or [`weighted`](Consumer::weighted); [`prefetch`](Consumer::prefetch)
-    /// says how many jobs run at once.
+    /// belongs on [`tokio::task::spawn_blocking`]. A cancel, the job's timeout or the end of the
+    /// consumer asks the handler to stop: [`LeasedJob::cancelled`] resolves, and the future is
+    /// dropped at its next await after [`abort_after`](Consumer::abort_after). Name the queues with
+    /// [`queue`](Consumer::queue) or [`weighted`](Consumer::weighted);
+    /// [`prefetch`](Consumer::prefetch) is the number of jobs at once.
     ///
     /// ```no_run
     /// # use brigade::{Broker, Failure};
@@ -261,8 +262,8 @@ impl Consumer {
         self
     }
 
-    /// Calls this after each attempt, once the broker has its end, or has refused it because the
-    /// lease was over by then. It must not block.
+    /// Calls this after each attempt, when the broker has accepted its settlement, or has refused
+    /// it because the lease had ended. It must not block.
     pub fn on_settled(mut self, call: impl Fn(&SettledAttempt) + Send + Sync + 'static) -> Self {
         self.on_settled = Some(Arc::new(call));
         self
@@ -285,8 +286,8 @@ impl Consumer {
         self
     }
 
-    /// The most jobs held at once. Default: twice the pool's slots; 1 in process and for a handler. At most
-    /// 1,048,576.
+    /// The most jobs held at once. Default: twice the pool's slots; 1 in process and for a handler.
+    /// At most 1,048,576.
     pub fn prefetch(mut self, jobs: usize) -> Self {
         self.prefetch = jobs.max(1);
         self
@@ -299,50 +300,50 @@ impl Consumer {
         self
     }
 
-    /// How long running attempts may take to finish when the worker stops; then they are stopped
+    /// How long running attempts may take to finish when the consumer stops; then they are stopped
     /// and their jobs given back. Default: 30 s.
     pub fn drain_timeout(mut self, time: Duration) -> Self {
         self.drain = time;
         self
     }
 
-    /// How long a job is given back, for other consumers to take, because this program does not
-    /// know its task or its arguments do not fit: in a deploy, an old program meets jobs of the new
-    /// one and the other way round. The time begins when a first consumer could not run it. A job
-    /// that is given back waits for 1 s, then for twice as long each time, up to 60 s. When the
-    /// time is over, the next consumer that cannot run it makes it a dead letter that says so.
-    /// Default: 1 day; with zero it is a dead letter at once. The caller of a call over RabbitMQ is
-    /// told once all workers of its queue were asked.
+    /// How long a job is given back to other consumers because this program does not know its task
+    /// or its arguments do not fit: in a deploy, an old program gets jobs of the new one and the
+    /// other way round. The time begins when a first consumer could not run the job. A job that is
+    /// given back waits for 1 s, then for twice as long each time, up to 60 s. When the time is
+    /// over, the next consumer that cannot run it makes it a dead letter with that reason. Default:
+    /// 1 day; with zero it is a dead letter at once. A call over RabbitMQ ends with an error when
+    /// all consumers of its queue were asked.
     pub fn unserved_timeout(mut self, time: Duration) -> Self {
         self.unserved_timeout = time;
         self
     }
 
-    /// How often the holder of a job may fall silent, its process dead or hung, until the job is a
-    /// dead letter: it may be what kills its consumers. After the second time it runs with nothing
-    /// beside it, so that it takes no other job along. What ends in good order (a deploy, a lost
-    /// host) is not counted. Default: 5; at least 1. On RabbitMQ, whose servers do not tell a dead
-    /// holder from a lost connection, ten deliveries that nobody settled count as one loss.
+    /// How often a job may lose its holder (the process died or hung) before it becomes a dead
+    /// letter, because the job may be what kills its consumers. After the second loss it runs alone
+    /// in its consumer, so that it takes no other job with it. An orderly end (a deploy, a lost
+    /// host) is not counted. Default: 5; at least 1. RabbitMQ does not distinguish a dead holder
+    /// from a lost connection, so ten deliveries without a settlement count as one loss there.
     pub fn losses_max(mut self, times: u32) -> Self {
         self.losses_max = times.max(1);
         self
     }
 
-    /// Ends by itself when the queues hold nothing that will still be run, by anybody, and what was
-    /// leased is settled. Jobs that wait for their time or a retry, also those that only another
-    /// program can run, and paused queues, are waited for.
+    /// Ends by itself when the queues have no job that any consumer will still run, and all leases
+    /// are settled. It waits for jobs that are not yet due or wait for a retry, also those that
+    /// only another program can run, and for paused queues.
     pub fn until_empty(mut self) -> Self {
         self.until = Until::Empty;
         self
     }
 
-    /// As [`until_empty`](Consumer::until_empty), without waiting for what is not due.
+    /// As [`until_empty`](Consumer::until_empty), without waiting for jobs that are not due.
     pub(crate) fn until_nothing_is_due(mut self) -> Self {
         self.until = Until::NothingDue;
         self
     }
 
-    /// To tell the worker what to do while it runs.
+    /// A handle that controls the consumer while it runs.
     pub fn handle(&self) -> ConsumerHandle {
         ConsumerHandle(Arc::clone(&self.control))
     }
@@ -356,26 +357,26 @@ impl Consumer {
         self.until_empty().run_until(pending::<()>()).await
     }
 
-    /// Serves until `stop` comes (any future: a channel, a token; or
-    /// [`stop_signal()`](crate::stop_signal)), then takes nothing new and lets what runs finish,
-    /// within [`drain_timeout`](Consumer::drain_timeout). The second signal after
-    /// [`stop_signal()`](crate::stop_signal) ends that at once; so does [`ConsumerHandle::kill`].
-    /// What is stopped is given back, uncharged.
+    /// Serves until `stop` resolves (any future: a channel, a token, or
+    /// [`stop_signal()`](crate::stop_signal)). Then it leases nothing more and lets running
+    /// attempts finish, within [`drain_timeout`](Consumer::drain_timeout). A second signal after
+    /// [`stop_signal()`](crate::stop_signal), or [`ConsumerHandle::kill`], stops them at once. Jobs
+    /// whose attempts were stopped are given back, uncharged.
     ///
     /// # Errors
     ///
-    /// `BadOption` without any queue, `Unsupported` outside of a runtime, and for a worker that is
-    /// to end when its queues are empty at a broker that does not count jobs
-    /// ([`Capabilities::listing`](crate::Capabilities::listing)), those of
-    /// [`Builder::start`](crate::Builder::start) if it starts a pool of its own, `Closed` if the
-    /// connection to the broker has ended for good. Other errors of the broker are waited out and
-    /// logged: serving goes on when it is back.
+    /// `BadOption` without any queue; `Unsupported` outside of a runtime, or with
+    /// [`until_empty`](Consumer::until_empty) at a broker that does not count jobs
+    /// ([`Capabilities::listing`](crate::Capabilities::listing)); those of
+    /// [`Builder::start`](crate::Builder::start) if it starts a pool of its own; `Closed` if the
+    /// connection to the broker has ended for good. The consumer logs other errors of the broker
+    /// and continues when the broker is back.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future is a [`kill`](ConsumerHandle::kill) in the background: nothing more is
-    /// leased, attempts are stopped and their jobs given back. Where the runtime ends before that
-    /// is done, their leases run out. To let attempts finish, end it with `stop`.
+    /// Dropping the future is a [`kill`](ConsumerHandle::kill) in the background: the consumer
+    /// leases nothing more, stops its attempts and gives their jobs back. If the runtime ends
+    /// before that, their leases run out. To let attempts finish, resolve `stop`.
     pub async fn run_until(self, stop: impl Future) -> Result<Served, Error> {
         let control = Arc::clone(&self.control);
         let mut running = Running::begin(self).await?;

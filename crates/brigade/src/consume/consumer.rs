@@ -1,4 +1,4 @@
-//! A consumer that runs: what it has, and the story of its life.
+//! A running consumer: its parts, and its life in order.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,18 +24,18 @@ use crate::store::{CallTransport, JobStore, Leased, LiveConsumer};
 use brigade_pool::Pool;
 use brigade_runtime::owner::{host_name, own_name};
 
-/// Settlements that the broker does not take at the moment and that hold no place in the consumer
-/// any more. Further ones keep theirs, so that what is not settled is bounded.
+/// Settlements that the broker does not accept at the moment and that no longer hold a slot of the
+/// consumer. Further ones keep their slots, so that unsettled jobs are bounded.
 const UNTOLD_MAX: usize = 1024;
 
-/// A worker that runs.
+/// A running consumer.
 pub(super) struct RunningConsumer {
     pub(super) broker: Broker,
     pub(super) store: Arc<dyn JobStore>,
     pub(super) transport: Option<Arc<dyn CallTransport>>,
-    /// Where attempts run; `None` for this very process.
+    /// The pool of the attempts; `None` for this process.
     pub(super) pool: Option<Pool>,
-    /// What runs for each job, in place of its task.
+    /// The handler that runs for each job, in place of its task.
     pub(super) handler: Option<Handler>,
     pub(super) abort_after: Duration,
     pub(super) on_settled: Option<OnSettled>,
@@ -50,10 +50,10 @@ pub(super) struct RunningConsumer {
     pub(super) losses_max: u32,
     pub(super) room: Arc<Semaphore>,
     pub(super) untold: Arc<Semaphore>,
-    /// For the one job that has to run with nothing beside it.
+    /// Held by the one job that has to run alone.
     pub(super) alone: Arc<Semaphore>,
     pub(super) held: Mutex<HashMap<u64, Held>>,
-    /// Told when something is held that was not.
+    /// Notified when a job is held that was not.
     pub(super) holding: Notify,
     pub(super) numbers: AtomicU64,
     pub(super) control: Arc<Control>,
@@ -64,8 +64,8 @@ pub(super) struct RunningConsumer {
     pub(super) scope: Scope,
 }
 
-/// A consumer that runs beside whoever began it. Dropping this kills it: attempts are stopped and
-/// their jobs given back, in the background.
+/// A consumer that runs in a task of its own. Dropping this kills it in the background: attempts
+/// are stopped and their jobs given back.
 pub(super) struct Running {
     control: Arc<Control>,
     served: oneshot::Receiver<Result<Served, Error>>,
@@ -102,14 +102,14 @@ impl Running {
         };
         let control = Arc::clone(&consumer.control);
         let (tell, served) = oneshot::channel();
-        // A task of its own: whoever awaits it may be a thread beside the runtime's, which would be
-        // woken for each lease, and may stop awaiting it.
+        // A task of its own: the caller may await it on a thread outside of the runtime, which
+        // would be woken for each lease, and may stop awaiting it.
         beside.spawn(async move {
             let served = consumer.live().await;
             if let Some(own) = own {
                 own.shutdown().await;
             }
-            // Whoever began it may have gone.
+            // The caller may be gone.
             tell.send(served).ok();
         });
         Ok(Self { control, served })
@@ -210,8 +210,8 @@ impl RunningConsumer {
         })
     }
 
-    /// Leases and runs, then drains. When it returns nothing of it is left, but attempts in this
-    /// process that would not end.
+    /// Leases and runs, then drains. When it returns, only attempts in this process that did not
+    /// end are left.
     async fn live(self: Arc<Self>) -> Result<Served, Error> {
         let ended = CancellationToken::new();
         let ends = ended.clone().drop_guard();
@@ -236,11 +236,12 @@ impl RunningConsumer {
         leased.map(|()| self.control.served())
     }
 
-    /// What decides over this job when its attempt has ended.
+    /// What decides about this job when its attempt has ended.
     pub(super) fn policy<'a>(&self, leased: &'a Leased) -> Policy<'a> {
         let (passes, now) = (self.store.capabilities().passes, self.broker.clock().now());
         let retries = self.retries_of(&leased.job);
-        // What a job says itself of retries, or its caller who has the task's code, the store keeps.
+        // What a job says itself of retries, or its caller who has the task's code, the store
+        // keeps.
         let within = retries
             .retry
             .filter(|_| leased.job.options.retry.is_none() && !leased.is_call)

@@ -1,4 +1,4 @@
-//! [`ConsumerHandle`]: what a running worker can be told, and what it tells.
+//! [`ConsumerHandle`]: controls a running consumer and shows its state.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -11,36 +11,36 @@ use super::reload::Serving;
 use super::turns::Paused;
 use crate::sync::lock;
 
-/// Tells a running [`Consumer`](crate::Consumer) what to do: take it with
-/// [`Consumer::handle`](crate::Consumer::handle) before the worker runs. Cheap to clone.
+/// Controls a running [`Consumer`](crate::Consumer): get it with
+/// [`Consumer::handle`](crate::Consumer::handle) before the consumer runs. Cheap to clone.
 #[derive(Clone)]
 pub struct ConsumerHandle(pub(super) Arc<Control>);
 
-/// What a worker is doing.
+/// What a consumer is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerStats {
-    /// Jobs in its hands: they run, or wait for a worker process.
+    /// Jobs that it holds: they run, or wait for a worker process.
     pub held: usize,
     /// What it has done so far.
     pub served: Served,
     /// Queues that are paused here, by name.
     pub paused: Vec<String>,
-    /// Whether it takes nothing new any more.
+    /// Whether it leases nothing more.
     pub draining: bool,
 }
 
 impl ConsumerHandle {
-    /// Leases nothing more from this queue, in this worker alone, until
-    /// [`resume`](ConsumerHandle::resume); what it has leased already runs.
-    /// [`Queue::pause`](crate::Queue::pause) pauses it everywhere.
+    /// Leases nothing more from this queue, in this consumer alone, until
+    /// [`resume`](ConsumerHandle::resume); jobs that it has leased already run.
+    /// [`Queue::pause`](crate::Queue::pause) pauses the queue in all consumers.
     pub fn pause(&self, queue: &str) {
         let mut state = lock(&self.0.state);
         Arc::make_mut(&mut state.paused).insert(queue.into());
         state.ask.cancel();
     }
 
-    /// Takes a pause of this worker back.
+    /// Ends a pause of this consumer.
     pub fn resume(&self, queue: &str) {
         let mut state = lock(&self.0.state);
         Arc::make_mut(&mut state.paused).remove(queue);
@@ -58,16 +58,16 @@ impl ConsumerHandle {
         }
     }
 
-    /// Takes nothing new and lets what runs finish, for as long as
-    /// [`Consumer::drain_timeout`](crate::Consumer::drain_timeout) says: what the end of the future
-    /// given to [`Consumer::run_until`](crate::Consumer::run_until) does.
+    /// Leases nothing more and lets running attempts finish within
+    /// [`Consumer::drain_timeout`](crate::Consumer::drain_timeout), as the future given to
+    /// [`Consumer::run_until`](crate::Consumer::run_until) does when it resolves.
     pub fn drain(&self) {
         self.0.draining.cancel();
     }
 
-    /// Takes nothing new and stops what runs at once, by SIGKILL; the jobs are given back,
-    /// uncharged. In process, an attempt ends at its next await; one that does not come to one
-    /// within a second is left alone, and its job comes back when its lease runs out.
+    /// Leases nothing more and stops running attempts at once, by SIGKILL; their jobs are given
+    /// back, uncharged. In process, an attempt ends at its next await; one that reaches none within
+    /// a second is left alone, and its job comes back when its lease runs out.
     pub fn kill(&self) {
         self.0.kill();
     }
@@ -91,7 +91,7 @@ impl Drop for Unsettled {
     }
 }
 
-/// Shared by a worker and its handles.
+/// Shared by a consumer and its handles.
 #[derive(Default)]
 pub(super) struct Control {
     pub(super) draining: CancellationToken,

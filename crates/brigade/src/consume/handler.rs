@@ -1,8 +1,8 @@
 //! A handler: code of the program's own for each job, in place of its tasks.
 //!
 //! The handler runs as a task of the runtime. Lease, renewal, cancels and settlement are the
-//! consumer's, as for any attempt: what the handler returns is settled as what a task returns. Asked
-//! to stop (a cancel, a timeout, the end of the consumer, a lost lease), it learns so by
+//! consumer's, as for any attempt: what the handler returns is settled as what a task returns.
+//! Asked to stop (a cancel, a timeout, the end of the consumer, a lost lease), it learns so by
 //! [`LeasedJob::cancelled`], and its future is dropped at its next await if it has not ended within
 //! [`Consumer::abort_after`](super::Consumer::abort_after).
 

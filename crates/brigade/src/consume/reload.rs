@@ -1,12 +1,12 @@
-//! Live reload: one worker after the other stops taking, loads, and takes again, across all
+//! Live reload: one consumer after the other stops leasing, loads, and leases again, across all
 //! processes that serve the same queues.
 //!
 //! ```text
 //!   takes --- reload ---> waits for its turn (takes on) ---> takes nothing, what it has ends ---> loads ---> takes again, its turn is over
 //! ```
 //!
-//! The broker keeps the turns (`broker::reload_lock`), one per queue: one that dies loses its turn with
-//! its connection or its lease, and the next has it.
+//! The broker keeps the turns (`broker::reload_lock`), one per queue: a consumer that dies loses
+//! its turn with its connection or its lease, and the next one gets it.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use super::control::Control;
 use crate::broker::Broker;
 use crate::error::{Error, ErrorKind};
 
-/// What a worker serves, for its handles.
+/// What a consumer serves, for its handles.
 #[derive(Clone)]
 pub(super) struct Serving {
     broker: Broker,
-    /// Sorted: everybody takes turns in the same order, so nobody waits in a circle.
+    /// Sorted: all consumers take turns in the same order, so none waits in a circle.
     queues: Arc<[Box<str>]>,
 }
 
@@ -35,19 +35,19 @@ impl Serving {
 }
 
 impl ConsumerHandle {
-    /// Runs `load` while this worker takes nothing and nothing runs in it, and while no other
-    /// worker of its queues does the same: call it in every process, and they load one after the
-    /// other, while the others serve. What this worker runs already ends first; what it holds and
-    /// has not begun is another's at once. It waits until the worker serves.
+    /// Runs `load` while this consumer leases nothing and runs nothing, and while no other consumer
+    /// of its queues does the same. Call it in every process: they load one after the other, while
+    /// the others serve. Running attempts end first; jobs that have not begun go back to other
+    /// consumers at once. It waits until the consumer serves.
     ///
     /// # Errors
     ///
-    /// `Closed` if the worker ends, `Unsupported` on a broker that has no turns, and what the
-    /// broker says. Then `load` has not run.
+    /// `Closed` if the consumer ends, `Unsupported` at a broker without turns, and the broker's
+    /// errors. Then `load` has not run.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives the turn to the next, and the worker takes again.
+    /// Dropping the future passes the turn on, and the consumer leases again.
     pub async fn reload<F: Future>(&self, load: F) -> Result<F::Output, Error> {
         let ended = || Error::new(ErrorKind::Closed, "reload a worker that ends");
         let draining = &self.0.draining;
@@ -70,14 +70,14 @@ impl ConsumerHandle {
             .ok_or_else(ended)?;
         let loaded = load.await;
         drop(back);
-        // Whoever is next must not stop taking before this one takes again.
+        // The next consumer must not stop leasing before this one leases again.
         draining.run_until_cancelled(self.0.takes()).await;
         drop(turns);
         Ok(loaded)
     }
 }
 
-/// A worker that takes nothing until this is dropped.
+/// A consumer that leases nothing until this is dropped.
 struct SteppedBack<'a>(&'a Control);
 
 impl<'a> SteppedBack<'a> {
