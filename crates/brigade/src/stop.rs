@@ -55,7 +55,7 @@ pub fn stop_signal() -> StopSignal {
     StopSignal(Box::pin(count_of(signals.clone(), 1)))
 }
 
-/// Waits for the second signal; for ever where nobody asked for a [`stop_signal`].
+/// Waits for the second signal; for ever where no [`stop_signal`] was made.
 pub(crate) async fn second_signal() {
     count_of(SIGNALS.get().cloned().flatten(), 2).await;
 }

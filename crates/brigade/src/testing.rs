@@ -1,7 +1,7 @@
 //! For the tests of programs that push jobs: a broker with nothing to install and nothing to clean
 //! up, what was pushed, and a way to run it.
 //!
-//! The broker is the real one, SQLite, in memory: what holds in such a test holds in production.
+//! The broker is the real one, SQLite, in memory: what holds in the test holds in production.
 //! Its clock can be moved ([`Broker::clock`]), so no test waits for a delay or a retry.
 //!
 //! ```standalone_crate

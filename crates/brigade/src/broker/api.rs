@@ -17,7 +17,25 @@ use crate::store::{
 };
 use crate::why::Explanation;
 
-/// Where jobs wait. Cheap to clone.
+/// A connection to a broker, where jobs wait. Cheap to clone.
+///
+/// # Errors of a broker
+///
+/// Every operation may fail with one of these kinds. Each method names only those special to it.
+///
+/// | kind | cause |
+/// |---|---|
+/// | `Unreachable` | the broker cannot be reached or is not ready; retryable |
+/// | `Timeout` | the broker did not answer in time, or another process held the file; retryable |
+/// | `QueueFull` | no room: memory or disk of the broker, or a limit of the server; retryable |
+/// | `Refused` | wrong credentials, or a missing right |
+/// | `Closed` | the connection has ended for good: connect again |
+/// | `Unsupported` | this broker cannot do this ([`Capabilities`]) |
+/// | `Os` | the operating system refused, for example a full or read-only disk |
+/// | `Protocol` | the broker's answer makes no sense |
+///
+/// [`Error::is_uncertain`] says whether the operation may have been carried out nevertheless,
+/// [`Error::is_retryable`] whether the same operation may succeed later.
 #[derive(Clone)]
 pub struct Broker {
     store: Arc<dyn JobStore>,
@@ -58,8 +76,9 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// `TooLarge`, `Decode` for a payload that is not JSON, and what the broker says. Then nothing
-    /// was stored.
+    /// `TooLarge`, `Decode` for a payload that is not JSON, and
+    /// [errors of the broker](Broker#errors-of-a-broker). Nothing was stored then, unless the error
+    /// is [uncertain](Error::is_uncertain).
     pub async fn push(&self, job: impl ToJob) -> Result<PushOutcome, Error> {
         let mut pushed = self.push_many(vec![job.to_job()?]).await?;
         pushed
@@ -117,8 +136,8 @@ impl Broker {
         self.store.counts().await
     }
 
-    /// Why a job is not running, from the code that hands out jobs; `None` if there is no such job
-    /// (any more).
+    /// Why a job does not run now, from the code that hands out jobs; `None` if there is no job of
+    /// that id (any more).
     ///
     /// # Errors
     ///
@@ -136,7 +155,7 @@ impl Broker {
         self.store.consumers().await
     }
 
-    /// Looks for what is wrong with the broker, or weaker than it should be: the worst first. It
+    /// Finds faults and risky settings of the broker, the worst first. It
     /// may take a while: SQLite reads the whole file.
     ///
     /// # Errors
@@ -155,7 +174,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     pub async fn cancel(&self, id: &JobId, reason: &str) -> Result<CancelOutcome, Error> {
         self.store.cancel(id, reason).await
     }
@@ -168,7 +187,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     ///
     /// # Cancel safety
     ///
@@ -199,7 +218,7 @@ impl Broker {
     /// # Errors
     ///
     /// `Duplicate` if its unique key, or that of one that would wait again, has been taken by
-    /// another job; what the broker says.
+    /// another job; [errors of the broker](Broker#errors-of-a-broker).
     pub async fn retry(&self, id: &JobId) -> Result<bool, Error> {
         Ok(self.retry_with(id, Edit::new()).await?.is_some())
     }
@@ -213,8 +232,9 @@ impl Broker {
     /// ```
     /// # use brigade::{Broker, Edit, JobId};
     /// # async fn example(broker: Broker, id: JobId) -> Result<(), brigade::Error> {
-    /// let edit = Edit::new().payload(&serde_json::json!({"to": "ann@example.org"}))?.queue("emails");
-    /// let id = broker.retry_with(&id, edit).await?.expect("a dead letter");
+    /// let edit = Edit::new().payload(&serde_json::json!({"to":
+    /// "ann@example.org"}))?.queue("emails"); let id = broker.retry_with(&id,
+    /// edit).await?.expect("a dead letter");
     /// # Ok(()) }
     /// ```
     ///
@@ -241,7 +261,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     pub async fn delete(&self, id: &JobId) -> Result<bool, Error> {
         self.store.delete(id, None).await
     }
@@ -250,7 +270,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     pub async fn delete_dead(&self, id: &JobId) -> Result<bool, Error> {
         self.store.delete(id, Some(JobState::Dead)).await
     }
@@ -260,7 +280,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     pub async fn wait(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
         loop {
             let changed = self.store.changed();

@@ -1,8 +1,8 @@
-//! Cancels on their way to the holders of leases: what tells a holder well before it extends its
-//! lease.
+//! Cancels on their way to the holders of leases: a holder learns of them long before it extends
+//! its lease.
 //!
-//! One per broker, shared by all its workers and leases. However many of them hear of a change, the
-//! broker is looked at once for all, and at most every [`LOOK_PAUSE`].
+//! One per broker, shared by all its consumers and leases. However many of them learn of a change,
+//! one request to the broker serves all, and at most one every [`LOOK_PAUSE`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::error::Error;
 use crate::store::{CancelRequest, JobStore};
 
-/// Between two looks: short for whoever waits for a stop, long for the broker.
+/// Between two requests: short for a caller that waits for a stop, long for the broker.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// After a broker's error.
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
@@ -41,7 +41,7 @@ impl Cancels {
         &self.store
     }
 
-    /// What is asked for now. Cancel safe.
+    /// The cancel requests now. Cancel safe.
     pub(crate) async fn look(&self) -> Result<Arc<[CancelRequest]>, Error> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
@@ -60,8 +60,8 @@ impl Cancels {
         Ok(found)
     }
 
-    /// Goes through what is asked for, now and after each change while somebody wants to know,
-    /// until one is what was looked for. Cancel safe.
+    /// Goes through the cancel requests, now and after each change while `wants` is true, until
+    /// `pick` finds one. Cancel safe.
     pub(crate) async fn find<R>(
         &self,
         wants: impl Fn() -> bool,

@@ -118,24 +118,24 @@ impl Lease {
         self.leased.job.options.traceparent.as_ref()
     }
 
-    /// Attempts after the first that its failures may cost; 0 if the job does not say it.
+    /// Attempts after the first that its failures may cost; 0 if the job does not set it.
     pub fn retries(&self) -> u32 {
         self.leased.job.options.retries()
     }
 
-    /// Leases of it before this one that ended without a word of their holder: its process died, or
-    /// it hung. The job may be what kills its holders.
+    /// Leases of it before this one whose holder died or hung without settling. The job may be what
+    /// kills its holders.
     pub fn lost(&self) -> u32 {
         self.leased.lost
     }
 
-    /// Attempts before this one that took their worker down.
+    /// Attempts before this one that ended their worker process.
     pub fn crashed(&self) -> u32 {
         self.leased.crashed
     }
 
-    /// Waits until somebody wants the job cancelled, and says why. Errors of the broker are waited
-    /// out.
+    /// Waits until the job is to be cancelled, and returns the reason. It waits while the broker
+    /// returns errors.
     ///
     /// # Cancel safety
     ///
@@ -165,13 +165,14 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// What the broker says; the lease still runs then. [`Settled::Stale`] is no error: somebody
-    /// else has the job.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker); the lease still runs then.
+    /// [`Settled::Stale`] is not an error: another holder has the job.
     pub async fn ack(self) -> Result<Settled, Error> {
         self.end(Disposition::Ack(None)).await
     }
 
-    /// Done, with a result for whoever waits; kept as long as [`Job::keep`](crate::Job::keep) says.
+    /// Done, with a result for callers that wait; kept as long as [`Job::keep`](crate::Job::keep)
+    /// says.
     ///
     /// # Errors
     ///
@@ -220,7 +221,7 @@ impl Lease {
         .await
     }
 
-    /// Given back untouched, for another worker, without charge.
+    /// Given back untouched, for another consumer, without charge.
     ///
     /// # Errors
     ///
@@ -272,8 +273,8 @@ impl Lease {
         self.end(Disposition::DeadLetter(reason.to_string())).await
     }
 
-    /// Holds it for this long from now on. [`Settled::Accepted`] carries the reason if somebody
-    /// wants the job cancelled.
+    /// Extends the lease to this long from now on. [`Settled::Accepted`] has the reason if the job
+    /// is to be cancelled.
     ///
     /// # Errors
     ///

@@ -27,10 +27,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 impl Broker {
     /// A manager of a queue, for clients of any language that speak the broker's own protocol. On
     /// Redis a client says that it is free with `RPUSH brigade:{emails}:free <id>` and waits for
-    /// its job with `BLPOP brigade:{emails}:to:<id>`; the manager hands the jobs to the free in the
-    /// order in which they asked. What a client was given is gone once it has collected it; what it
-    /// does not collect in time goes back to the head of the queue. Several managers of one queue
-    /// do no harm.
+    /// its job with `BLPOP brigade:{emails}:to:<id>`; the manager hands jobs to free clients in the
+    /// order in which they asked. A job is removed when its client has collected it; a job that is
+    /// not collected in time goes back to the head of the queue. Several managers may serve one
+    /// queue.
     ///
     /// A client that asks again before it was given a job counts once. One that wants several jobs
     /// at once asks by several ids.
@@ -44,7 +44,7 @@ impl Broker {
 }
 
 impl Manager {
-    /// In what time a client has to collect what it was given. Default: 60 s; at least 1 s.
+    /// How long a client may take to collect a job. Default: 60 s; at least 1 s.
     pub fn collect_within(mut self, time: Duration) -> Self {
         self.collect_within = time.max(Duration::from_secs(1));
         self
@@ -54,8 +54,8 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// `Unsupported` on a broker that has no such clients, `BadOption` for a bad name. Others of
-    /// the broker are waited out and logged.
+    /// `Unsupported` on a broker without plain clients, `BadOption` for a bad name. The manager
+    /// logs other errors of the broker and tries again.
     pub async fn run_until<S>(self, stop: impl Future<Output = S>) -> Result<u64, Error> {
         check_name("queue", &self.queue)?;
         let store = self.broker.store();

@@ -70,7 +70,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     ///
     /// # Cancel safety
     ///
@@ -88,7 +88,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     ///
     /// # Cancel safety
     ///

@@ -21,15 +21,15 @@ pub struct ScheduleChanges {
 }
 
 impl Broker {
-    /// Makes these the schedules of a group: each is added or changed as
-    /// [`schedule`](Broker::schedule) does it, and those that the group had besides are removed;
-    /// jobs that they have pushed stay. Schedules of other groups, and of none, stay as they are. A
-    /// program gives all of its schedules at each start, under its own name as the group, and a
-    /// schedule that a deploy does not name any more is gone.
+    /// Makes these the only schedules of a group: adds or changes each as
+    /// [`schedule`](Broker::schedule) does, and removes other schedules of the group; jobs that
+    /// they have pushed stay. Schedules of other groups, and of none, stay. A program passes all of
+    /// its schedules at each start, with its own name as the group; a schedule that a deploy no
+    /// longer names is removed.
     ///
-    /// All schedules are checked first; one that cannot be meant changes nothing. They are then set
-    /// one after another, new ones first: if the broker cannot be reached in between, say it again,
-    /// which does the rest. A schedule of a given name that is in no group comes to this one.
+    /// All schedules are checked first; an invalid one changes nothing. They are then set one after
+    /// another, new ones first: if the broker becomes unreachable in between, call this again to
+    /// complete it. A schedule of a given name that has no group joins this one.
     ///
     /// ```
     /// # use brigade::{Broker, Schedule, task};

@@ -6,17 +6,16 @@ use crate::policy::{check_job, check_name};
 use crate::schedule::{PAYLOAD_BYTES_MAX, Schedule, Scheduled};
 
 impl Broker {
-    /// Has a job pushed at each tick of a schedule, from the next one on, and returns when that is
-    /// safe.
+    /// Stores a schedule, which pushes a job at each of its ticks from the next one on.
     ///
-    /// There is no leader: whoever asks this broker for jobs, of whichever queue, fires what is
-    /// due, each tick once. While nobody does, ticks are missed, see [`Schedule::missed`]. The jobs
-    /// say which tick they are for: [`JobInfo::tick`](crate::JobInfo::tick),
-    /// [`Context::tick`](crate::Context::tick).
+    /// There is no scheduler process: any consumer that asks this broker for jobs, of any queue,
+    /// fires the schedules that are due, each tick exactly once. If no consumer asks, ticks are
+    /// missed, see [`Schedule::missed`]. The jobs know their tick:
+    /// [`JobInfo::tick`](crate::JobInfo::tick), [`Context::tick`](crate::Context::tick).
     ///
-    /// Programs may say this at each start. A schedule of this name that has the same ticks goes
-    /// on: its next tick stays, even if it is due by now, so that no deploy fires or skips one; job
-    /// and policy become the new ones. One that has others begins anew.
+    /// Programs may call this at each start. If a schedule of this name has the same ticks, its
+    /// next tick stays, even if it is due by now, so that no deploy fires or skips one; job and
+    /// policy are replaced. If its ticks differ, it starts at its first tick from now on.
     ///
     /// It is in no group, see [`set_schedules`](Broker::set_schedules), which sets all schedules of
     /// a program.
@@ -30,18 +29,19 @@ impl Broker {
     /// # #[task] fn report(kind: String) {}
     /// # #[task] fn tidy_up() {}
     /// # async fn example(broker: Broker) -> Result<(), brigade::Error> {
-    /// let nightly = Schedule::cron("nightly", "30 3 * * mon-fri", report("sales".to_owned()).retries(3))?;
-    /// let scheduled = broker.schedule(nightly.zone("Europe/Berlin").missed(Missed::All)).await?;
-    /// println!("first at {:?}", scheduled.next);
-    /// broker.schedule(Schedule::every("tidy", Duration::from_secs(900), tidy_up().unique("tidy"))?).await?;
+    /// let nightly = Schedule::cron("nightly", "30 3 * * mon-fri",
+    /// report("sales".to_owned()).retries(3))?; let scheduled =
+    /// broker.schedule(nightly.zone("Europe/Berlin").missed(Missed::All)).await?; println!("first
+    /// at {:?}", scheduled.next); broker.schedule(Schedule::every("tidy", Duration::from_secs(900),
+    /// tidy_up().unique("tidy"))?).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// `BadOption` for an expression, a zone or an interval that cannot be meant, and for an
-    /// expression that no date matches: what is wrong, and where; `TooLarge` for a payload over 64
-    /// KiB. Else as [`push`](Broker::push).
+    /// `BadOption` for an invalid expression, zone or interval, and for an expression that matches
+    /// no date, with the place of the fault; `TooLarge` for a payload over 64 KiB. Else as
+    /// [`push`](Broker::push).
     pub async fn schedule(&self, schedule: Schedule) -> Result<Scheduled, Error> {
         self.check_schedule(&schedule)?;
         let next = self.store().schedule(&schedule).await?;
@@ -69,7 +69,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     pub async fn unschedule(&self, name: &str) -> Result<bool, Error> {
         self.store().unschedule(name).await
     }
@@ -78,7 +78,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// What the broker says.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     pub async fn schedules(&self) -> Result<Vec<Scheduled>, Error> {
         self.store().schedules().await
     }

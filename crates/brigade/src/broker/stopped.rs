@@ -5,17 +5,17 @@ use std::time::Duration;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::job::{AttemptKind, JobInfo, JobState};
 
-/// What [`Broker::stop`](crate::Broker::stop) came to.
+/// The result of [`Broker::stop`](crate::Broker::stop).
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct Stopped {
     /// Where the job ended: [`Cancelled`](JobState::Cancelled), or another state if it came to its
     /// own end first. `None` if it was done and not kept.
     pub state: Option<JobState>,
-    /// How its attempt was stopped, and how long that took its holder; `None` if nothing had to be
-    /// stopped by force of a holder that tells.
+    /// How its attempt was stopped, and how long that took its holder; `None` if there was no
+    /// attempt to stop, or its holder did not report it.
     pub receipt: Option<StopReceipt>,
-    /// What its attempt was like, if it was stopped in a pool.
+    /// The report of its attempt, if it was stopped in a pool.
     pub report: Option<Box<AttemptReport>>,
     /// From the request until the end was known here.
     #[serde(serialize_with = "crate::codec::seconds::serialize")]

@@ -42,20 +42,20 @@ use crate::store::{Answer, CallTransport, Leased};
 use crate::sync::lock;
 use brigade_pool::Pool;
 
-/// A job whose holders fell silent so often runs with nothing beside it.
+/// A job that lost so many holders runs alone in its consumer.
 const LOSSES_BESIDE_OTHERS: u32 = 2;
 
 /// How long a handler may take to end when its consumer is killed.
 const KILL_AFTER: Duration = Duration::from_secs(1);
 
-/// A job in our hands.
+/// A job that the consumer holds.
 pub(super) struct Held {
     pub(super) id: JobId,
     pub(super) token: i64,
     pub(super) queue: Box<str>,
     /// Until when the lease can be trusted unless it is renewed.
     pub(super) until: BootTime,
-    /// Its attempt has ended, and the broker is being told.
+    /// Its attempt has ended, and its settlement is under way.
     pub(super) is_ended: bool,
     /// Cancelled when the attempt is to be stopped; `why` says why.
     stop: CancellationToken,
@@ -100,7 +100,7 @@ enum Work {
     Handler(Box<Handled>),
 }
 
-/// Tells the caller of a call what its attempt tells, from this process.
+/// Passes the progress of an attempt in this process to the caller.
 struct Teller {
     transport: Arc<dyn CallTransport>,
     id: JobId,
@@ -163,8 +163,8 @@ impl RunningConsumer {
         }
     }
 
-    /// How long a lease can be trusted after it was asked for. The rest is for what it takes to
-    /// stop an attempt, so that nothing of it runs beside the next one.
+    /// How long a lease can be trusted after the request for it. The rest is the time to stop an
+    /// attempt, so that no process of it runs at the same time as the next attempt.
     pub(super) fn trusted(&self) -> Duration {
         self.lease - self.lease / 6
     }
@@ -205,9 +205,9 @@ impl RunningConsumer {
             .or_else(|| self.tasks.get(&job.queue).copied())
     }
 
-    /// What the registration of a job's task says of retries. A task of another program
-    /// ([`Builder::program`](crate::Builder::program)) has none here, whatever a task of this one
-    /// with its name says.
+    /// The retry policy of the registration of a job's task. A task of another program
+    /// ([`Builder::program`](crate::Builder::program)) has none here, even if this program has a
+    /// task of that name.
     pub(super) fn retries_of(&self, job: &Job) -> RetryPolicy {
         let is_ours = self.pool.as_ref().is_none_or(Pool::runs_own_program);
         self.task_of(job)
@@ -254,8 +254,8 @@ impl RunningConsumer {
         if let Some(entry) = entry.filter(|_| self.pool.is_none()) {
             call.request.fill(entry);
         }
-        // What took a worker down, or its consumer, can hurt nothing else, and nothing that ran
-        // before can be at fault.
+        // A job that ended a worker or a consumer runs alone in a fresh worker: it can hurt no
+        // other job, and no earlier attempt can be at fault.
         let is_suspect = leased.crashed > 0 || leased.lost >= LOSSES_BESIDE_OTHERS;
         Ok(if is_suspect {
             call.alone_in_a_fresh_worker()
@@ -346,7 +346,7 @@ impl RunningConsumer {
     ) -> EndedAttempt {
         let progress = handle.progress();
         tokio::select! {
-            // In this order, so that what an attempt told last is told before its end.
+            // In this order, so that the last progress arrives before the end.
             biased;
             never = self.tell(leased, progress), if leased.is_call => match never {},
             outcome = &mut handle => return EndedAttempt::of(outcome),
@@ -438,7 +438,7 @@ impl RunningConsumer {
         });
         tokio::select! {
             biased;
-            // Whatever it says: it may have left half of its work.
+            // Its result does not count: it may have done only a part of its work.
             _ = here.ended() => EndedAttempt::of(Err(instead)),
             () = self.abandoning.cancelled() => {
                 tracing::warn!(job = %leased.id, "an attempt in this process does not end: it is \
@@ -454,7 +454,7 @@ impl RunningConsumer {
             .map_or(Why::No, |held| held.why.clone())
     }
 
-    /// Tells the caller of a call what its attempt tells.
+    /// Passes the progress of an attempt to the caller of the call.
     async fn tell(&self, leased: &Leased, mut progress: ProgressStream) -> Infallible {
         while let Some(progress) = progress.next().await {
             if let Some(transport) = &self.transport {
@@ -487,7 +487,7 @@ impl RunningConsumer {
     }
 }
 
-/// What a panic says.
+/// The message of a panic.
 pub(super) fn text_of(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<&str>()
@@ -496,8 +496,8 @@ pub(super) fn text_of(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic without a message").to_owned()
 }
 
-/// What an attempt is told of its job. It stands before the arguments, for which there is a limit
-/// of its own.
+/// The facts of a job that its attempt gets. They stand before the arguments, which have a limit of
+/// their own.
 fn job_context(leased: &Leased) -> Result<JobContext, Error> {
     let (options, owned) = (&leased.job.options, |text: &Option<Box<str>>| {
         text.as_deref().map(str::to_owned)

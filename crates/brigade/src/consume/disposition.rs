@@ -18,8 +18,8 @@ use crate::policy::NEXT_TOO_LATE;
 use crate::retry::{Retry, jitter};
 use crate::store::{Disposition, Leased};
 
-/// Pauses of a job that no consumer can run, so far: the others get it meanwhile, and nobody spins
-/// with it.
+/// Shortest and longest pause of a job that no consumer could run so far: other consumers get it
+/// meanwhile, and none spins.
 const UNSERVED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Pause of a job that has to run alone while another does.
@@ -33,18 +33,18 @@ pub(super) struct EndedAttempt {
     how: How,
 }
 
-/// What an outcome cannot say.
+/// How an attempt ended, beyond its outcome.
 enum How {
     ByItself,
-    /// Our own code panicked; what it said.
+    /// The consumer's own code panicked, with this message.
     Panicked(String),
-    /// It was not run, for this reason, and is not to be.
+    /// It was not run, for this reason, and will not be.
     SetAside(String),
-    /// It was not run, and is to be a little later.
+    /// It was not run, and will be a little later.
     NotNow,
     /// Given back, due again after this time.
     GivenBack(AttemptKind, String, Duration),
-    /// It still runs, and nobody waits for it any longer.
+    /// It still runs, and the consumer no longer waits for it.
     Abandoned,
 }
 
@@ -97,7 +97,7 @@ impl EndedAttempt {
         }
     }
 
-    /// Whether it says more than its outcome.
+    /// Whether there is more to it than its outcome.
     pub(super) fn says_more(&self) -> bool {
         self.receipt.is_some() || !matches!(self.how, How::ByItself | How::Panicked(_))
     }
@@ -127,13 +127,13 @@ impl EndedAttempt {
 /// Why an attempt is to be stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Nobody asked for it.
+    /// There is no request.
     No,
-    /// Somebody cancelled the job.
+    /// The job was cancelled.
     Cancel(String),
     /// The lease is lost: what comes out does not count.
     Lost,
-    /// This worker is ending.
+    /// This consumer is ending.
     Shutdown,
 }
 
@@ -143,19 +143,19 @@ impl Why {
         match self {
             Self::Cancel(reason) => reason,
             Self::Lost => "its lease was lost".to_owned(),
-            Self::No | Self::Shutdown => "its worker is ending".to_owned(),
+            Self::No | Self::Shutdown => "its consumer is ending".to_owned(),
         }
     }
 }
 
-/// What decides besides the end of the attempt.
+/// What decides in addition to the end of the attempt.
 pub(super) struct Policy<'a> {
     pub(super) leased: &'a Leased,
-    /// What the registration of its task says of retries.
+    /// The retry policy of its task's registration.
     pub(super) retries: RetryPolicy,
     /// Until when an attempt has to begin, where the store does not know it.
     pub(super) begins_by: Option<SystemTime>,
-    /// The broker itself sees to it that what is passed goes to another.
+    /// The broker itself gives a passed call to another consumer.
     pub(super) passes: bool,
     pub(super) unserved_timeout: Duration,
     /// By the broker's clock.
@@ -209,7 +209,7 @@ impl Policy<'_> {
     }
 }
 
-/// What to tell the broker; `None` if the lease is lost and there is nothing to say.
+/// The settlement; `None` if the lease is lost and there is nothing to settle.
 pub(super) fn disposition_of(
     ended: EndedAttempt,
     why: Why,
@@ -274,7 +274,7 @@ fn after_error(error: CallError, policy: &Policy<'_>) -> Disposition {
             fail(AttemptKind::Crashed, text, Some(report), policy.retries)
         }
         CallError::Passed(reasons) => {
-            // A worker that passes everything must not spin.
+            // A consumer that passes everything must not spin.
             let after = if policy.passes {
                 Duration::ZERO
             } else {
@@ -339,8 +339,8 @@ fn unserved(error: &Error, policy: &Policy<'_>) -> Disposition {
         return Disposition::DeadLetter(format!("{what}{told}"));
     }
     let after = Unserved::again(before, now);
-    // The caller of a call waits: the next worker has it at once, and when all have passed it the
-    // caller is told.
+    // The caller of a call waits: the next consumer gets it at once, and when all have passed it,
+    // the call ends.
     let pause = if leased.is_call {
         Duration::ZERO
     } else {

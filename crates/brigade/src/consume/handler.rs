@@ -38,7 +38,7 @@ type Handling = Pin<Box<dyn Future<Output = EndedAttempt> + Send>>;
 #[derive(Clone)]
 pub(super) struct Handler(Arc<dyn Fn(LeasedJob) -> Handling + Send + Sync>);
 
-/// A job in the hands of a [handler](super::Consumer::handler). Cheap to clone.
+/// A job that a [handler](super::Consumer::handler) handles. Cheap to clone.
 #[derive(Clone)]
 pub struct LeasedJob {
     leased: Arc<Leased>,
@@ -46,7 +46,7 @@ pub struct LeasedJob {
     cancel: Cancel,
 }
 
-/// Tells a handler to stop.
+/// Asks a handler to stop.
 #[derive(Clone, Default)]
 struct Cancel {
     token: CancellationToken,
@@ -81,7 +81,7 @@ impl fmt::Display for HandlerStop {
     }
 }
 
-/// What a handler can say besides failing and passing: return it as the error.
+/// Ends of a handler other than a failure or a pass: return one as the error.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum HandlerEnd {
@@ -92,7 +92,7 @@ pub enum HandlerEnd {
     /// As [`Pass`], and the job is handed out again only after this time: for a reason that will
     /// not be gone at once.
     PassLater(String, Duration),
-    /// The handler stopped because its job was cancelled, and this is how.
+    /// The handler stopped because its job was cancelled, with this receipt.
     Stopped(StopReceipt),
 }
 
@@ -318,5 +318,5 @@ fn json_of(value: &impl Serialize) -> Result<Box<RawValue>, Error> {
 
 /// Longest message of a failure.
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
-/// An error whose `source` never ends is looked through so far.
+/// How far the `source`s of an error are followed, because they may never end.
 const SOURCES_MAX: usize = 16;

@@ -1,4 +1,4 @@
-//! Leasing, renewing, hearing of cancels, draining: what a consumer does besides running attempts.
+//! Leasing, renewing, looking for cancels, draining: what a consumer does apart from attempts.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -23,8 +23,8 @@ use crate::sync::lock;
 /// How long attempts in this process may take to end once they were asked to, when the consumer
 /// ends.
 const ABANDON_AFTER: Duration = Duration::from_secs(1);
-/// So often it is looked whether leases can still be trusted, at least and at most: no timer of a
-/// process runs while its host is suspended.
+/// How often the consumer checks whether leases can still be trusted, at least and at most: no
+/// timer of a process runs while its host is suspended.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// One wait for jobs.
@@ -39,7 +39,8 @@ struct Extensions {
 }
 
 impl RunningConsumer {
-    /// Leases while there is room, until told to stop or, if so asked, until nothing is left.
+    /// Leases while there is room, until it is stopped or, with `until_empty`, until no job is
+    /// left.
     ///
     /// # Errors
     ///
@@ -51,7 +52,7 @@ impl RunningConsumer {
             .await
         {
             let mut permits = vec![first];
-            // What ends at this moment makes room too, so that one ask fills all of it.
+            // Attempts that end at this moment make room, too, so that one request fills all of it.
             yield_now().await;
             while let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
                 permits.push(permit);
@@ -115,7 +116,7 @@ impl RunningConsumer {
         }
     }
 
-    /// Whether the queues hold nothing to wait for, in anybody's hands.
+    /// Whether the queues have no job to wait for, leased ones included.
     async fn is_over(&self) -> bool {
         let is_awaited = |state: JobState| match self.until {
             Until::NothingDue => matches!(state, JobState::Ready | JobState::Leased),
@@ -133,8 +134,8 @@ impl RunningConsumer {
             .any(|(state, count)| is_awaited(*state) && *count > 0)
     }
 
-    /// Extends the leases of what is in our hands, each queue's by itself: one that does not answer
-    /// keeps no other's from being renewed.
+    /// Extends the leases of held jobs, each queue by itself: a queue that does not answer delays
+    /// no other.
     pub(super) async fn renew(self: Arc<Self>) -> Infallible {
         let usual = || (self.lease / 3).mul_f64(jitter(0.1));
         let mut next = usual();
@@ -187,7 +188,8 @@ impl RunningConsumer {
         }
     }
 
-    /// Stops what may be another's by now: its lease could not be renewed in time.
+    /// Stops attempts whose leases could not be renewed in time: another consumer may have their
+    /// jobs.
     pub(super) async fn watch_leases(self: Arc<Self>) -> Infallible {
         loop {
             let holding = self.holding.notified();
@@ -220,7 +222,7 @@ impl RunningConsumer {
                 }
             }
             Ok(Settled::Accepted(Some(reason))) => self.stop(number, Why::Cancel(reason)),
-            // What is being settled hears of it by that.
+            // A settlement that is under way learns of it by this token.
             Ok(Settled::Stale)
                 if lock(&self.held)
                     .get(&number)
@@ -229,7 +231,7 @@ impl RunningConsumer {
         }
     }
 
-    /// Stops what somebody wants cancelled, long before a lease is renewed.
+    /// Stops attempts whose jobs are to be cancelled, long before their leases are renewed.
     pub(super) async fn hear_of_cancels(self: Arc<Self>) -> Infallible {
         let holds_any = || !lock(&self.held).is_empty();
         let cancels = self.broker.cancels();
@@ -248,8 +250,8 @@ impl RunningConsumer {
         find.await
     }
 
-    /// Lets what runs finish, then stops it. What cannot be stopped, in this process, is left
-    /// alone.
+    /// Lets running attempts finish, then stops them. Attempts in this process that cannot be
+    /// stopped are left alone.
     pub(super) async fn drain(&self) {
         let control = &self.control;
         control.draining.cancel();

@@ -1,4 +1,4 @@
-//! Settlements: how the consumer tells the broker the end of an attempt.
+//! Settlements: how the consumer reports the end of an attempt to the broker.
 //!
 //! Each settlement goes to the broker at once and by itself; stores put together what arrives at
 //! about the same time. One that does not come through is tried again for as long as its lease can
@@ -20,15 +20,15 @@ use crate::error::{Error, ErrorKind};
 use crate::job::AttemptKind;
 use crate::store::{Answer, Disposition, Leased, Settled, Settlement};
 
-/// A broker that takes longer for one settlement does not keep a place from other jobs.
+/// A settlement that takes longer gives its slot to other jobs.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// What a settlement holds until the broker was told.
+/// What a settlement holds until the broker has it.
 struct Place {
     _permit: OwnedSemaphorePermit,
-    /// It is a job's place, which other jobs wait for.
+    /// It is the slot of a job, which other jobs wait for.
     is_room: bool,
 }
 
@@ -76,7 +76,7 @@ impl RunningConsumer {
         }
     }
 
-    /// `None` if the broker cannot be told.
+    /// `None` if the broker cannot be reached in time.
     async fn tell_broker(
         &self,
         mut settlement: Arc<Settlement>,
@@ -168,7 +168,7 @@ impl RunningConsumer {
         }
     }
 
-    /// What was on its way when this worker was told to stop is another's.
+    /// Gives back jobs that arrived when this consumer was already stopping.
     pub(super) async fn give_back(&self, leased: Vec<Leased>) {
         let settle = async |leased: Leased| {
             let reason = "its worker is ending".to_owned();
