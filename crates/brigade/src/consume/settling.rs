@@ -171,7 +171,7 @@ impl RunningConsumer {
     /// Gives back jobs that arrived when this consumer was already stopping.
     pub(super) async fn give_back(&self, leased: Vec<Leased>) {
         let settle = async |leased: Leased| {
-            let reason = "its worker is ending".to_owned();
+            let reason = "its consumer is ending".to_owned();
             let disposition = Disposition::GiveBack {
                 kind: AttemptKind::Interrupted,
                 reason,
