@@ -6,8 +6,8 @@
 //! space randomisation does not matter.
 //!
 //! "This program's code" is the image that holds this module, as it is mapped: the program itself,
-//! or a shared library such as an extension module of Python. Which file a path names by now, or
-//! which program `/proc/self/exe` is (an interpreter, the dynamic loader), says nothing of it.
+//! or a shared library, for example an extension module of Python. Which file a path names by now,
+//! or which program `/proc/self/exe` is (an interpreter, the dynamic loader), says nothing of it.
 
 #![expect(
     unsafe_code,
@@ -41,9 +41,9 @@ pub fn stateless<F: Copy>() -> F {
 /// Identifies this build: equal in two processes only if the images that hold this module have the
 /// same content, on whatever host.
 ///
-/// It is made of what is mapped, which nobody can change behind our back, not of what lies at some
-/// path now: of the layout, and of the linker's build id, which is a hash of the whole content. An
-/// image without one is read through, code and all.
+/// It is made of the mapped image, which cannot change while the program runs, and not of the file
+/// at some path: of the layout, and of the linker's build id, which is a hash of the whole content.
+/// An image without one is read through, code and all.
 pub fn build_id() -> u64 {
     static BUILD: OnceLock<u64> = OnceLock::new();
     // Without an image no function may be called by its address: the id equals no other process's.
@@ -137,7 +137,7 @@ unsafe extern "C" fn look_at(
 ///
 /// # Safety
 ///
-/// The segment must be mapped, readable, and written to by nobody for as long as the process runs.
+/// The segment must be mapped, readable, and never written to for as long as the process runs.
 unsafe fn mapped(base: u64, header: &libc::Elf64_Phdr) -> &'static [u8] {
     let (Ok(start), Ok(length)) = (
         usize::try_from(base.wrapping_add(header.p_vaddr)),
@@ -174,8 +174,8 @@ fn gnu_build_id(mut notes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// FNV-1a, eight bytes at once: the same in every process, and nobody has a reason to make two
-/// builds collide on purpose who may run one of them.
+/// FNV-1a, eight bytes at once: the same in every process. A person who may run one build has no
+/// reason to make two builds collide.
 struct Hash(u64);
 
 impl Hash {

@@ -41,11 +41,11 @@ pub struct AttemptReport {
     pub ended: AttemptOutcome,
     /// How the process exited; `None` if it lives on.
     pub exit: Option<Exit>,
-    /// Which step of the kill ladder ended it; `None` if nobody asked for a stop.
+    /// Which step of the kill ladder ended it; `None` if it was not stopped.
     pub step: Option<Step>,
     /// What it cost.
     pub cost: Cost,
-    /// Last progress that it told, from 0 to 1, with its text if it was one.
+    /// Last progress that it reported, from 0 to 1, with its text if it was one.
     pub progress: Option<(f64, String)>,
     /// The last 64 KiB that the worker wrote to its standard error.
     pub stderr: String,
@@ -80,7 +80,7 @@ pub enum AttemptOutcome {
     OutOfMemory(MemoryLimit),
     /// It was stopped because its run time was over.
     TimedOut,
-    /// It was stopped because somebody asked for it.
+    /// It was stopped by a cancel.
     Cancelled,
     /// It was stopped because the pool shut down.
     Shutdown,

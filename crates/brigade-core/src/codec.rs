@@ -2,8 +2,8 @@
 //!
 //! Only data travels, never code or type names. Each message names its format, so all may be used
 //! side by side. A value arrives equal or is an error: decoding refuses bytes that are left over,
-//! too deep a value is refused by whoever writes it and by whoever reads it, and what a format has
-//! no form of is an error where it is written (`write`). The formats themselves are crates; `write`
+//! writing and reading refuse a value that is nested too deep, and a value that a format has no
+//! form for is an error where it is written (`write`). The formats themselves are crates; `write`
 //! and `read` stand around them.
 
 mod at;

@@ -132,11 +132,11 @@ impl Context {
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Tells the caller how far the task is: a fraction from 0 to 1 and any serde value.
+    /// Reports progress to the caller: a fraction from 0 to 1 and any serde value.
     ///
-    /// It never waits for the caller. Values come in order; a caller who does not listen keeps only
-    /// the newest few. A payload that cannot be encoded, or is over 56 KiB, is told as a warning in
-    /// the log instead.
+    /// It never waits for the caller. Values come in order; a caller that does not read keeps only
+    /// the newest few. A payload that cannot be encoded, or is over 56 KiB, is a warning in the log
+    /// instead.
     pub fn progress(&self, fraction: f64, payload: impl Serialize) {
         let Some((call, sink)) = &self.0.sink else {
             return;
@@ -154,7 +154,7 @@ impl Context {
         }
     }
 
-    /// Whether somebody asked this attempt to stop. Check it in long loops and return early: a task
+    /// Whether this attempt was asked to stop. Check it in long loops and return early: a task
     /// that stops when asked keeps its worker alive and warm.
     pub fn is_cancelled(&self) -> bool {
         self.0.cancel.asked.load(Ordering::Acquire)
@@ -165,7 +165,7 @@ impl Context {
         self.0.cancel.reason.get().map(String::as_str)
     }
 
-    /// Waits until somebody asks this attempt to stop.
+    /// Waits until this attempt is asked to stop.
     ///
     /// # Cancel safety
     ///
@@ -179,7 +179,7 @@ impl Context {
     }
 
     /// Registers an abort listener: it runs once, on another thread than the task, with the reason,
-    /// when somebody asks this attempt to stop; at once if that has happened already.
+    /// when this attempt is asked to stop; at once if that has happened already.
     pub fn on_cancel(&self, listener: impl FnOnce(&str) + Send + 'static) {
         let mut listeners = lock(&self.0.cancel.listeners);
         match self.cancel_reason() {

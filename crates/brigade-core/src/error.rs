@@ -33,7 +33,7 @@ pub enum ErrorKind {
     QueueFull,
     /// The pool was shut down, or the connection to the broker has ended: connect again.
     Closed,
-    /// The async runtime that a pool was started on has ended, or nobody drives it.
+    /// The async runtime that a pool was started on has ended, or is not driven.
     NoRuntime,
     /// Workers cannot be started.
     CannotStart,
@@ -78,14 +78,14 @@ impl Error {
         self
     }
 
-    /// Nobody knows whether the request was carried out.
+    /// It is not known whether the request was carried out.
     #[doc(hidden)]
     pub fn uncertain(mut self) -> Self {
         self.uncertain = true;
         self
     }
 
-    /// The same for one more who waited for what failed; of its source, what that says.
+    /// A copy for another caller of the operation that failed, with the text of its source.
     #[doc(hidden)]
     pub fn copy(&self) -> Self {
         let source = self.source.as_ref().map(|source| source.to_string().into());

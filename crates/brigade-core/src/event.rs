@@ -50,7 +50,7 @@ pub enum Event {
         pid: u32,
         /// How it exited.
         exit: Exit,
-        /// Whether its pool had told it to leave.
+        /// Whether its pool had asked it to leave.
         expected: bool,
     },
     /// Processes of a worker that is over could not be ended: they run as a user whom this program
@@ -99,7 +99,7 @@ pub enum Event {
         /// Calls that were lost with it.
         lost: usize,
     },
-    /// Somebody who had the right to join was turned away.
+    /// A host that had the right to join was turned away.
     HostRefused {
         /// Where it came from.
         peer: Arc<str>,

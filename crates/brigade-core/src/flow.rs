@@ -2,13 +2,12 @@
 //! for many.
 //!
 //! A flow is a value until it is pushed by a broker: it is a list of jobs of one push, joined by
-//! [`FlowLink`]. Each job has at most one that waits for it, and whoever waits stands behind those it
-//! waits for, so a flow is a tree that runs towards its last job. A broker stores all of it at once
-//! or nothing, and hands on by itself what is to be handed on: no process has to live for a flow to
-//! go on.
+//! [`FlowLink`]. Each job has at most one dependent, which comes after its parents in the list, so
+//! a flow is a tree that runs towards its last job. A broker stores all of it or nothing, and hands
+//! results on by itself: no particular process has to live for a flow to continue.
 //!
-//! What cannot be joined (an argument that is no JSON, a function that is no task) is told by the
-//! push, as with any job.
+//! The push returns the error of a job that cannot be joined (an argument that is not JSON, a
+//! function that is not a task), as for any job.
 
 use std::any::type_name;
 use std::fmt;
@@ -47,11 +46,11 @@ use crate::to_job::ToJob;
 /// const STORE: Task<(usize,), bool> = Task::new("store");
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let broker = Broker::connect("sqlite:jobs.db").await?;
-/// let chain = || Chain::new(fetch("example.org".into())).then_with(count, ("page".into(),)).then(STORE);
-/// let flow = broker.push_flow(chain()).await?; // all steps are safe now
-/// println!("{} jobs, the last is {}", flow.jobs.len(), flow.last());
-/// let stored: bool = broker.call_flow(chain()).await?; // pushes and waits
+/// let broker = Broker::connect("sqlite:jobs.db").await?; let chain = ||
+/// Chain::new(fetch("example.org".into())).then_with(count, ("page".into(),)).then(STORE); let flow
+/// = broker.push_flow(chain()).await?; // all steps are safe now println!("{} jobs, the last is
+/// {}", flow.jobs.len(), flow.last()); let stored: bool = broker.call_flow(chain()).await?; //
+/// pushes and waits
 /// # Ok(())
 /// # }
 /// ```
@@ -147,15 +146,15 @@ impl<T> fmt::Debug for Chain<T> {
 /// }
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let broker = Broker::connect("sqlite:jobs.db").await?;
-/// let sum: u64 = broker.call_flow(Group::new((1..=3).map(measure)).collect(total)).await?;
-/// let each: Vec<u64> = broker.call_flow(Group::new((1..=3).map(measure))).await?; // in the order of the members
+/// let broker = Broker::connect("sqlite:jobs.db").await?; let sum: u64 =
+/// broker.call_flow(Group::new((1..=3).map(measure)).collect(total)).await?; let each: Vec<u64> =
+/// broker.call_flow(Group::new((1..=3).map(measure))).await?; // in the order of the members
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// Pushed as it is, a group has one more job that nobody runs: it is done with the array of the
-/// results when all members are, and stays for [`keep`](Group::keep); or it is a dead letter with
+/// Pushed as it is, a group has one more job, which is not run: it is done, with the array of the
+/// results, when all parents are, and stays for [`keep`](Group::keep); or it is a dead letter with
 /// the reasons of those that ended otherwise.
 #[must_use = "a group does nothing until it is pushed"]
 pub struct Group<T> {

@@ -47,7 +47,7 @@ pub enum JobState {
     Ready,
     /// An earlier job of its key is not settled, or one of its flow that it waits for.
     Blocked,
-    /// Somebody has it.
+    /// A holder has it.
     Leased,
     /// It failed and waits for its next attempt.
     Retrying,
@@ -111,8 +111,7 @@ pub struct Job {
     pub link: Option<FlowLink>,
 }
 
-/// How a job stands in a flow, by positions within its push. Whoever waits comes after those it
-/// waits for.
+/// A job's relations in a flow, by positions within its push. A dependent comes after its parents.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FlowLink {
     /// The job that waits for this one.
@@ -304,9 +303,9 @@ impl Job {
         self.set(|options| options.key = Some(key.into()))
     }
 
-    /// While a job with this unique key is not settled for good, another push with it gives that job's id
-    /// instead. Once it is done, the next push is a new job; where the key is to outlive success,
-    /// say [`unique_for`](Job::unique_for).
+    /// While a job with this unique key is not settled for good, another push with it gives that
+    /// job's id instead. Once it is done, the next push is a new job; where the key is to outlive
+    /// success, say [`unique_for`](Job::unique_for).
     pub fn unique(self, key: impl Into<Box<str>>) -> Self {
         self.set(|options| options.unique = Some(key.into()))
     }
@@ -368,7 +367,7 @@ pub struct AttemptRecord {
     /// What is known of its worker's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Box<AttemptReport>>,
-    /// How it was stopped, if it was cancelled and its holder tells.
+    /// How it was stopped, if it was cancelled and its holder reported that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopReceipt>,
 }
@@ -386,9 +385,9 @@ pub enum AttemptKind {
     Interrupted,
     /// Given back untouched: not charged.
     Passed,
-    /// Stopped, because somebody cancelled the job.
+    /// Stopped, because the job was cancelled.
     Cancelled,
-    /// Its holder set the job aside: nobody can run it.
+    /// Its holder made the job a dead letter, because it can never run.
     #[serde(rename = "set aside")]
     SetAside,
     /// Given back because its consumer cannot run it: it does not know the task, or the arguments

@@ -1,10 +1,11 @@
-//! [`JobContext`]: what an attempt is told of its job. A value that travels with a call, so of its own and not a part of `job`.
+//! [`JobContext`]: the job that an attempt belongs to. It travels with a call, so it is not part of
+//! `job`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::traceparent::TraceParent;
 
-/// A job, as an attempt of it is told: see [`Context::job`](crate::Context::job).
+/// The job that an attempt belongs to: see [`Context::job`](crate::Context::job).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobContext {
     /// Its id at its broker, the same for every attempt; also of the jobs that calls are at brokers

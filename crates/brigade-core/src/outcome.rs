@@ -48,7 +48,7 @@ pub enum TimedOut {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Cancelled {
-    /// Why, in the words of whoever cancelled it.
+    /// The reason that was given with the cancel.
     pub reason: String,
     /// How its attempt was stopped; `None` if it had not started.
     pub report: Option<Box<AttemptReport>>,
@@ -137,7 +137,8 @@ impl Failure {
     }
 
     /// Adds data that the caller can read back with [`Failure::details`]: up to 24 KiB as JSON.
-    /// What is over that, or is no JSON (NaN, a map whose keys are lists), is told in its place.
+    /// Data that is larger, or is not JSON (NaN, a map whose keys are lists), is replaced by a text
+    /// that says so.
     #[must_use]
     pub fn with_details(mut self, details: &impl Serialize) -> Self {
         let json = Codec::json_text(details)
@@ -195,8 +196,8 @@ impl Failure {
     }
 }
 
-/// An error is told, not carried: all of it together stays below the 64 KiB that every frame has
-/// room for.
+/// An error travels as text: all of it together stays below the 64 KiB that every frame has room
+/// for.
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 const SOURCE_BYTES_MAX: usize = 1 << 10;
 const DETAILS_BYTES_MAX: usize = 24 << 10;
@@ -213,7 +214,7 @@ const SOURCES_MAX: usize = 16;
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // In a line of somebody's log; the field has it as it was.
+        // One line, for logs; the field has the original.
         f.write_str(&one_line(&self.message, MESSAGE_BYTES_MAX))
     }
 }
@@ -236,9 +237,8 @@ impl std::error::Error for FailureNote {}
 /// untouched and without charge.
 #[derive(Debug)]
 pub struct Pass {
-    /// The reason, also as an error of its own below `Pass`. Wrappers such as `anyhow::Error` hide
-    /// the type of the error that they wrap but hand out its source, and that is how a pass is
-    /// found again.
+    /// The reason, also as an error of its own below `Pass`. Wrappers like `anyhow::Error` hide the
+    /// type of the error that they wrap but return its source, by which a pass is found again.
     reason: PassReason,
 }
 
@@ -246,7 +246,7 @@ pub struct Pass {
 struct PassReason(String);
 
 impl Pass {
-    /// Passes with a reason, which the caller sees when nobody takes the call.
+    /// Passes with a reason, which the caller sees if no worker takes the call.
     pub fn new(reason: impl fmt::Display) -> Self {
         Self {
             reason: PassReason(reason.to_string()),
@@ -317,7 +317,7 @@ impl CallError {
         }
     }
 
-    /// What happened, in one line for somebody outside, as in the answer to an HTTP request.
+    /// What happened, in one line that is safe for strangers, as in the answer to an HTTP request.
     /// `Display` has more, for a log: this leaves out process ids, hosts, places in the source and
     /// what the program wrote.
     pub fn reason(&self) -> String {

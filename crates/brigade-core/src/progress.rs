@@ -1,4 +1,4 @@
-//! [`Progress`]: what a running task told.
+//! [`Progress`]: what a running task reported.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -6,10 +6,10 @@ use serde::de::DeserializeOwned;
 use crate::codec::Codec;
 use crate::error::Error;
 
-/// Progress is for telling, not for carrying results: what is kept for a slow caller stays small.
+/// Progress is not for results: what is kept for a slow caller stays small.
 pub const PROGRESS_BYTES_MAX: usize = 56 << 10;
 
-/// What a running task told with [`Context::progress`](crate::Context::progress).
+/// What a running task reported with [`Context::progress`](crate::Context::progress).
 #[derive(Clone, Debug)]
 pub struct Progress {
     #[doc(hidden)]

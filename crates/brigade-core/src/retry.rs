@@ -76,7 +76,7 @@ impl Retry {
 
 /// A random factor from `1 - spread` to 1.
 pub fn jitter(spread: f64) -> f64 {
-    // Each `RandomState` is seeded anew by the standard library; that is all the randomness a
+    // The standard library seeds each `RandomState` differently; that is all the randomness a
     // jitter needs.
     let random = RandomState::new().hash_one(0_u8) >> 32;
     let unit = f64::from(u32::try_from(random).unwrap_or(u32::MAX)) / f64::from(u32::MAX);

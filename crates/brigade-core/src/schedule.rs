@@ -2,9 +2,9 @@
 //! intervals.
 //!
 //! Values and arithmetic, the same for every broker; all that is read is the time zone database. A
-//! broker keeps a schedule's [`SchedulePlan`], its job and its next tick, and asks [`SchedulePlan::due`] what a
-//! moment means for them. Ticks come from the plan alone, never from the moment at which somebody
-//! looked, so all processes agree on them.
+//! broker keeps a schedule's [`SchedulePlan`], its job and its next tick, and asks
+//! [`SchedulePlan::due`] what a moment means for them. Ticks come from the plan alone, never from
+//! the moment of a look, so all processes agree on them.
 //!
 //! A time is milliseconds since 1970, as a broker stores it.
 
@@ -47,8 +47,8 @@ pub enum Recurrence {
     Every(Duration),
 }
 
-/// What becomes of ticks that nobody was there to fire: those that are late by more than the
-/// schedule's [grace](Schedule::grace).
+/// What happens with missed ticks: those that are late by more than the schedule's
+/// [grace](Schedule::grace).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -169,7 +169,7 @@ impl Schedule {
         self
     }
 
-    /// What becomes of ticks that nobody was there to fire. Default: [`Missed::Once`].
+    /// What happens with missed ticks. Default: [`Missed::Once`].
     pub fn missed(mut self, missed: Missed) -> Self {
         self.plan.missed = missed;
         self

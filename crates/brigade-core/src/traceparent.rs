@@ -7,9 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
-/// The trace that a request belongs to, as [W3C Trace Context](https://www.w3.org/TR/trace-context/)
-/// writes it: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, 55 characters in lower case. It
-/// travels with a call or a job to each attempt, also into the worker process.
+/// The trace that a request belongs to, as [W3C Trace
+/// Context](https://www.w3.org/TR/trace-context/) writes it: `00-<32 hex digits>-<16 hex digits>-<2
+/// hex digits>`, 55 characters in lower case. It travels with a call or a job to each attempt, also
+/// into the worker process.
 ///
 /// ```
 /// # use brigade::TraceParent;

@@ -40,14 +40,14 @@ impl Explanation {
 #[serde(tag = "why", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Blocker {
-    /// It is: somebody has it.
+    /// It runs: a holder has it.
     Running {
-        /// Who.
+        /// The holder.
         holder: String,
         /// How long the lease still holds unless it is extended.
         #[serde(with = "crate::codec::seconds")]
         lease_left: Duration,
-        /// Why it is to be cancelled, if somebody asked for that.
+        /// Why it is to be cancelled, if it is.
         cancel: Option<String>,
     },
     /// It is settled for good.

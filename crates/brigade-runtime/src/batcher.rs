@@ -1,10 +1,10 @@
-//! Questions that go together: what is asked while others of its lane are under way waits, and goes
-//! with the next.
+//! Batches of requests: a request that arrives while others of its lane are under way waits, and
+//! goes with the next batch.
 //!
-//! So the more callers there are, the more share one round trip, and a lone caller waits for
-//! nobody. Each question has its own answer. A lane is there for as long as something is asked of
-//! it. Its tasks are the batcher's, not a caller's: a caller that goes away, or is not polled, holds
-//! up nobody.
+//! So the more callers there are, the more share one round trip, and a lone caller does not wait.
+//! Each request has its own answer. A lane exists as long as there are requests for it. Its tasks
+//! belong to the batcher, not to a caller: a caller that goes away, or is not polled, delays no
+//! other.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -134,7 +134,7 @@ struct Trips<Q, A> {
 impl<Q, A> Trips<Q, A> {
     async fn run(mut self) {
         loop {
-            // Whoever is ready to ask, or has just got an answer and asks again, comes along.
+            // Callers that are ready, or have just got an answer and ask again, join this batch.
             yield_now().await;
             let Some(load) = self.load() else { return };
             let (questions, replies): (Vec<Q>, Vec<oneshot::Sender<A>>) = load
@@ -143,7 +143,7 @@ impl<Q, A> Trips<Q, A> {
                 .unzip();
             let answers = (self.batcher.carry)(self.lane.clone(), questions).await;
             for (reply, answer) in replies.into_iter().zip(answers) {
-                // Whoever asked may have stopped waiting.
+                // The caller may have stopped waiting.
                 reply.send(answer).ok();
             }
         }
@@ -175,7 +175,7 @@ impl<Q, A> Trips<Q, A> {
 }
 
 impl<Q, A> Drop for Trips<Q, A> {
-    /// Cut short, as the runtime has ended: dropping the questions tells whoever waits.
+    /// Cut short, as the runtime has ended: dropping the requests ends the waits of their callers.
     fn drop(&mut self) {
         if !self.is_over {
             let lane = lock(&self.batcher.lanes).remove(&self.lane);

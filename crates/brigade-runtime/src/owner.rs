@@ -121,7 +121,7 @@ pub enum Left {
     Nothing,
 }
 
-/// Tells whether what a process owns can be given to others: neither it nor a worker of its runs.
+/// Whether the jobs of a process can be given to others: neither it nor a worker of it runs.
 #[derive(Default)]
 pub struct Descendants {
     /// When an owner was first found gone, while workers of it may be left.

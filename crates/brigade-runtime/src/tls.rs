@@ -87,7 +87,7 @@ pub fn hint(error: &io::Error, plain: &'static str) -> Option<(ErrorKind, &'stat
         rustls::Error::InvalidMessage(_) => (ErrorKind::BadOption, plain),
         rustls::Error::InvalidCertificate(Wrong::UnknownIssuer | Wrong::BadSignature) => (
             ErrorKind::Refused,
-            "nobody known vouches for the server's certificate; name its authority with \
+            "no trusted authority signed the server's certificate; name its authority with \
                 ?ca=file.pem",
         ),
         rustls::Error::InvalidCertificate(

@@ -5,7 +5,7 @@ use std::fmt;
 use super::Codec;
 
 /// How deep a value may be nested: lists, maps, structs, enums and `Some` within each other.
-/// Whoever decodes may be a thread with a stack of 2 MiB, in a build without optimisation.
+/// A thread that decodes may have a stack of 2 MiB, in a build without optimisation.
 pub(super) const DEPTH_MAX: u16 = 128;
 
 /// What stands, in MessagePack, for what it has no form of: it writes `None`, `()` and what is

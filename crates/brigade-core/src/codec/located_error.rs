@@ -1,4 +1,4 @@
-//! [`LocatedError`]: a format's own error, and beside it what a type says of itself.
+//! [`LocatedError`]: a format's own error, with the message of the type that refused a value.
 //!
 //! A type may refuse a value in its own words (`Error::custom`). Postcard drops them, so they are
 //! kept aside there: the last ones of each thread, until the whole value is written or read. What

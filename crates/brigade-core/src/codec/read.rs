@@ -1,4 +1,5 @@
-//! [`Reader`]: a deserializer with what every format of ours asks for around what the format's own crate does.
+//! [`Reader`]: a deserializer with what every format of ours asks for around what the format's own
+//! crate does.
 //!
 //! Too deep is an error, not a stack that overflows; what [`Part`](super::write::Part) writes in
 //! MessagePack in a form of its own is read back. Where that form is met by something that does not

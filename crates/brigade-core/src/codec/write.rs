@@ -1,4 +1,5 @@
-//! [`Part`]: a value on its way into a format, with what every format of ours asks for around what the format's own crate does.
+//! [`Part`]: a value on its way into a format, with what every format of ours asks for around what
+//! the format's own crate does.
 //!
 //! Too deep is an error, not a stack that overflows; JSON has no NaN, no infinity and no `Some` of
 //! nothing, so these are errors there, which say where; MessagePack gets a form for `Some` of

@@ -22,7 +22,7 @@ pub(super) struct Cron {
     zone: TimeZone,
 }
 
-/// Nobody means a longer one.
+/// A longer expression is a mistake.
 const EXPRESSION_BYTES_MAX: usize = 500;
 const ZONE_BYTES_MAX: usize = 100;
 

@@ -6,9 +6,9 @@
 pub enum CancelOutcome {
     /// It was waiting, and is cancelled.
     Cancelled,
-    /// It is leased: its holder has been asked to stop it, and hears of it within a second, at the
+    /// It is leased: its holder has been asked to stop it, and learns of it within a second, at the
     /// latest when it extends its lease.
     Asked,
-    /// There is no such job, or it had ended.
+    /// There is no job of that id, or it had ended.
     Nothing,
 }

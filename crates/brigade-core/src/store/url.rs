@@ -1,5 +1,5 @@
-//! Parts of a broker's URL. Errors are sentences for whoever wrote it; they never quote it, as any
-//! part may be a password.
+//! Parts of a broker's URL. Errors are sentences for people; they never quote the URL, as any part
+//! may be a password.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -96,7 +96,7 @@ impl Options {
         match time.filter(|time| !time.is_zero()) {
             Some(time) => Ok(Some(time)),
             None => Err(format!(
-                "{name} is a time such as 250ms or 5s, longer than none"
+                "{name} is a time like 250ms or 5s, longer than none"
             )),
         }
     }
@@ -136,7 +136,7 @@ impl Options {
         })
     }
 
-    /// The name of one that nobody took.
+    /// The name of an option that was not taken.
     pub fn left(&self) -> Option<&str> {
         self.0.keys().next().map(String::as_str)
     }

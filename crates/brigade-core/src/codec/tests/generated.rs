@@ -1,10 +1,11 @@
 //! Types and values at random: each arrives equal or is an error, in each format.
 //!
-//! A [`Shape`] is a type as serde sees it, with what its attributes change: fields that are skipped,
-//! always or if they are nothing, variants that are skipped, names that are no identifiers. [`Data`]
-//! is a value of a shape; it is written and read with the very calls that derived code makes. What
-//! serde keeps in between (tags inside, tags next to the content, no tags, flattened fields) is code of its own,
-//! so [`Derived`] types are derived ones around values of two shapes ([`Any`]).
+//! A [`Shape`] is a type as serde sees it, with what its attributes change: fields that are
+//! skipped, always or if they are nothing, variants that are skipped, names that are no
+//! identifiers. [`Data`] is a value of a shape; it is written and read with the very calls that
+//! derived code makes. What serde keeps in between (tags inside, tags next to the content, no tags,
+//! flattened fields) is code of its own, so [`Derived`] types are derived ones around values of two
+//! shapes ([`Any`]).
 //!
 //! `BRIGADE_SEED` repeats a run; `BRIGADE_FULL=1` draws a hundred times as many.
 

@@ -1,9 +1,9 @@
 //! How values of a drawn type are read: with the calls that derived code makes.
 //!
-//! A [`Shape`] is the seed of its own values. [`ReadValue`] takes what a format hands it, by the kind
-//! of the shape; [`ReadFields`] reads structs and variants with fields, in any order or as a list;
-//! [`Identifier`] finds a name or a number among those that are known. A field that is missing has
-//! its default, if its attributes give it one.
+//! A [`Shape`] is the seed of its own values. [`ReadValue`] takes what a format hands it, by the
+//! kind of the shape; [`ReadFields`] reads structs and variants with fields, in any order or as a
+//! list; [`Identifier`] finds a name or a number among those that are known. A field that is
+//! missing has its default, if its attributes give it one.
 
 use std::fmt;
 

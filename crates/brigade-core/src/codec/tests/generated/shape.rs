@@ -2,8 +2,8 @@
 //!
 //! A [`Shape`] owns the shapes inside it. [`Shape::value`] draws a [`Data`] of it, and
 //! [`Shape::of`] joins the two to what serde writes. `Data` without its shape cannot be written: it
-//! keeps numbers by their bits and says nothing of names. Whatever is drawn comes from one [`Draw`],
-//! so that a seed gives the same type and the same value again.
+//! keeps numbers by their bits and says nothing of names. Whatever is drawn comes from one
+//! [`Draw`], so that a seed gives the same type and the same value again.
 
 use std::rc::Rc;
 
@@ -222,7 +222,8 @@ impl Shape {
             16 => Self::TupleStruct((0..2 + draw.below(2)).map(|_| inner(draw)).collect()),
             17 => {
                 let key = inner(draw);
-                // In JSON a key is a text, so that an untagged key would be read as another variant.
+                // In JSON a key is a text, so that an untagged key would be read as another
+                // variant.
                 let is_untagged = format!("{key:?}").contains("Derived");
                 let key = if is_untagged { Self::Text } else { key };
                 Self::Map(Box::new(key), Box::new(inner(draw)))
