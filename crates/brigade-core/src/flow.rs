@@ -46,11 +46,11 @@ use crate::to_job::ToJob;
 /// const STORE: Task<(usize,), bool> = Task::new("store");
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let broker = Broker::connect("sqlite:jobs.db").await?; let chain = ||
-/// Chain::new(fetch("example.org".into())).then_with(count, ("page".into(),)).then(STORE); let flow
-/// = broker.push_flow(chain()).await?; // all steps are safe now println!("{} jobs, the last is
-/// {}", flow.jobs.len(), flow.last()); let stored: bool = broker.call_flow(chain()).await?; //
-/// pushes and waits
+/// let broker = Broker::connect("sqlite:jobs.db").await?;
+/// let chain = || Chain::new(fetch("example.org".into())).then_with(count, ("page".into(),)).then(STORE);
+/// let flow = broker.push_flow(chain()).await?; // all steps are safe now
+/// println!("{} jobs, the last is {}", flow.jobs.len(), flow.last());
+/// let stored: bool = broker.call_flow(chain()).await?; // pushes and waits
 /// # Ok(())
 /// # }
 /// ```
@@ -146,9 +146,9 @@ impl<T> fmt::Debug for Chain<T> {
 /// }
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let broker = Broker::connect("sqlite:jobs.db").await?; let sum: u64 =
-/// broker.call_flow(Group::new((1..=3).map(measure)).collect(total)).await?; let each: Vec<u64> =
-/// broker.call_flow(Group::new((1..=3).map(measure))).await?; // in the order of the members
+/// let broker = Broker::connect("sqlite:jobs.db").await?;
+/// let sum: u64 = broker.call_flow(Group::new((1..=3).map(measure)).collect(total)).await?;
+/// let each: Vec<u64> = broker.call_flow(Group::new((1..=3).map(measure))).await?; // in the order of the members
 /// # Ok(())
 /// # }
 /// ```

@@ -53,8 +53,7 @@ pub use handler::{HandlerEnd, HandlerStop, LeasedJob};
 /// # #[task] fn hello(name: String) -> String { name }
 /// # async fn run() -> Result<(), brigade::Error> {
 /// let (broker, pool) = (Broker::connect("sqlite:jobs.db").await?, Pool::builder().start().await?);
-/// broker.consumer().task(hello).weighted("mails", 3).weighted("reports",
-/// 1).on(&pool).run_until(brigade::stop_signal()).await?;
+/// broker.consumer().task(hello).weighted("mails", 3).weighted("reports", 1).on(&pool).run_until(brigade::stop_signal()).await?;
 /// # Ok(()) }
 /// ```
 #[must_use = "a consumer does nothing until it runs"]

@@ -232,9 +232,8 @@ impl Broker {
     /// ```
     /// # use brigade::{Broker, Edit, JobId};
     /// # async fn example(broker: Broker, id: JobId) -> Result<(), brigade::Error> {
-    /// let edit = Edit::new().payload(&serde_json::json!({"to":
-    /// "ann@example.org"}))?.queue("emails"); let id = broker.retry_with(&id,
-    /// edit).await?.expect("a dead letter");
+    /// let edit = Edit::new().payload(&serde_json::json!({"to": "ann@example.org"}))?.queue("emails");
+    /// let id = broker.retry_with(&id, edit).await?.expect("a dead letter");
     /// # Ok(()) }
     /// ```
     ///

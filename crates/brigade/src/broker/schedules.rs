@@ -29,11 +29,10 @@ impl Broker {
     /// # #[task] fn report(kind: String) {}
     /// # #[task] fn tidy_up() {}
     /// # async fn example(broker: Broker) -> Result<(), brigade::Error> {
-    /// let nightly = Schedule::cron("nightly", "30 3 * * mon-fri",
-    /// report("sales".to_owned()).retries(3))?; let scheduled =
-    /// broker.schedule(nightly.zone("Europe/Berlin").missed(Missed::All)).await?; println!("first
-    /// at {:?}", scheduled.next); broker.schedule(Schedule::every("tidy", Duration::from_secs(900),
-    /// tidy_up().unique("tidy"))?).await?;
+    /// let nightly = Schedule::cron("nightly", "30 3 * * mon-fri", report("sales".to_owned()).retries(3))?;
+    /// let scheduled = broker.schedule(nightly.zone("Europe/Berlin").missed(Missed::All)).await?;
+    /// println!("first at {:?}", scheduled.next);
+    /// broker.schedule(Schedule::every("tidy", Duration::from_secs(900), tidy_up().unique("tidy"))?).await?;
     /// # Ok(()) }
     /// ```
     ///
