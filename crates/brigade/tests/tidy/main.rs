@@ -2,8 +2,9 @@
 //!
 //! One file for each concept: `sizes` (length of files and module headers), `types` (each type name
 //! is defined once), `words` (plain English), `imports` (no circles between files, modules point
-//! downwards), `crates` (crates point downwards), `packages` (what a registry wants), `leftovers`
-//! (notes to oneself, machine paths) and `checklist` (ids of the catalogue). `source` reads files and
+//! downwards), `crates` (crates point downwards), `packages` (what a registry wants), `protocol` (the
+//! wire protocols are documented), `leftovers` (notes to oneself, machine paths) and `checklist` (ids
+//! of the catalogue). `source` reads files and
 //! takes code and prose apart.
 //!
 //! Rules that do not hold everywhere yet have a budget. A test fails when the count is above its
@@ -14,6 +15,7 @@ mod crates;
 mod imports;
 mod leftovers;
 mod packages;
+mod protocol;
 mod sizes;
 mod source;
 mod types;
