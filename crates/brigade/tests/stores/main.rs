@@ -9,37 +9,63 @@
     reason = "a constructor takes the place of the harness in a program of a test's own"
 )]
 
+#[path = "../../../brigade-conformance/src/cases/agree.rs"]
 mod agree;
+#[path = "../../../brigade-conformance/src/cases/any_json.rs"]
 mod any_json;
+#[path = "../../../brigade-conformance/src/cases/cancel.rs"]
 mod cancel;
+#[path = "../../../brigade-conformance/src/cases/consumers.rs"]
 mod consumers;
+#[path = "../../../brigade-conformance/src/cases/contract.rs"]
 mod contract;
+#[path = "../../../brigade-conformance/src/cases/edits.rs"]
 mod edits;
+#[path = "../../../brigade-conformance/src/cases/far.rs"]
 mod far;
+#[path = "../../../brigade-conformance/src/cases/flow_model.rs"]
 mod flow_model;
+#[path = "../../../brigade-conformance/src/cases/flow_options.rs"]
 mod flow_options;
+#[path = "../../../brigade-conformance/src/cases/flow_sizes.rs"]
 mod flow_sizes;
+#[path = "../../../brigade-conformance/src/cases/flows.rs"]
 mod flows;
+#[path = "../../../brigade-conformance/src/cases/handlers.rs"]
 mod handlers;
+#[path = "../../../brigade-conformance/src/cases/handles.rs"]
 mod handles;
+#[path = "../../../brigade-conformance/src/cases/keys.rs"]
 mod keys;
+#[path = "../../../brigade-conformance/src/cases/leases.rs"]
 mod leases;
+#[path = "../../../brigade-conformance/src/cases/limits.rs"]
 mod limits;
+#[path = "../../../brigade-conformance/src/cases/log.rs"]
 mod log;
+#[path = "../../../brigade-conformance/src/cases/real_time.rs"]
 mod real_time;
 #[cfg(feature = "redis")]
 mod redis;
+#[path = "../../../brigade-conformance/src/cases/retry.rs"]
 mod retry;
+#[path = "../../../brigade-conformance/src/cases/schedule_clocks.rs"]
 mod schedule_clocks;
+#[path = "../../../brigade-conformance/src/cases/schedules.rs"]
 mod schedules;
+#[path = "../../../brigade-conformance/src/cases/served.rs"]
 mod served;
 mod sqlite;
 mod sqlite_file;
 mod sqlite_queues;
 mod sqlite_sweeps;
+#[path = "../../../brigade-conformance/src/cases/together.rs"]
 mod together;
+#[path = "../../../brigade-conformance/src/cases/traces.rs"]
 mod traces;
+#[path = "../../../brigade-conformance/src/cases/views.rs"]
 mod views;
+#[path = "../../../brigade-conformance/src/cases/waiting.rs"]
 mod waiting;
 
 use std::future::Future;
