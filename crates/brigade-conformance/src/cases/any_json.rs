@@ -4,18 +4,22 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use brigade::JobState;
-use brigade_testkit::count;
-use brigade_testkit::random::Random;
+use fastrand::Rng;
 use serde_json::value::RawValue;
 
-use super::{Subject, on_every_broker};
+use crate::case::{Case, case};
+use crate::seed::{count, seed};
+use crate::subject::Subject;
+
+/// The cases of this file.
+pub(super) const CASES: &[Case] = &[case!(any_json_comes_back_as_the_text_that_was_pushed)];
 
 const LONG: Duration = Duration::from_secs(30);
 const ROUND: usize = 25;
 
 /// What other programs write, and what a store that reads it into values of its own would change:
 /// numbers of many digits, empty lists and objects, names twice, escapes.
-fn draw(random: &mut Random, text: &mut String, levels: u8) {
+fn draw(random: &mut Rng, text: &mut String, levels: u8) {
     let scalars = [
         "null",
         "true",
@@ -56,10 +60,10 @@ fn draw(random: &mut Random, text: &mut String, levels: u8) {
         r#""ü""#,
     ];
     let inside = levels.saturating_sub(1);
-    match random.within(0..4) {
+    match random.u64(0..4) {
         0 if levels > 0 => {
             text.push('[');
-            for index in 0..random.within(0..4) {
+            for index in 0..random.u64(0..4) {
                 text.push_str(if index > 0 { "," } else { "" });
                 draw(random, text, inside);
             }
@@ -67,25 +71,25 @@ fn draw(random: &mut Random, text: &mut String, levels: u8) {
         }
         1 if levels > 0 => {
             text.push('{');
-            for index in 0..random.within(0..4) {
-                let name = random.pick(&names).unwrap();
+            for index in 0..random.u64(0..4) {
+                let name = random.choice(names).unwrap();
                 write!(text, "{}{name}:", if index > 0 { "," } else { "" }).unwrap();
                 draw(random, text, inside);
             }
             text.push('}');
         }
-        _ => text.push_str(random.pick(&scalars).unwrap()),
+        _ => text.push_str(random.choice(scalars).unwrap()),
     }
 }
 
-fn json(random: &mut Random) -> Box<RawValue> {
+fn json(random: &mut Rng) -> Box<RawValue> {
     let mut text = String::new();
     draw(random, &mut text, 5);
     RawValue::from_string(text).unwrap()
 }
 
 /// One after the other: pushed, given back once, leased again, done with a result.
-async fn there_and_back(subject: &Subject, random: &mut Random) {
+async fn there_and_back(subject: &Subject, random: &mut Rng) {
     let (broker, queue) = (&subject.broker, subject.broker.queue("any"));
     let (payload, result) = (json(random), json(random));
     let keeps_results = broker.capabilities().results;
@@ -111,12 +115,9 @@ async fn there_and_back(subject: &Subject, random: &mut Random) {
     }
 }
 
-#[test]
-fn any_json_comes_back_as_the_text_that_was_pushed() {
-    on_every_broker(|subject| async move {
-        let mut random = Random::from_env();
-        for _ in 0..count(ROUND, 100 * ROUND) {
-            there_and_back(&subject, &mut random).await;
-        }
-    });
+async fn any_json_comes_back_as_the_text_that_was_pushed(subject: Subject) {
+    let mut random = Rng::with_seed(seed());
+    for _ in 0..count(ROUND, 100 * ROUND) {
+        there_and_back(&subject, &mut random).await;
+    }
 }

@@ -1,11 +1,28 @@
-//! Consumers over every store: jobs that a program cannot run, code that computes, times that are
+//! Consumers on every store: jobs that a program cannot run, code that computes, times that are
 //! too long.
+//!
+//! A consumer gives back a job whose task it does not know or whose arguments do not fit, without
+//! charge; after a day such a job is a dead letter with the reason. [`beside`] runs a consumer next to the
+//! rest of a case, and [`elsewhere`] is a second connection where a store has those.
 
 use std::time::{Duration, Instant};
 
 use brigade::{Broker, Consumer, JobState, LiveConsumer, ToJob as _, task};
 
-use super::{Subject, on_brokers_that, on_every_broker, on_every_broker_at_once};
+use crate::case::{Case, case};
+use crate::subject::Subject;
+
+/// The cases of this file.
+pub(super) const CASES: &[Case] = &[
+    case!(a_task_that_a_consumer_does_not_know_is_given_back_for_others),
+    case!(
+        a_job_that_no_consumer_can_run_is_a_dead_letter_when_its_time_for_that_is_over:
+        clock, listing
+    ),
+    case!(a_task_that_computes_in_process_for_longer_than_a_lease_keeps_it).on_one_thread(),
+    case!(the_longest_times_are_stored_and_served: scheduling),
+    case!(a_live_consumer_is_listed_until_it_stops_or_falls_silent: consumers, clock),
+];
 
 const LONG: Duration = Duration::from_secs(30);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -37,213 +54,203 @@ pub(super) async fn beside<F: Future>(worker: Consumer, test: F) -> (F::Output, 
 
 pub(super) async fn elsewhere(subject: &Subject) -> Broker {
     if subject.broker.capabilities().durable {
-        Broker::connect(&subject.url).await.unwrap()
+        subject.place.connect().await
     } else {
         subject.broker.clone()
     }
 }
 
 /// A deploy: the old program meets a task of the new one.
-#[test]
-fn a_task_that_a_consumer_does_not_know_is_given_back_for_others() {
-    on_every_broker_at_once(|subject| async move {
-        let other = elsewhere(&subject).await;
-        let queue = subject.broker.queue("shared");
-        let job = queue
-            .job(&[7])
-            .unwrap()
-            .task("of_the_new_program")
-            .retries(1);
-        let id = subject.broker.push(job).await.unwrap().id().clone();
-        let old = subject.broker.consumer().queue("shared").in_process();
-        let handle = old.handle();
-        let ((), served) = beside(old, async {
-            while handle.stats().served.given_back == 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            if subject.broker.capabilities().listing {
-                let job = subject.broker.job(&id).await.unwrap().unwrap();
-                assert_eq!(
-                    (job.failed, job.crashed, job.interrupted),
-                    (0, 0, 0),
-                    "nobody is charged"
-                );
+async fn a_task_that_a_consumer_does_not_know_is_given_back_for_others(subject: Subject) {
+    let other = elsewhere(&subject).await;
+    let queue = subject.broker.queue("shared");
+    let job = queue
+        .job(&[7])
+        .unwrap()
+        .task("of_the_new_program")
+        .retries(1);
+    let id = subject.broker.push(job).await.unwrap().id().clone();
+    let old = subject.broker.consumer().queue("shared").in_process();
+    let handle = old.handle();
+    let ((), served) = beside(old, async {
+        while handle.stats().served.given_back == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if subject.broker.capabilities().listing {
+            let job = subject.broker.job(&id).await.unwrap().unwrap();
+            assert_eq!(
+                (job.failed, job.crashed, job.interrupted),
+                (0, 0, 0),
+                "nobody is charged"
+            );
+            assert!(
+                job.unserved.is_some_and(|unserved| unserved.times >= 1),
+                "{job:?}"
+            );
+            assert_eq!(job.history.len(), 1, "{job:?}");
+            if job.state == JobState::Scheduled {
+                let why = subject.broker.why(&id).await.unwrap().unwrap().to_string();
                 assert!(
-                    job.unserved.is_some_and(|unserved| unserved.times >= 1),
-                    "{job:?}"
+                    why.contains("no consumer that asked knows task \"of_the_new_program\""),
+                    "{why}"
                 );
-                assert_eq!(job.history.len(), 1, "{job:?}");
-                if job.state == JobState::Scheduled {
-                    let why = subject.broker.why(&id).await.unwrap().unwrap().to_string();
-                    assert!(
-                        why.contains("no consumer that asked knows task \"of_the_new_program\""),
-                        "{why}"
-                    );
-                }
             }
-        })
-        .await;
-        assert_eq!((served.failed, served.done), (0, 0), "{served:?}");
-        // The new program has it, as if nothing had been.
-        let lease = other
-            .queue("shared")
-            .lease(LONG, 2 * LONG)
-            .await
-            .unwrap()
-            .expect("it comes again");
-        assert_eq!((lease.id(), lease.attempt(), lease.json()), (&id, 1, "[7]"));
-        lease.ack().await.unwrap();
-    });
+        }
+    })
+    .await;
+    assert_eq!((served.failed, served.done), (0, 0), "{served:?}");
+    // The new program has it, as if nothing had been.
+    let lease = other
+        .queue("shared")
+        .lease(LONG, 2 * LONG)
+        .await
+        .unwrap()
+        .expect("it comes again");
+    assert_eq!((lease.id(), lease.attempt(), lease.json()), (&id, 1, "[7]"));
+    lease.ack().await.unwrap();
 }
 
-#[test]
-fn a_job_that_no_consumer_can_run_is_a_dead_letter_when_its_time_for_that_is_over() {
-    on_brokers_that(
-        |can| can.clock && can.listing,
-        |subject| async move {
-            let broker = &subject.broker;
-            let unknown = broker.queue("doubles").job(&[1]).unwrap().task("gone");
-            let unfit = broker.queue("doubles").job(&["no number"]).unwrap();
-            let ids: Vec<_> = broker
-                .push_many(vec![unknown, unfit])
-                .await
-                .unwrap()
-                .iter()
-                .map(|pushed| pushed.id().clone())
-                .collect();
-            let worker = broker.consumer().queue("doubles").in_process();
-            let handle = worker.handle();
-            let ended = async {
-                while handle.stats().served.given_back < 2 {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                for id in &ids {
-                    assert!(!broker.job(id).await.unwrap().unwrap().state.is_terminal());
-                }
-                broker.clock().advance(2 * DAY);
-                let (one, other) = tokio::join!(broker.wait(&ids[0]), broker.wait(&ids[1]));
-                [one, other].map(|job| job.unwrap().unwrap())
-            };
-            let (ended, _) = beside(worker, ended).await;
-            for (job, word) in ended
-                .iter()
-                .zip(["knows task \"gone\"", "takes its arguments"])
-            {
-                let reason = job.reason.as_deref().unwrap_or_default();
-                assert_eq!(job.state, JobState::Dead);
-                assert!(
-                    reason.contains(word)
-                        && reason.contains("given back")
-                        && reason.contains("since 20"),
-                    "{reason}"
-                );
-                assert_eq!((job.failed, job.crashed), (0, 0));
-            }
-            // A person gives it another chance, which begins anew.
-            assert!(broker.retry(&ids[0]).await.unwrap());
-            let job = broker.job(&ids[0]).await.unwrap().unwrap();
-            assert_eq!((job.unserved, job.lost), (None, 0));
-        },
-    );
+async fn a_job_that_no_consumer_can_run_is_a_dead_letter_when_its_time_for_that_is_over(
+    subject: Subject,
+) {
+    let broker = &subject.broker;
+    let unknown = broker.queue("doubles").job(&[1]).unwrap().task("gone");
+    let unfit = broker.queue("doubles").job(&["no number"]).unwrap();
+    let ids: Vec<_> = broker
+        .push_many(vec![unknown, unfit])
+        .await
+        .unwrap()
+        .iter()
+        .map(|pushed| pushed.id().clone())
+        .collect();
+    let worker = broker.consumer().queue("doubles").in_process();
+    let handle = worker.handle();
+    let ended = async {
+        while handle.stats().served.given_back < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for id in &ids {
+            assert!(!broker.job(id).await.unwrap().unwrap().state.is_terminal());
+        }
+        broker.clock().advance(2 * DAY);
+        let (one, other) = tokio::join!(broker.wait(&ids[0]), broker.wait(&ids[1]));
+        [one, other].map(|job| job.unwrap().unwrap())
+    };
+    let (ended, _) = beside(worker, ended).await;
+    for (job, word) in ended
+        .iter()
+        .zip(["knows task \"gone\"", "takes its arguments"])
+    {
+        let reason = job.reason.as_deref().unwrap_or_default();
+        assert_eq!(job.state, JobState::Dead);
+        assert!(
+            reason.contains(word) && reason.contains("given back") && reason.contains("since 20"),
+            "{reason}"
+        );
+        assert_eq!((job.failed, job.crashed), (0, 0));
+    }
+    // A person gives it another chance, which begins anew.
+    assert!(broker.retry(&ids[0]).await.unwrap());
+    let job = broker.job(&ids[0]).await.unwrap().unwrap();
+    assert_eq!((job.unserved, job.lost), (None, 0));
 }
 
 /// On a runtime of one thread, which the task would keep from renewing anything.
-#[test]
-fn a_task_that_computes_in_process_for_longer_than_a_lease_keeps_it() {
-    super::on_every_broker_in_one_thread(|subject| async move {
-        let broker = &subject.broker;
-        broker.push(computes(2500)).await.unwrap();
-        let worker = broker
-            .consumer()
-            .task(computes)
-            .in_process()
-            .lease(Duration::from_secs(1));
-        let handle = worker.handle();
-        let done = async {
-            while handle.stats().served == brigade::Served::default() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let ((), served) = beside(worker, done).await;
-        assert_eq!((served.done, served.stale), (1, 0), "{served:?}");
-    });
+async fn a_task_that_computes_in_process_for_longer_than_a_lease_keeps_it(subject: Subject) {
+    let broker = &subject.broker;
+    broker.push(computes(2500)).await.unwrap();
+    let worker = broker
+        .consumer()
+        .task(computes)
+        .in_process()
+        .lease(Duration::from_secs(1));
+    let handle = worker.handle();
+    let done = async {
+        while handle.stats().served == brigade::Served::default() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ((), served) = beside(worker, done).await;
+    assert_eq!((served.done, served.stale), (1, 0), "{served:?}");
 }
 
 /// Times that no clock can add are the longest that there are.
-#[test]
-fn the_longest_times_are_stored_and_served() {
-    on_every_broker(|subject| async move {
-        let (broker, can) = (&subject.broker, subject.broker.capabilities());
-        let queue = broker.queue("doubles");
-        let long = brigade::Retry::exponential(Duration::MAX, Duration::MAX).within(Duration::MAX);
-        let job = queue
-            .job(&[1])
-            .unwrap()
-            .timeout(Duration::MAX)
-            .retries(3)
-            .retry(long);
+async fn the_longest_times_are_stored_and_served(subject: Subject) {
+    let (broker, can) = (&subject.broker, subject.broker.capabilities());
+    let queue = broker.queue("doubles");
+    let long = brigade::Retry::exponential(Duration::MAX, Duration::MAX).within(Duration::MAX);
+    let job = queue
+        .job(&[1])
+        .unwrap()
+        .timeout(Duration::MAX)
+        .retries(3)
+        .retry(long);
+    broker
+        .push(if can.results {
+            job.keep(Duration::MAX)
+        } else {
+            job
+        })
+        .await
+        .unwrap();
+    let lease = queue
+        .lease(Duration::MAX, Duration::MAX)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(lease.timeout().unwrap() > 1000 * DAY);
+    lease.extend(Duration::MAX).await.unwrap();
+    lease.pass("not here").await.unwrap();
+    let worker = broker
+        .consumer()
+        .task(doubles)
+        .in_process()
+        .lease(Duration::MAX)
+        .drain_timeout(Duration::MAX);
+    let worker = worker.unserved_timeout(Duration::MAX);
+    let handle = worker.handle();
+    let done = async {
+        while handle.stats().served == brigade::Served::default() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ((), served) = beside(worker, done).await;
+    assert_eq!((served.done, served.stale), (1, 0), "{served:?}");
+    dates_that_cannot_be_written_are_refused(broker).await;
+    for far in ["delay", "at", "nack", "pass"] {
+        is_due_in_the_far_future(broker, far).await;
+    }
+    if can.unique {
         broker
-            .push(if can.results {
-                job.keep(Duration::MAX)
-            } else {
-                job
-            })
+            .push(queue.job(&3).unwrap().unique_for("m", Duration::MAX))
             .await
             .unwrap();
-        let lease = queue
-            .lease(Duration::MAX, Duration::MAX)
-            .await
+    }
+    if can.schedules {
+        let schedule = brigade::Schedule::every("rarely", Duration::MAX, doubles(1)).unwrap();
+        assert_eq!(
+            broker.schedule(schedule).await.unwrap_err().kind(),
+            brigade::ErrorKind::BadOption
+        );
+    }
+}
+
+async fn dates_that_cannot_be_written_are_refused(broker: &Broker) {
+    let queue = broker.queue("doubles");
+    let never = [
+        queue.job(&[2]).unwrap().delay(Duration::MAX),
+        queue
+            .job(&[2])
             .unwrap()
-            .unwrap();
-        assert!(lease.timeout().unwrap() > 1000 * DAY);
-        lease.extend(Duration::MAX).await.unwrap();
-        lease.pass("not here").await.unwrap();
-        let worker = broker
-            .consumer()
-            .task(doubles)
-            .in_process()
-            .lease(Duration::MAX)
-            .drain_timeout(Duration::MAX);
-        let worker = worker.unserved_timeout(Duration::MAX);
-        let handle = worker.handle();
-        let done = async {
-            while handle.stats().served == brigade::Served::default() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let ((), served) = beside(worker, done).await;
-        assert_eq!((served.done, served.stale), (1, 0), "{served:?}");
-        let never = [
-            queue.job(&[2]).unwrap().delay(Duration::MAX),
-            queue
-                .job(&[2])
-                .unwrap()
-                .at(std::time::SystemTime::now() + 1_000_000_000 * DAY),
-        ];
-        for job in never {
-            assert_eq!(
-                broker.push(job).await.unwrap_err().kind(),
-                brigade::ErrorKind::BadOption,
-                "no date can be written for it"
-            );
-        }
-        for far in ["delay", "at", "nack", "pass"] {
-            is_due_in_the_far_future(broker, far).await;
-        }
-        if can.unique {
-            broker
-                .push(queue.job(&3).unwrap().unique_for("m", Duration::MAX))
-                .await
-                .unwrap();
-        }
-        if can.schedules {
-            let schedule = brigade::Schedule::every("rarely", Duration::MAX, doubles(1)).unwrap();
-            assert_eq!(
-                broker.schedule(schedule).await.unwrap_err().kind(),
-                brigade::ErrorKind::BadOption
-            );
-        }
-    });
+            .at(std::time::SystemTime::now() + 1_000_000_000 * DAY),
+    ];
+    for job in never {
+        assert_eq!(
+            broker.push(job).await.unwrap_err().kind(),
+            brigade::ErrorKind::BadOption,
+            "no date can be written for it"
+        );
+    }
 }
 
 /// A job that is due in the far future by this way of saying it waits, and can be looked at.
@@ -302,46 +309,40 @@ async fn listed(broker: &Broker) -> LiveConsumer {
         .expect("it is listed")
 }
 
-#[test]
-fn a_live_consumer_is_listed_until_it_stops_or_falls_silent() {
-    on_brokers_that(
-        |can| can.consumers,
-        |subject| async move {
-            let watcher = elsewhere(&subject).await;
-            assert_eq!(watcher.consumers().await.unwrap(), []);
-            let broker = &subject.broker;
-            let consumer = broker.consumer().queue("one").weighted("two", 1);
-            let consumer = consumer.version("1.2.3").in_process();
-            let (found, _) = beside(consumer, listed(&watcher)).await;
-            assert_eq!(found.queues, ["one", "two"]);
-            assert_eq!(
-                (found.pid, found.version.as_deref(), found.queues_served),
-                (std::process::id(), Some("1.2.3"), 2)
-            );
-            assert!(!found.host.is_empty() && !found.id.is_empty());
-            let left = watcher.consumers().await.unwrap();
-            assert_eq!(left, [], "a clean stop takes it off at once");
-
-            // One whose runtime ends says no word.
-            let silent = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()
-                .unwrap();
-            let (own, url) = (subject.broker.clone(), subject.url.clone());
-            silent.spawn(async move {
-                let is_shared = own.capabilities().durable;
-                let broker = match is_shared {
-                    true => Broker::connect(&url).await.unwrap(),
-                    false => own,
-                };
-                let consumer = broker.consumer().queue("silent").in_process();
-                consumer.run_until(std::future::pending::<()>()).await
-            });
-            assert_eq!(listed(&watcher).await.queues, ["silent"]);
-            silent.shutdown_background();
-            watcher.clock().advance(Duration::from_secs(61));
-            assert_eq!(watcher.consumers().await.unwrap(), []);
-        },
+async fn a_live_consumer_is_listed_until_it_stops_or_falls_silent(subject: Subject) {
+    let watcher = elsewhere(&subject).await;
+    assert_eq!(watcher.consumers().await.unwrap(), []);
+    let broker = &subject.broker;
+    let consumer = broker.consumer().queue("one").weighted("two", 1);
+    let consumer = consumer.version("1.2.3").in_process();
+    let (found, _) = beside(consumer, listed(&watcher)).await;
+    assert_eq!(found.queues, ["one", "two"]);
+    assert_eq!(
+        (found.pid, found.version.as_deref(), found.queues_served),
+        (std::process::id(), Some("1.2.3"), 2)
     );
+    assert!(!found.host.is_empty() && !found.id.is_empty());
+    let left = watcher.consumers().await.unwrap();
+    assert_eq!(left, [], "a clean stop takes it off at once");
+
+    // One whose runtime ends says no word.
+    let silent = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (own, place) = (subject.broker.clone(), subject.place.clone());
+    silent.spawn(async move {
+        let is_shared = own.capabilities().durable;
+        let broker = match is_shared {
+            true => place.connect().await,
+            false => own,
+        };
+        let consumer = broker.consumer().queue("silent").in_process();
+        consumer.run_until(std::future::pending::<()>()).await
+    });
+    assert_eq!(listed(&watcher).await.queues, ["silent"]);
+    silent.shutdown_background();
+    watcher.clock().advance(Duration::from_secs(61));
+    assert_eq!(watcher.consumers().await.unwrap(), []);
 }

@@ -7,7 +7,14 @@ use std::time::Duration;
 use brigade::{CallError, Context, Place, Pool, Step, task};
 use tokio_util::sync::CancellationToken;
 
-use crate::on_brokers_that;
+use crate::case::{Case, case};
+use crate::subject::Subject;
+
+/// The cases of this file.
+pub(super) const CASES: &[Case] = &[case!(
+    a_handle_is_the_same_in_a_pool_and_through_every_broker:
+    results or answers, cancels or answers, listing or answers
+)];
 
 /// Far beyond what anything here takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -70,28 +77,22 @@ async fn calls_and_cancels(place: &impl Place) {
     assert_eq!(soon(stopping).await.unwrap().step, Step::Asked);
 }
 
-#[test]
-fn a_handle_is_the_same_in_a_pool_and_through_every_broker() {
-    on_brokers_that(
-        |can| (can.results && can.cancels && can.listing) || can.answers,
-        |subject| async move {
-            let pool = Pool::builder().workers(2).start().await.unwrap();
-            calls_and_cancels(&pool).await;
-            let consumer = subject
-                .broker
-                .consumer()
-                .task(adds)
-                .task(runs_until_asked)
-                .on(&pool);
-            let stop = CancellationToken::new();
-            let (caller, stopping) = (subject.broker.clone(), stop.clone());
-            let calling = async move {
-                calls_and_cancels(&caller).await;
-                stopping.cancel();
-            };
-            let (served, ()) = tokio::join!(consumer.run_until(stop.cancelled()), calling);
-            served.unwrap();
-            pool.shutdown().await;
-        },
-    );
+async fn a_handle_is_the_same_in_a_pool_and_through_every_broker(subject: Subject) {
+    let pool = Pool::builder().workers(2).start().await.unwrap();
+    calls_and_cancels(&pool).await;
+    let consumer = subject
+        .broker
+        .consumer()
+        .task(adds)
+        .task(runs_until_asked)
+        .on(&pool);
+    let stop = CancellationToken::new();
+    let (caller, stopping) = (subject.broker.clone(), stop.clone());
+    let calling = async move {
+        calls_and_cancels(&caller).await;
+        stopping.cancel();
+    };
+    let (served, ()) = tokio::join!(consumer.run_until(stop.cancelled()), calling);
+    served.unwrap();
+    pool.shutdown().await;
 }

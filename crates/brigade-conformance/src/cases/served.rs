@@ -1,5 +1,8 @@
-//! Jobs that are run by a task in a pool: what the job does not say, the task's registration says;
-//! and the task knows its job.
+//! Jobs that a task runs in a pool of worker processes.
+//!
+//! What the job does not say, the registration of its task says: timeout, retries, the time for
+//! retries; but only if the pool runs this program. The task reads its job and the number of its
+//! attempt from its context. Values that JSON cannot express are refused before they are pushed.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,7 +12,17 @@ use std::time::{Duration, Instant};
 use brigade::{Context, ErrorKind, Failure, JobState, Pool, task};
 use serde_json::{Value, json};
 
-use crate::{Subject, on_every_broker};
+use crate::case::{Case, case};
+use crate::subject::Subject;
+
+/// The cases of this file.
+pub(super) const CASES: &[Case] = &[
+    case!(what_a_plain_push_does_not_say_the_task_s_registration_says_and_no_more),
+    case!(options_of_this_program_s_tasks_are_not_taken_for_those_of_another_program),
+    case!(the_time_for_retries_of_a_task_holds_for_a_job_that_was_pushed_by_its_name: scheduling),
+    case!(a_task_knows_its_job_and_the_number_of_its_attempt),
+    case!(what_json_cannot_carry_is_refused_before_it_is_pushed),
+];
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -81,75 +94,71 @@ async fn served(
     lines(file)
 }
 
-#[test]
-fn what_a_plain_push_does_not_say_the_task_s_registration_says_and_no_more() {
-    on_every_broker(async |subject| {
-        let directory = tempfile::tempdir().unwrap();
-        let (file, pool) = (
-            directory.path().join("lines"),
-            Pool::builder().workers(1).start().await.unwrap(),
-        );
-        let queue = subject.broker.queue("hangs_at_work");
-        queue.push(&file).await.unwrap();
-        // The timeout ends the first attempt, the retries bring the second.
-        let told = served(&subject, &pool, "hangs_at_work", &file, 2).await;
-        assert_eq!(
-            told.iter().map(|line| &line["attempt"]).collect::<Vec<_>>(),
-            [1, 2]
-        );
-        // What it says wins: no retries. One that comes behind it shows that it is over.
-        for (name, retries) in [("one", 0), ("two", 2)] {
-            let file = directory.path().join(name);
-            subject
-                .broker
-                .push(
-                    queue
-                        .job(&file)
-                        .unwrap()
-                        .retries(retries)
-                        .timeout(Duration::from_millis(50)),
-                )
-                .await
-                .unwrap();
-        }
-        let last = directory.path().join("two");
-        assert_eq!(
-            served(&subject, &pool, "hangs_at_work", &last, 3)
-                .await
-                .len(),
-            3
-        );
-        assert_eq!(lines(&directory.path().join("one")).len(), 1);
-        assert_eq!(lines(&file).len(), 2, "it is over, too");
-        pool.shutdown().await;
-    });
+async fn what_a_plain_push_does_not_say_the_task_s_registration_says_and_no_more(subject: Subject) {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, pool) = (
+        directory.path().join("lines"),
+        Pool::builder().workers(1).start().await.unwrap(),
+    );
+    let queue = subject.broker.queue("hangs_at_work");
+    queue.push(&file).await.unwrap();
+    // The timeout ends the first attempt, the retries bring the second.
+    let told = served(&subject, &pool, "hangs_at_work", &file, 2).await;
+    assert_eq!(
+        told.iter().map(|line| &line["attempt"]).collect::<Vec<_>>(),
+        [1, 2]
+    );
+    // What it says wins: no retries. One that comes behind it shows that it is over.
+    for (name, retries) in [("one", 0), ("two", 2)] {
+        let file = directory.path().join(name);
+        subject
+            .broker
+            .push(
+                queue
+                    .job(&file)
+                    .unwrap()
+                    .retries(retries)
+                    .timeout(Duration::from_millis(50)),
+            )
+            .await
+            .unwrap();
+    }
+    let last = directory.path().join("two");
+    assert_eq!(
+        served(&subject, &pool, "hangs_at_work", &last, 3)
+            .await
+            .len(),
+        3
+    );
+    assert_eq!(lines(&directory.path().join("one")).len(), 1);
+    assert_eq!(lines(&file).len(), 2, "it is over, too");
+    pool.shutdown().await;
 }
 
 /// Programs may have tasks of one name with other options.
-#[test]
-fn options_of_this_program_s_tasks_are_not_taken_for_those_of_another_program() {
-    on_every_broker(async |subject| {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("lines");
-        // This program, but a pool cannot know that.
-        let program = std::env::current_exe().unwrap();
-        let pool = Pool::builder().workers(1).program(program, [""; 0]);
-        let pool = pool.start().await.unwrap();
-        let name = "fails_twice_at_work";
-        subject.broker.queue(name).push(&file).await.unwrap();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = subject.broker.consumer().queue(name).on(&pool);
-        let dead = async {
-            let dead = tokio::time::timeout(BOUND, dead_letter(&subject, name)).await;
-            drop(stop);
-            dead
-        };
-        let (served, dead) = tokio::join!(serving.run_until(stopped), dead);
-        served.unwrap();
-        dead.expect("it has no retries that are known here");
-        assert_eq!(lines(&file).len(), 1);
-        pool.shutdown().await;
-    });
+async fn options_of_this_program_s_tasks_are_not_taken_for_those_of_another_program(
+    subject: Subject,
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("lines");
+    // This program, but a pool cannot know that.
+    let program = std::env::current_exe().unwrap();
+    let pool = Pool::builder().workers(1).program(program, [""; 0]);
+    let pool = pool.start().await.unwrap();
+    let name = "fails_twice_at_work";
+    subject.broker.queue(name).push(&file).await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = subject.broker.consumer().queue(name).on(&pool);
+    let dead = async {
+        let dead = tokio::time::timeout(BOUND, dead_letter(&subject, name)).await;
+        drop(stop);
+        dead
+    };
+    let (served, dead) = tokio::join!(serving.run_until(stopped), dead);
+    served.unwrap();
+    dead.expect("it has no retries that are known here");
+    assert_eq!(lines(&file).len(), 1);
+    pool.shutdown().await;
 }
 
 /// Its next attempt would begin later than it may.
@@ -170,40 +179,37 @@ fn has_a_millisecond(file: String) {
     note(&file, &json!("ran"));
 }
 
-#[test]
-fn the_time_for_retries_of_a_task_holds_for_a_job_that_was_pushed_by_its_name() {
-    on_every_broker(async |subject| {
-        let directory = tempfile::tempdir().unwrap();
-        let pool = Pool::builder().workers(1).start().await.unwrap();
-        for (name, delay, runs) in [
-            ("has_forty_seconds", Duration::ZERO, 1),
-            ("has_a_millisecond", Duration::from_millis(60), 0),
-        ] {
-            let (file, queue) = (directory.path().join(name), subject.broker.queue(name));
-            let job = queue.job(&file).unwrap().delay(delay);
-            subject.broker.push(job).await.unwrap();
-            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-            let consumer = subject.broker.consumer().queue(name).on(&pool);
-            let serving = consumer.run_until(stopped);
-            let dead = async {
-                let reason = tokio::time::timeout(BOUND, dead_letter(&subject, name))
-                    .await
-                    .expect("it is a dead letter");
-                drop(stop);
-                reason
-            };
-            let (served, reason) = tokio::join!(serving, dead);
-            served.unwrap();
-            assert!(
-                reason.is_none_or(
-                    |reason| reason.contains("may begin") || reason.contains("too late")
-                ),
-                "{name}"
-            );
-            assert_eq!(lines(&file).len(), runs, "{name}");
-        }
-        pool.shutdown().await;
-    });
+async fn the_time_for_retries_of_a_task_holds_for_a_job_that_was_pushed_by_its_name(
+    subject: Subject,
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = Pool::builder().workers(1).start().await.unwrap();
+    for (name, delay, runs) in [
+        ("has_forty_seconds", Duration::ZERO, 1),
+        ("has_a_millisecond", Duration::from_millis(60), 0),
+    ] {
+        let (file, queue) = (directory.path().join(name), subject.broker.queue(name));
+        let job = queue.job(&file).unwrap().delay(delay);
+        subject.broker.push(job).await.unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let consumer = subject.broker.consumer().queue(name).on(&pool);
+        let serving = consumer.run_until(stopped);
+        let dead = async {
+            let reason = tokio::time::timeout(BOUND, dead_letter(&subject, name))
+                .await
+                .expect("it is a dead letter");
+            drop(stop);
+            reason
+        };
+        let (served, reason) = tokio::join!(serving, dead);
+        served.unwrap();
+        assert!(
+            reason.is_none_or(|reason| reason.contains("may begin") || reason.contains("too late")),
+            "{name}"
+        );
+        assert_eq!(lines(&file).len(), runs, "{name}");
+    }
+    pool.shutdown().await;
 }
 
 /// Waits for a dead letter of a queue; why it is one, where the broker lists its jobs.
@@ -226,88 +232,82 @@ async fn dead_letter(subject: &Subject, queue: &str) -> Option<String> {
     }
 }
 
-#[test]
-fn a_task_knows_its_job_and_the_number_of_its_attempt() {
-    on_every_broker(async |subject| {
-        let directory = tempfile::tempdir().unwrap();
-        let (file, pool) = (
-            directory.path().join("lines"),
-            Pool::builder().workers(1).start().await.unwrap(),
-        );
-        let mut job = subject
-            .broker
-            .queue("fails_twice_at_work")
-            .job(&file)
-            .unwrap()
-            .label("a label");
-        let keys = subject.broker.capabilities().keys;
-        if keys {
-            job = job.key("a key");
-        }
-        let id = subject.broker.push(job).await.unwrap().id().to_string();
-        let told = served(&subject, &pool, "fails_twice_at_work", &file, 3).await;
-        for (attempt, line) in (1..=3).zip(&told) {
-            let job = json!({
-                "id": id, "queue": "fails_twice_at_work", "key": keys.then_some("a key"), "label": "a label",
-                "attempt": attempt, "history": attempt - 1,
-            });
-            assert_eq!(*line, json!({"job": job, "attempt": attempt}));
-        }
-        // A call that is no job.
-        let plain = directory.path().join("plain").to_str().unwrap().to_owned();
-        pool.call(fails_twice_at_work(plain.clone()).retries(2))
-            .await
-            .unwrap();
-        assert_eq!(
-            lines(Path::new(&plain))[2],
-            json!({"job": null, "attempt": 3})
-        );
-        pool.shutdown().await;
-    });
+async fn a_task_knows_its_job_and_the_number_of_its_attempt(subject: Subject) {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, pool) = (
+        directory.path().join("lines"),
+        Pool::builder().workers(1).start().await.unwrap(),
+    );
+    let mut job = subject
+        .broker
+        .queue("fails_twice_at_work")
+        .job(&file)
+        .unwrap()
+        .label("a label");
+    let keys = subject.broker.capabilities().keys;
+    if keys {
+        job = job.key("a key");
+    }
+    let id = subject.broker.push(job).await.unwrap().id().to_string();
+    let told = served(&subject, &pool, "fails_twice_at_work", &file, 3).await;
+    for (attempt, line) in (1..=3).zip(&told) {
+        let job = json!({
+            "id": id, "queue": "fails_twice_at_work", "key": keys.then_some("a key"), "label": "a label",
+            "attempt": attempt, "history": attempt - 1,
+        });
+        assert_eq!(*line, json!({"job": job, "attempt": attempt}));
+    }
+    // A call that is no job.
+    let plain = directory.path().join("plain").to_str().unwrap().to_owned();
+    pool.call(fails_twice_at_work(plain.clone()).retries(2))
+        .await
+        .unwrap();
+    assert_eq!(
+        lines(Path::new(&plain))[2],
+        json!({"job": null, "attempt": 3})
+    );
+    pool.shutdown().await;
 }
 
-#[test]
-fn what_json_cannot_carry_is_refused_before_it_is_pushed() {
-    on_every_broker(async |subject| {
-        let queue = subject.broker.queue("data");
-        for (value, place) in [
-            (json_of(f64::NAN), "at .items[1].price"),
-            (json_of(f64::NEG_INFINITY), "at .items[1].price"),
-        ] {
-            let error = queue.push(&value).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Encode);
-            assert!(error.to_string().contains(place), "{error}");
-        }
-        let error = subject
-            .broker
-            .push(prices(vec![1.0, f64::INFINITY]))
-            .await
-            .unwrap_err();
-        assert!(
-            error.kind() == ErrorKind::Encode && error.to_string().contains("at [0][1]"),
-            "{error}"
-        );
-        assert_eq!(
-            queue.push(&Some(Some(()))).await.unwrap_err().kind(),
-            ErrorKind::Encode
-        );
-        // A result is refused, too, and the job is still there.
-        queue.push(&1).await.unwrap();
-        let lease = queue
-            .lease(Duration::from_secs(30), BOUND)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            lease.clone().ack_with(&f32::NAN).await.unwrap_err().kind(),
-            ErrorKind::Encode
-        );
-        lease.ack_with(&1.5).await.unwrap();
-    });
+async fn what_json_cannot_carry_is_refused_before_it_is_pushed(subject: Subject) {
+    let queue = subject.broker.queue("data");
+    for (value, place) in [
+        (json_of(f64::NAN), "at .items[1].price"),
+        (json_of(f64::NEG_INFINITY), "at .items[1].price"),
+    ] {
+        let error = queue.push(&value).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert!(error.to_string().contains(place), "{error}");
+    }
+    let error = subject
+        .broker
+        .push(prices(vec![1.0, f64::INFINITY]))
+        .await
+        .unwrap_err();
+    assert!(
+        error.kind() == ErrorKind::Encode && error.to_string().contains("at [0][1]"),
+        "{error}"
+    );
+    assert_eq!(
+        queue.push(&Some(Some(()))).await.unwrap_err().kind(),
+        ErrorKind::Encode
+    );
+    // A result is refused, too, and the job is still there.
+    queue.push(&1).await.unwrap();
+    let lease = queue
+        .lease(Duration::from_secs(30), BOUND)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        lease.clone().ack_with(&f32::NAN).await.unwrap_err().kind(),
+        ErrorKind::Encode
+    );
+    lease.ack_with(&1.5).await.unwrap();
 }
 
 #[derive(serde::Serialize)]
-struct Order {
+struct PricedOrder {
     items: Vec<Item>,
 }
 
@@ -316,8 +316,8 @@ struct Item {
     price: f64,
 }
 
-fn json_of(price: f64) -> Order {
-    Order {
+fn json_of(price: f64) -> PricedOrder {
+    PricedOrder {
         items: vec![Item { price: 0.5 }, Item { price }],
     }
 }

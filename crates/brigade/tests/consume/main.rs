@@ -7,7 +7,7 @@
     reason = "a constructor, as programs of a test's own are entered under a test harness"
 )]
 
-#[path = "../conformance/agree.rs"]
+#[path = "../../../brigade-conformance/src/cases/agree.rs"]
 mod agree;
 mod cancel;
 mod control;

@@ -13,28 +13,8 @@ const NOW: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn capabilities_are_pinned() {
-    for (name, durable) in [("sqlite file", true), ("sqlite memory", false)] {
-        let can = subject(name).await.broker.capabilities();
-        assert_eq!(can.durable, durable);
-        assert!(
-            can.listing
-                && can.scheduling
-                && can.schedules
-                && can.priorities
-                && can.keys
-                && can.unique
-                && can.limits
-                && can.flows
-                && can.results
-        );
-        assert_eq!(can.payload_bytes_max, 16 << 20);
-    }
-}
-
-#[tokio::test]
 async fn other_programs_may_insert_and_nonsense_goes_to_the_dead_letters() {
-    let subject = subject("sqlite file").await;
+    let subject = subject().await;
     let queue = subject.broker.queue("q");
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     file.execute_batch(
@@ -63,7 +43,7 @@ async fn other_programs_may_insert_and_nonsense_goes_to_the_dead_letters() {
 
 #[tokio::test]
 async fn nothing_is_left_of_what_a_flow_gathered() {
-    let subject = subject("sqlite file").await;
+    let subject = subject().await;
     let queue = subject.broker.queue("q");
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     let gathered = || {
@@ -124,7 +104,7 @@ async fn nothing_is_left_of_what_a_flow_gathered() {
 
 #[tokio::test]
 async fn a_foreign_insert_with_a_key_keeps_the_order_of_the_key() {
-    let subject = subject("sqlite file").await;
+    let subject = subject().await;
     let queue = subject.broker.queue("q");
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     file.execute_batch(
@@ -140,7 +120,7 @@ async fn a_foreign_insert_with_a_key_keeps_the_order_of_the_key() {
 
 #[tokio::test]
 async fn another_connection_s_push_wakes_a_waiting_consumer() {
-    let subject = subject("sqlite file").await;
+    let subject = subject().await;
     let other = Broker::connect(&subject.url).await.unwrap();
     let waiting = tokio::spawn(async move {
         other
@@ -158,7 +138,7 @@ async fn another_connection_s_push_wakes_a_waiting_consumer() {
 
 #[tokio::test]
 async fn jobs_survive_and_leases_of_the_dead_come_back() {
-    let subject = subject("sqlite file").await;
+    let subject = subject().await;
     let queue = subject.broker.queue("q");
     let id = queue.push(&1).await.unwrap();
     let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
@@ -263,7 +243,7 @@ async fn many_may_open_a_new_file_at_once() {
 
 #[tokio::test]
 async fn a_locked_file_is_waited_for_and_then_told() {
-    let subject = subject("sqlite file").await;
+    let subject = subject().await;
     let file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     file.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let error = subject.broker.queue("q").push(&1).await.unwrap_err();
@@ -300,7 +280,7 @@ impl SqlTransaction for Tx<'_> {
 
 #[tokio::test]
 async fn a_push_within_an_application_s_transaction_holds_if_that_does() {
-    let subject = subject("sqlite file").await;
+    let subject = subject().await;
     let queue = subject.broker.queue("q");
     let mut app = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
     app.execute_batch("CREATE TABLE customers (name TEXT)")
@@ -402,7 +382,7 @@ async fn a_check_finds_what_is_wrong() {
 
 #[tokio::test]
 async fn limits_hold_across_connections_and_a_settlement_wakes_the_other() {
-    let subject = subject("sqlite file").await;
+    let subject = subject().await;
     let other = Broker::connect(&subject.url).await.unwrap();
     let (here, there) = (subject.broker.queue("q"), other.queue("q"));
     here.limit(Limits::new().running(1)).await.unwrap();
@@ -425,7 +405,7 @@ async fn limits_hold_across_connections_and_a_settlement_wakes_the_other() {
 
 #[tokio::test]
 async fn a_damaged_schedule_is_put_off_and_holds_up_nobody() {
-    let subject = subject("sqlite file").await;
+    let subject = subject().await;
     for name in ["damaged", "good"] {
         let job = subject.broker.queue("q").job(&name).unwrap();
         subject

@@ -1,4 +1,6 @@
-//! What was logged, for tests that want it told.
+//! Log events of Brigade, for cases that check them.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fmt::{self, Write as _};
 use std::sync::{Mutex, OnceLock};
@@ -15,7 +17,7 @@ pub(crate) struct Log(&'static Mutex<Vec<String>>);
 pub(crate) fn start() -> Log {
     static LINES: OnceLock<Mutex<Vec<String>>> = OnceLock::new();
     Log(LINES.get_or_init(|| {
-        tracing::subscriber::set_global_default(Listener).unwrap();
+        tracing::subscriber::set_global_default(LogListener).unwrap();
         Mutex::default()
     }))
 }
@@ -34,23 +36,23 @@ impl Log {
     }
 }
 
-struct Listener;
+struct LogListener;
 
-struct Line(String);
+struct LoggedLine(String);
 
-impl Visit for Line {
+impl Visit for LoggedLine {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         write!(self.0, " {field}={value:?}").unwrap();
     }
 }
 
-impl Subscriber for Listener {
+impl Subscriber for LogListener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with("brigade")
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line(event.metadata().level().to_string());
+        let mut line = LoggedLine(event.metadata().level().to_string());
         event.record(&mut line);
         start().0.lock().unwrap().push(line.0);
     }
