@@ -34,6 +34,8 @@ impl BootTime {
         ))
     }
 
+    /// The moment after this one by this time.
+    #[must_use]
     pub fn later(self, by: Duration) -> Self {
         Self(self.0.saturating_add(by))
     }
@@ -93,8 +95,7 @@ impl Clock {
             .fetch_sub(bounded_millis(by).cast_signed(), Ordering::Relaxed);
     }
 
-    /// The wall clock, as moved.
-    #[doc(hidden)]
+    /// The wall clock, as moved. A store whose time tests may move reads this one.
     pub fn now(&self) -> SystemTime {
         let (now, wall) = (SystemTime::now() + self.ahead(), self.wall_off_millis());
         let set = Duration::from_millis(wall.unsigned_abs());
@@ -106,13 +107,12 @@ impl Clock {
         moved.unwrap_or(now)
     }
 
-    #[doc(hidden)]
+    /// By how much time has been moved forwards; a store adds it to what its own clock says.
     pub fn ahead(&self) -> Duration {
         Duration::from_millis(self.0.ahead.load(Ordering::Relaxed))
     }
 
-    /// How far the wall clock is off the host's, besides.
-    #[doc(hidden)]
+    /// How far the wall clock was set, in milliseconds, in addition to [`ahead`](Clock::ahead).
     pub fn wall_off_millis(&self) -> i64 {
         self.0.wall.load(Ordering::Relaxed)
     }

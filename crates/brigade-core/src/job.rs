@@ -229,18 +229,20 @@ pub struct RetryPolicy {
 }
 
 impl JobOptions {
+    /// Attempts after the first; 0 if the job does not say.
     pub fn retries(&self) -> u32 {
         self.retries.unwrap_or(0)
     }
 
+    /// Pauses between attempts; the default ones if the job does not say.
     pub fn retry(&self) -> Retry {
         self.retry.unwrap_or_default()
     }
 }
 
 impl Job {
-    /// A job with this JSON text as its payload.
-    #[doc(hidden)]
+    /// A job with this JSON text as its payload, for stores. Programs make jobs with `Queue::job`,
+    /// which writes the JSON, or from a call of a task.
     pub fn new(
         queue: impl Into<Box<str>>,
         task: Option<Box<str>>,
@@ -406,8 +408,7 @@ pub struct Unserved {
 }
 
 impl Unserved {
-    /// Once more.
-    #[doc(hidden)]
+    /// The count after the job was given back once more.
     pub fn again(before: Option<Self>, now: SystemTime) -> Self {
         before.map_or(
             Self {
@@ -421,8 +422,7 @@ impl Unserved {
         )
     }
 
-    /// How an attempt changes it that ended so.
-    #[doc(hidden)]
+    /// The count after an attempt that ended so.
     pub fn after(before: Option<Self>, kind: AttemptKind, now: SystemTime) -> Option<Self> {
         match kind {
             AttemptKind::Unserved => Some(Self::again(before, now)),

@@ -10,7 +10,7 @@ mod retries;
 
 use std::time::Duration;
 
-pub use admission::{check_job, check_name, check_payload};
+pub use admission::{check_job, check_name, check_payload, delay_of};
 pub use history::add_record;
 pub use retries::{Charged, ChargedEnd, NoRetry, RetryDecision, RetryRule};
 

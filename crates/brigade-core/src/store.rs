@@ -6,28 +6,10 @@
 //! a branch on a name. Two products that not every broker has are traits of their own:
 //! [`CallTransport`] (calls with answers) and [`ReloadLock`].
 //!
-//! What every store guarantees:
-//!
-//! - `push` returns when the jobs are as safe as the broker can make them; all or none of a batch.
-//! - `lease` hands out each job to one holder at a time, highest priority first, then in the order
-//!   of the pushes. A job that is given back keeps its place, if the store declares
-//!   [`keeps_places`](Capabilities::keeps_places). Each lease has a token that no other lease of
-//!   the job has.
-//! - `settle` acts only for the token that holds the job; every other settlement is
-//!   [`Settled::Stale`] and changes nothing. So at most one result of a job is accepted, unless the
-//!   broker loses what it acknowledged (a failover, a crash without `fsync`).
-//! - Jobs of one push may be joined to a flow ([`FlowLink`]): a job then waits for its parents, and the
-//!   end of a parent, its count and the hand-over of its result are one atomic step.
-//! - A lease that runs out, or whose holder is known to be dead, is ended by the store as
-//!   *interrupted*: the job is ready again, uncharged, and counted as *lost*, as far as the broker
-//!   can count.
-//! - A job given back as [`AttemptKind::Unserved`](crate::AttemptKind::Unserved) counts how often
-//!   and since when, until an attempt fails or crashes; records of that kind in a row are one in
-//!   its history.
-//! - `lease` also fires the schedules that are due: pushing the jobs of a tick and setting the next
-//!   tick is one atomic step, so each tick is fired once, whichever process fires it.
-//!
-//! A new way to end an attempt is a variant of [`Disposition`], never a method.
+//! A store of your own needs five methods (`capabilities`, `push`, `lease`, `settle`, `purge`) and
+//! declares with [`Capabilities`] what else it can do. `Broker::from_store` makes it a broker; the
+//! crate `brigade-conformance` tests it. What all stores decide alike is in
+//! [`policy`](crate::policy): use it, so that a job is retried by every store in the same way.
 
 #[doc(hidden)]
 pub mod answer;
@@ -44,7 +26,7 @@ mod settlement;
 #[doc(hidden)]
 pub mod url;
 
-use std::future::{Future, ready};
+use std::future::{Future, pending, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -60,9 +42,7 @@ pub use answer::Answer;
 pub use calls::{CallCounts, CallResult, CallTransport, CallerLink, DirectCall};
 pub use cancel::CancelOutcome;
 pub use capabilities::Capabilities;
-pub use edit::Edit;
-#[doc(hidden)]
-pub use edit::stays_in_its_queue;
+pub use edit::{Edit, stays_in_its_queue};
 pub use lease::{DeliveryMode, LeaseRequest, Leased};
 pub use listing::{CancelRequest, JobFilter, LiveConsumer, Managed, QueueCounts};
 pub use push::PushOutcome;
@@ -76,11 +56,34 @@ pub use crate::job::{DependentKind, FlowLink, Job, JobId, JobOptions, RetryPolic
 /// The future of an answer.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-/// A store's side of the contract in the module's documentation. Object-safe.
+/// A store. Object-safe.
+///
+/// What every store guarantees:
+///
+/// - `push` returns when the jobs are as safe as the broker can make them; all or none of a batch.
+/// - `lease` hands out each job to one holder at a time, highest priority first, then in the order
+///   of the pushes. A job that is given back keeps its place, if the store declares
+///   [`keeps_places`](Capabilities::keeps_places). Each lease has a token that no other lease of
+///   the job has.
+/// - `settle` acts only for the token that holds the job; every other settlement is
+///   [`Settled::Stale`] and changes nothing. So at most one result of a job is accepted, unless the
+///   broker loses what it acknowledged (a failover, a crash without `fsync`).
+/// - Jobs of one push may be joined to a flow ([`FlowLink`]): a job then waits for its parents, and
+///   the end of a parent, its count and the hand-over of its result are one atomic step.
+/// - A lease that runs out, or whose holder is known to be dead, is ended by the store as
+///   *interrupted*: the job is ready again, uncharged, and counted as *lost*, as far as the broker
+///   can count.
+/// - A job given back as [`AttemptKind::Unserved`](crate::AttemptKind::Unserved) counts how often
+///   and since when, until an attempt fails or crashes; records of that kind in a row are one in
+///   its history.
+/// - `lease` also fires the schedules that are due: pushing the jobs of a tick and setting the next
+///   tick is one atomic step, so each tick is fired once, whichever process fires it.
+///
+/// A new way to end an attempt is a variant of [`Disposition`], never a method.
 ///
 /// The methods without a default are the minimum. Each of the others belongs to a capability; its
-/// default is an [`Unsupported`](ErrorKind::Unsupported) error that names the method and the
-/// capability. A store that declares the capability implements all of them.
+/// default, unless it says otherwise, is an [`Unsupported`](ErrorKind::Unsupported) error that names
+/// the method and the capability. A store that declares the capability implements all of them.
 pub trait JobStore: Send + Sync {
     /// What this store can do.
     fn capabilities(&self) -> Capabilities;
@@ -102,11 +105,17 @@ pub trait JobStore: Send + Sync {
     /// Removes every job of a queue that waits; how many they were.
     fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64>;
 
-    /// The leases of this store whose jobs are to be cancelled, or are known to be lost.
-    fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>>;
+    /// The leases of this store whose jobs are to be cancelled, or are known to be lost
+    /// ([`cancels`](Capabilities::cancels)). Default: none.
+    fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
 
     /// Looks for what is wrong with the broker, or weaker than it should be. May take a while.
-    fn check(&self) -> Reply<'_, Vec<Finding>>;
+    /// Default: finds nothing.
+    fn check(&self) -> Reply<'_, Vec<Finding>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
 
     /// Whether others may be taking the leases that this process holds of a queue before their time
     /// is over: the consumer then stops the attempts of that queue. Never waits.
@@ -115,8 +124,12 @@ pub trait JobStore: Send + Sync {
     }
 
     /// Waits until a job may have changed since this method was called, whether or not the future
-    /// was polled by then. It may return without a change, at a pace that costs nothing.
-    fn changed(&self) -> Reply<'_, ()>;
+    /// was polled by then. It may return without a change, at a pace that costs nothing
+    /// ([`listing`](Capabilities::listing), [`cancels`](Capabilities::cancels)). Default: never
+    /// returns, because no one looks at the jobs of other stores.
+    fn changed(&self) -> Reply<'_, ()> {
+        Box::pin(pending())
+    }
 
     /// One job, with its history ([`listing`](Capabilities::listing)).
     fn job<'a>(&'a self, _id: &'a JobId) -> Reply<'a, Option<JobInfo>> {

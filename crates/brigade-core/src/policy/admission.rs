@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::NAME_BYTES_MAX;
 use crate::error::{Error, ErrorKind};
-use crate::job::Job;
+use crate::job::{Job, JobOptions};
 use crate::schedule::LAST_MILLIS;
 
 /// Refuses a job that could never be run.
@@ -26,6 +26,14 @@ pub fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
     check_name("queue", &job.queue)?;
     check_date(job)?;
     check_window(job)
+}
+
+/// For how long from now a job is not due.
+pub fn delay_of(options: &JobOptions, now: SystemTime) -> Duration {
+    match options.at {
+        Some(at) => at.duration_since(now).unwrap_or_default(),
+        None => options.delay.unwrap_or_default(),
+    }
 }
 
 /// Refuses a payload over the limit.
@@ -80,10 +88,7 @@ fn check_window(job: &Job) -> Result<(), Error> {
     let Some(within) = job.options.retry().within else {
         return Ok(());
     };
-    let delay = match job.options.at {
-        Some(at) => at.duration_since(SystemTime::now()).unwrap_or_default(),
-        None => job.options.delay.unwrap_or_default(),
-    };
+    let delay = delay_of(&job.options, SystemTime::now());
     if delay <= within {
         return Ok(());
     }

@@ -1,5 +1,8 @@
 //! [`Capabilities`]: what a store can do, as data. Nothing in Brigade branches on a store's name.
 
+use crate::error::{Error, ErrorKind};
+use crate::job::Job;
+
 /// What a broker can do. The conformance suite runs every case that a store's capabilities declare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -80,5 +83,41 @@ impl Capabilities {
             dead_queues: false,
             payload_bytes_max: 16 << 20,
         }
+    }
+
+    /// Refuses a job that asks for what is not declared. `Broker` does so before it calls a store.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for an option of a capability that is missing, `BadOption` for a priority
+    /// outside of [`priority_range`](Capabilities::priority_range).
+    pub fn check(&self, job: &Job) -> Result<(), Error> {
+        let options = &job.options;
+        let is_later = options.delay.is_some() || options.at.is_some();
+        let asked = [
+            (options.key.is_some(), self.keys, "keys"),
+            (options.unique.is_some(), self.unique, "unique"),
+            (options.keep.is_some(), self.results, "results"),
+            (job.link.is_some(), self.flows, "flows"),
+            (options.priority != 0, self.priorities, "priorities"),
+            (is_later, self.scheduling, "scheduling"),
+        ];
+        let lacking = asked.iter().find(|(is_asked, can, _)| *is_asked && !can);
+        if let Some((_, _, capability)) = lacking {
+            let text = format!(
+                "push to {:?}: this broker cannot do that (its capability {capability:?} is false)",
+                job.queue
+            );
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let (lowest, highest) = self.priority_range;
+        if (lowest..=highest).contains(&options.priority) {
+            return Ok(());
+        }
+        let text = format!(
+            "push to {:?}: a priority is from {lowest} to {highest} here, and this one is {}",
+            job.queue, options.priority
+        );
+        Err(Error::new(ErrorKind::BadOption, text))
     }
 }

@@ -10,11 +10,11 @@ use crate::job::JobId;
 #[derive(Clone, Debug, Default, PartialEq)]
 #[must_use = "an edit does nothing until a dead letter is retried with it"]
 pub struct Edit {
-    #[doc(hidden)]
+    /// The new payload, JSON text.
     pub payload: Option<Box<str>>,
-    #[doc(hidden)]
+    /// The new task.
     pub task: Option<Box<str>>,
-    #[doc(hidden)]
+    /// The new queue.
     pub queue: Option<Box<str>>,
 }
 
@@ -57,7 +57,7 @@ impl Edit {
     }
 }
 
-#[doc(hidden)]
+/// The error of a retry in another queue of a job that belongs to a flow.
 pub fn stays_in_its_queue(id: &JobId) -> Error {
     let text = format!(
         "move job {id} to another queue: it is of a flow, whose other jobs know where it is; retry \

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::queues::Queues;
 use crate::clock::{BootTime, FAR};
 use crate::job::{Job, JobId, Unserved};
+use crate::policy::Charged;
 
 /// A request for jobs.
 #[derive(Clone, Debug)]
@@ -72,4 +73,31 @@ pub struct Leased {
     /// When the time of its attempts began, by the store's clock: with the push, or when the job
     /// went on in a flow or was retried as a dead letter.
     pub began_at: SystemTime,
+}
+
+impl Leased {
+    /// The first lease of a job that was pushed then. The store sets its `token` and its `since`
+    /// when it hands the job out.
+    pub fn first(id: JobId, job: Job, began_at: SystemTime) -> Self {
+        Self {
+            id,
+            token: 0,
+            since: BootTime::default(),
+            job,
+            attempt: 1,
+            crashed: 0,
+            lost: 0,
+            unserved: None,
+            is_call: false,
+            began_at,
+        }
+    }
+
+    /// What the attempts before this one were charged.
+    pub fn charged(&self) -> Charged {
+        Charged {
+            failed: self.attempt.saturating_sub(1).saturating_sub(self.crashed),
+            crashed: self.crashed,
+        }
+    }
 }

@@ -44,8 +44,19 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A broker over a store. The store takes its time from this clock.
-    pub(super) fn new(store: Arc<dyn JobStore>, clock: Clock) -> Self {
+    /// A broker over a store of your own, see [`JobStore`]. `clock` is the one that the store reads,
+    /// which [`clock`](Broker::clock) gives to tests; a store that reads none
+    /// ([`Capabilities::clock`]) takes `Clock::default()`. [`connect`](Broker::connect) is this for
+    /// the stores of this build.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use brigade::{Broker, Clock, store::JobStore};
+    /// # fn example(my_store: Arc<dyn JobStore>) {
+    /// let broker = Broker::from_store(my_store, Clock::default());
+    /// # }
+    /// ```
+    pub fn from_store(store: Arc<dyn JobStore>, clock: Clock) -> Self {
         let cancels = Arc::new(Cancels::new(Arc::clone(&store)));
         Self {
             store,
@@ -76,9 +87,10 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// `TooLarge`, `Decode` for a payload that is not JSON, and
-    /// [errors of the broker](Broker#errors-of-a-broker). Nothing was stored then, unless the error
-    /// is [uncertain](Error::is_uncertain).
+    /// `TooLarge`, `Decode` for a payload that is not JSON, `BadOption` for a priority that the
+    /// broker does not have, `Unsupported` for an option that its [`Capabilities`] do not declare,
+    /// and [errors of the broker](Broker#errors-of-a-broker). Nothing was stored then, unless the
+    /// error is [uncertain](Error::is_uncertain).
     pub async fn push(&self, job: impl ToJob) -> Result<PushOutcome, Error> {
         let mut pushed = self.push_many(vec![job.to_job()?]).await?;
         pushed
@@ -92,8 +104,11 @@ impl Broker {
     ///
     /// As [`push`](Broker::push).
     pub async fn push_many(&self, jobs: Vec<Job>) -> Result<Vec<PushOutcome>, Error> {
-        let max = self.capabilities().payload_bytes_max;
-        jobs.iter().try_for_each(|job| check_job(job, max))?;
+        let can = self.capabilities();
+        for job in &jobs {
+            check_job(job, can.payload_bytes_max)?;
+            can.check(job)?;
+        }
         self.store.push(jobs).await
     }
 

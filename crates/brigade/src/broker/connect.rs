@@ -35,7 +35,7 @@ impl Broker {
             Some("rabbitmq") => brigade_rabbitmq::connect(url, clock.clone()).await,
             _ => Err(no_store(url, &STORES)),
         };
-        Ok(Self::new(store?, clock))
+        Ok(Self::from_store(store?, clock))
     }
 
     /// A broker's URL for logs and people: passwords, and whatever could be one in a mistyped URL,
