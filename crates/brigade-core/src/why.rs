@@ -113,7 +113,7 @@ pub enum Blocker {
         #[serde(flatten)]
         given_back: Unserved,
     },
-    /// No worker has asked for jobs of its queue for this long.
+    /// No consumer has asked for jobs of its queue for this long.
     NoWorker {
         /// How long it is looked back.
         #[serde(with = "crate::codec::seconds")]
@@ -217,7 +217,7 @@ impl fmt::Display for Blocker {
             }
             Self::NoWorker { since } => write!(
                 f,
-                "no worker has asked for jobs of its queue in the last {}",
+                "no consumer has asked for jobs of its queue in the last {}",
                 short(*since)
             ),
         }

@@ -175,13 +175,13 @@ impl RedisClient {
                 .await?;
             if asked == 0 {
                 let what = format!(
-                    "{waiting} jobs wait in queue {queue}, and no worker has asked for them in the \
+                    "{waiting} jobs wait in queue {queue}, and no consumer has asked for them in the \
                         last minute"
                 );
                 findings.push(Finding::new(
                     Level::Warning,
                     what,
-                    "start one, or look whether its queue is named so",
+                    "start one, or check the name of the queue",
                 ));
             }
         }

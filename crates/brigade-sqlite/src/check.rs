@@ -68,13 +68,13 @@ impl Store<'_> {
                 ));
             } else if !served.contains(&queue) {
                 let what = format!(
-                    "{jobs} jobs wait in queue {queue}, and no worker has asked for them in the \
+                    "{jobs} jobs wait in queue {queue}, and no consumer has asked for them in the \
                         last minute"
                 );
                 findings.push(Finding::new(
                     Level::Warning,
                     what,
-                    "start one, or look whether its queue is named so",
+                    "start one, or check the name of the queue",
                 ));
             }
         }

@@ -275,8 +275,9 @@ fn why_says_what_a_job_waits_for_and_check_what_is_wrong() {
     desk.push(&["q", "1", "--delay", "1h"]);
     desk.push(&["q", "2", "--partition", "ann"]);
     assert!(
-        desk.ok(&["why", "1"])
-            .starts_with("job 1 of queue q is scheduled: it is due in 59 min; no worker has asked")
+        desk.ok(&["why", "1"]).starts_with(
+            "job 1 of queue q is scheduled: it is due in 59 min; no consumer has asked"
+        )
     );
     let lines = desk.ok(&["why", "1", "2", "--json"]);
     let second: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
@@ -292,7 +293,7 @@ fn why_says_what_a_job_waits_for_and_check_what_is_wrong() {
     assert!(
         check
             .stdout
-            .contains("warning: 2 jobs wait in queue q, and no worker has asked for them"),
+            .contains("warning: 2 jobs wait in queue q, and no consumer has asked for them"),
         "{}",
         check.stdout
     );

@@ -96,7 +96,7 @@ async fn by_why(broker: &Broker, ids: &[JobId], moment: &str) -> States {
     let findings = broker.check().await.unwrap();
     let found = findings
         .iter()
-        .filter(|finding| finding.what.contains("no worker has asked"))
+        .filter(|finding| finding.what.contains("no consumer has asked"))
         .count();
     assert_eq!(
         found,
