@@ -181,7 +181,7 @@ impl Answers {
         None
     }
 
-    /// A call that cannot go on is answered in its stead.
+    /// Answers the caller of a call that cannot go on.
     fn reject(
         &self,
         mut request: PublishRequest,
@@ -213,7 +213,7 @@ impl PublishPolicy for Answers {
                 if let Published::Safe = stored {
                     return request.finish(stored);
                 }
-                // Nothing else cares for a call that is passed on.
+                // No other code sends this call again.
                 tracing::warn!(
                     outcome = ?stored,
                     queue = request.message.queue.as_str(),

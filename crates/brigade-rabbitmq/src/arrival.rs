@@ -24,11 +24,11 @@ use crate::policy::{PAYLOAD_BYTES_MAX, too_late};
 use crate::registry;
 use brigade_core::store::Answer;
 
-/// Before what could not be set aside is tried again.
+/// The pause after a message could not be stored.
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Intake {
-    /// Reads what came from a queue; `None` if it is not to be handed out.
+    /// Reads a delivery of a queue; `None` if it is not to be handed out.
     pub(super) fn admit(
         self: &Arc<Self>,
         queue: &str,
@@ -118,7 +118,7 @@ impl Intake {
         true
     }
 
-    /// What cannot be read is answered as rejected, or set aside.
+    /// A message that cannot be read is answered as rejected, or goes to the dead letters.
     fn refuse(self: &Arc<Self>, queue: &str, delivery: &Delivery, unreadable: UnreadableMessage) {
         let UnreadableMessage {
             why,

@@ -1,5 +1,5 @@
-//! What is wrong with a broker: as far as its clients can see, and, if the URL names its management
-//! API, what policies and arguments do to its queues.
+//! Finds what is wrong with a broker: as far as its clients can see, and, if the URL names its
+//! management API, what policies and arguments do to its queues.
 //!
 //! Rights are tried with an exclusive queue that is gone afterwards; the queues that this process
 //! serves are declared. Nothing else is changed. Each finding says what is wrong, with the name of
@@ -17,7 +17,7 @@ use super::fault::AmqpFault;
 use super::intake::Intake;
 use super::link::LiveConnection;
 use super::management::{self, Described};
-use super::topology::{FoundQueue, QueueKind};
+use super::topology::QueueKind;
 use super::values::random_id;
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, Level};
@@ -28,12 +28,18 @@ const VERSION_MIN: (u32, u32) = (3, 10);
 /// The management API knows of a new queue then.
 const KNOWN_WITHIN: Duration = Duration::from_secs(8);
 const AGAIN: Duration = Duration::from_millis(500);
-/// What a quorum queue has by itself from RabbitMQ 4.0 on.
+/// The default of quorum queues from RabbitMQ 4.0 on.
 const DELIVERY_LIMIT_DEFAULT: i64 = 20;
 /// More than a fleet restarts while a job waits.
 const DELIVERY_LIMIT_MIN: i64 = 1000;
 const NO_LIMITS: &str = "no policy may limit or expire these queues; change its pattern, or clear \
     it (rabbitmqctl clear_policy)";
+
+const OTHER_ARGUMENTS: &str = "look whether it is durable, whether anything in it expires or is \
+    dropped, and, for a quorum queue, whether its x-delivery-limit is at least 1000 (without one \
+    it is 20 from RabbitMQ 4.0 on)";
+const DECLARE_AGAIN: &str = "delete the queue when it is empty; it will be declared again";
+const LOOK_YOURSELF: &str = "look yourself (rabbitmqctl list_policies)";
 
 #[derive(Default)]
 struct Findings(Vec<Finding>);
@@ -41,6 +47,14 @@ struct Findings(Vec<Finding>);
 impl Findings {
     fn add(&mut self, level: Level, what: impl Into<String>, advice: &str) {
         self.0.push(Finding::new(level, what, advice));
+    }
+
+    fn problem(&mut self, what: impl Into<String>, advice: &str) {
+        self.add(Level::Problem, what, advice);
+    }
+
+    fn warning(&mut self, what: impl Into<String>, advice: &str) {
+        self.add(Level::Warning, what, advice);
     }
 }
 
@@ -81,21 +95,19 @@ pub(super) async fn check(intake: &Intake) -> Result<Vec<Finding>, Error> {
 
 fn check_server(connection: &LiveConnection, found: &mut Findings) {
     match connection.version.as_deref() {
-        None => found.add(
-            Level::Warning,
+        None => found.warning(
             "the broker does not say that it is RabbitMQ",
             "nothing else was tried",
         ),
         Some(version) if number_of(version) < VERSION_MIN => {
             let what =
                 format!("RabbitMQ {version} is too old: it may lose jobs that wait for their time");
-            found.add(Level::Problem, what, "use 3.10 or newer");
+            found.problem(what, "use 3.10 or newer");
         }
         Some(_) => {}
     }
     if let Some(why) = connection.blocked.borrow().as_deref() {
-        found.add(
-            Level::Problem,
+        found.problem(
             format!("the broker takes nothing now: {why}"),
             "give it memory and room on its disk",
         );
@@ -133,8 +145,7 @@ async fn check_rights(
         match tried {
             Err(fault) if fault.kind() == ErrorKind::Refused => {
                 let what = format!("this user has not the right to {right} queues like {name}");
-                found.add(
-                    Level::Problem,
+                found.problem(
                     what,
                     "give it the rights to configure, write and read them, and to write to \
                         amq.default (rabbitmqctl set_permissions)",
@@ -153,32 +164,22 @@ async fn check_served(
     found: &mut Findings,
 ) -> Result<(), AmqpFault> {
     for (name, target) in served {
-        match intake.storage.topology.declare_on(connection, target).await {
-            Ok(FoundQueue {
-                difference: None, ..
-            }) => {}
-            Ok(FoundQueue {
-                difference: Some(difference),
-                ..
-            }) => found.add(
-                Level::Warning,
-                format!(
-                    "queue {name} exists with other arguments than this URL asks for, and is used \
-                        as it is: {difference}"
-                ),
-                "look whether it is durable, whether anything in it expires or is dropped, and, \
-                    for a quorum queue, whether its x-delivery-limit is at least 1000 (without one \
-                    it is 20 from RabbitMQ 4.0 on)",
-            ),
+        let declared = intake.storage.topology.declare_on(connection, target).await;
+        let difference = match declared {
+            Ok(queue) => queue.difference,
             Err(fault) if fault.kind() == ErrorKind::Refused => {
                 let what = format!("this user may not declare queue {name}");
-                found.add(
-                    Level::Problem,
-                    what,
-                    "give it the rights to configure, write and read",
-                );
+                found.problem(what, "give it the rights to configure, write and read");
+                continue;
             }
             Err(fault) => return Err(fault),
+        };
+        if let Some(difference) = difference {
+            let what = format!(
+                "queue {name} exists with other arguments than this URL asks for, and is used as \
+                    it is: {difference}"
+            );
+            found.warning(what, OTHER_ARGUMENTS);
         }
     }
     Ok(())
@@ -211,8 +212,7 @@ async fn check_policies(
                 let what = format!(
                     "the management API of the URL does not say what policies there are: {fault}"
                 );
-                return found.add(
-                    Level::Warning,
+                return found.warning(
                     what,
                     "look yourself (rabbitmqctl list_policies): \
                     none may limit or expire these queues",
@@ -254,18 +254,10 @@ fn check_policies_of(queue: &Described, found: &mut Findings) {
             "the management API does not say which policies are in force for queue {}",
             queue.name
         );
-        return found.add(
-            Level::Warning,
-            what,
-            "look yourself (rabbitmqctl list_policies)",
-        );
+        return found.warning(what, LOOK_YOURSELF);
     };
     for (key, value) in policy {
-        let rejects = policy
-            .get("overflow")
-            .and_then(Value::as_str)
-            .is_some_and(|what| what != "drop-head");
-        if let Some((level, does)) = harm(key, rejects) {
+        if let Some((level, does)) = harm(key, rejects(policy, "overflow")) {
             found.add(
                 level,
                 format!("{names}: {key} {value} {does} queue {}", queue.name),
@@ -277,11 +269,7 @@ fn check_policies_of(queue: &Described, found: &mut Findings) {
 
 /// What it was declared with.
 fn check_own(queue: &Described, found: &mut Findings) {
-    let rejects = queue
-        .arguments
-        .get("x-overflow")
-        .and_then(Value::as_str)
-        .is_some_and(|what| what != "drop-head");
+    let rejects = rejects(&queue.arguments, "x-overflow");
     // Of dead letters only the newest are kept, on purpose.
     let arguments = queue
         .arguments
@@ -289,11 +277,10 @@ fn check_own(queue: &Described, found: &mut Findings) {
         .filter(|_| !queue.name.ends_with(".dead"));
     for (key, value) in arguments {
         if let Some((level, does)) = key.strip_prefix("x-").and_then(|key| harm(key, rejects)) {
-            let advice = "delete the queue when it is empty; it will be declared again";
             found.add(
                 level,
                 format!("its argument {key} {value} {does} queue {}", queue.name),
-                advice,
+                DECLARE_AGAIN,
             );
         }
     }
@@ -303,11 +290,7 @@ fn check_own(queue: &Described, found: &mut Findings) {
                 with it",
             queue.name
         );
-        found.add(
-            Level::Problem,
-            what,
-            "delete the queue when it is empty; it will be declared again",
-        );
+        found.problem(what, DECLARE_AGAIN);
     }
 }
 
@@ -358,6 +341,12 @@ fn check_delivery_limit(queue: &Described, version: (u32, u32), found: &mut Find
         "declare the queue again with x-delivery-limit 1000000 when it is empty (Brigade does so \
             with ?queues=quorum), or raise the policy's delivery-limit",
     );
+}
+
+/// Whether a queue refuses what is too much; if not, it drops the oldest.
+fn rejects(settings: &BTreeMap<String, Value>, name: &str) -> bool {
+    let overflow = settings.get(name).and_then(Value::as_str);
+    overflow.is_some_and(|what| what != "drop-head")
 }
 
 /// What a key of a policy does to jobs; `rejects`: what is too much is refused, not dropped.

@@ -31,7 +31,7 @@ pub(super) struct ConsumerChannel {
     pub(super) number: u64,
     pub(super) channel: Channel,
     pub(super) connection: LiveConnection,
-    /// Cancelled when it is over: its deliveries are another's by now.
+    /// Cancelled when it is over: the broker gives its deliveries to other consumers.
     pub(super) dead: CancellationToken,
     /// Several queues are taken from by it.
     pub(super) is_shared: bool,

@@ -79,7 +79,7 @@ impl Consumers {
         Ok(group)
     }
 
-    /// Ends what is not used any more, for ever.
+    /// Ends unused consumers and groups, for ever.
     async fn tidy(self: Arc<Self>) {
         loop {
             sleep(TIDY_EVERY).await;

@@ -53,11 +53,11 @@ impl Delivery {
         self.subscription.as_ref().map(|(_, number)| *number)
     }
 
-    /// Needs nothing more. Returns when the broker has heard it.
+    /// Acks it. Returns when the broker has read the ack.
     ///
     /// # Errors
     ///
-    /// If the channel ended before: it may have been heard or not.
+    /// If the channel ended before: the broker may have read it or not.
     pub(super) async fn ack(&self) -> Result<(), AmqpFault> {
         self.acknowledge(AckAction::Ack).await
     }
@@ -75,7 +75,7 @@ impl Delivery {
         heard
     }
 
-    /// Ends the subscription that it came by, so that nothing is sent in its stead when it is
+    /// Ends the subscription that it came by, so that the broker sends no other job when it is
     /// acked.
     pub(super) async fn close_subscription(&self) {
         let closed = self.subscription.as_ref();

@@ -31,7 +31,7 @@ impl Intake {
         sleep(look.max(LOOK_PAUSE)).await;
     }
 
-    /// Gives back what was held for too long. What has been begun is done even if the future is
+    /// Gives back the jobs of leases that are over. Once begun, it goes on if the future is
     /// dropped.
     pub(super) async fn end_expired(self: &Arc<Self>) {
         let now = self.now_after(Instant::now());

@@ -91,7 +91,7 @@ impl AmqpFault {
         self.kind == ErrorKind::Unreachable
     }
 
-    /// Whether it will not pass by itself: a person has to change something.
+    /// Whether it lasts until a person changes something.
     pub(super) fn is_lasting(&self) -> bool {
         matches!(
             self.kind,

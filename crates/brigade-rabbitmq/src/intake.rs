@@ -1,10 +1,10 @@
 //! The side of the store that takes messages: what its parts share.
 //!
-//! [`Intake`] owns the connection that takes and acks, the leases of this process, and what is
-//! known of the broker's limits on them. It stores by [`Storage`] and answers callers by
-//! [`Answers`]. On it stand, each in a file of its own: what becomes of a message that is not
-//! handed out (`arrival`), how leases end (`settle`, `pass`, `expiry`) and are kept for long
-//! (`refresh`), and what consumes from queues (`queue_consumer`, `consumers`, `lease`).
+//! [`Intake`] owns the connection that takes and acks, the leases of this process, and the limits
+//! of the broker on them. It stores messages by [`Storage`] and answers callers by [`Answers`].
+//! Each use of it is in a file of its own: messages that are not handed out (`arrival`), the end of
+//! leases (`settle`, `pass`, `expiry`), long leases (`refresh`), consumers of queues
+//! (`queue_consumer`, `consumers`, `lease`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,9 +32,9 @@ pub(super) struct Intake {
     pub(super) scope: Scope,
     /// In the names of its consumers.
     pub(super) id: String,
-    /// What publishes, and what is known of queues.
+    /// The connection that publishes, and the queues that are known.
     pub(super) storage: Arc<Storage>,
-    /// What takes and acks.
+    /// The connection that takes and acks.
     pub(super) link: Link,
     /// Answers from here.
     pub(super) answers: Arc<Answers>,
@@ -45,7 +45,7 @@ pub(super) struct Intake {
     /// A queue consumer has something, or cannot have it.
     pub(super) news: Notify,
     pub(super) leases: Leases,
-    /// Messages that are being put elsewhere.
+    /// Messages that are on their way to another queue, with their old deliveries.
     pub(super) moving: TaskTracker,
     /// The broker's `consumer_timeout` in milliseconds, once it has named it.
     learnt_timeout: AtomicU64,
@@ -83,7 +83,7 @@ impl Intake {
     }
 
     /// The broker closed a channel. If it did so because of its `consumer_timeout`, and named one
-    /// that is shorter than what is believed, that one is.
+    /// that is shorter than the one that is assumed, the shorter one is assumed from now on.
     pub(super) fn learn(&self, fault: &AmqpFault) {
         let Some(time) = fault.consumer_timeout() else {
             return;

@@ -158,7 +158,7 @@ impl Consumers {
         found
     }
 
-    /// What is there now, in the order of the queues.
+    /// Jobs that are there now, in the order of the queues.
     async fn lease_now(
         &self,
         consumers: &[Arc<QueueConsumer>],

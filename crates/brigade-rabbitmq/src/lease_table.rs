@@ -120,7 +120,7 @@ impl LeaseTable {
         old
     }
 
-    /// Has a lease hold by another delivery; gives the one before. `None` if it is over.
+    /// Gives a lease another delivery; returns the one before. `None` if the lease is over.
     pub(super) fn replace_delivery(
         &mut self,
         token: i64,

@@ -6,7 +6,7 @@
 //!
 //! | part | owns |
 //! |---|---|
-//! | `store` | the connection that publishes, the publishers, what is known of queues |
+//! | `store` | the connection that publishes, the publishers, the queues that are known |
 //! | `answers` | answers from this process until they are in their callers' queues |
 //! | `intake` | the connection that takes and acks, and the leases of this process |
 //! | `consumers` | the consumers of queues: `queue_consumer`, `queue_groups` |
@@ -99,9 +99,9 @@ use brigade_core::{
 };
 use brigade_runtime::shutdown;
 
-/// What is looked at may have changed in any case after this time.
+/// `changed` returns after this time in any case.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// For what is being put elsewhere when the broker is dropped.
+/// How long a dropped broker waits for messages that are on their way to another queue.
 const MOVING_TIMEOUT: Duration = Duration::from_secs(1);
 
 struct RabbitMq {
@@ -147,7 +147,7 @@ impl Drop for RabbitMq {
         if intake.moving.is_empty() {
             return intake.scope.close();
         }
-        // A message that has been put elsewhere, and whose delivery is not acked yet, would be
+        // A message that is stored in another queue, and whose delivery is not acked yet, would be
         // there twice.
         let scope = intake.scope.clone();
         scope.spawn(async move {

@@ -8,7 +8,7 @@
 //! [`LiveConnection`]. Code that needs them asks for the connection there is ([`Link::connection`])
 //! and makes them again ([`Link::on_each_connection`]); so nothing of one connection can be taken
 //! for something of the next, and an ack can only mean the delivery that it was meant for. lapin's
-//! own recovery stays off: it hides that deliveries are another's by now.
+//! own recovery stays off: it hides that other consumers have the deliveries.
 //!
 //! One task owns the connection and is the only one that changes the state; everybody else looks at
 //! it.
@@ -42,7 +42,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LIMIT_PAUSE: Duration = Duration::from_secs(5);
 /// The serial number of the next connection.
 static SERIALS: AtomicU64 = AtomicU64::new(0);
-/// What RabbitMQ has by itself.
+/// RabbitMQ's default.
 const FRAME_MAX: usize = 128 << 10;
 
 /// A connection that is made again when it broke. Cheap to clone.

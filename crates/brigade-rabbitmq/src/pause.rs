@@ -9,7 +9,7 @@ use crate::retry::Retry;
 
 /// After the first failure.
 const FIRST: Duration = Duration::from_millis(200);
-/// What is merely away is used soon after it is back.
+/// A broker that was away is used soon after it is back.
 const LONGEST: Duration = Duration::from_secs(1);
 /// After the broker refused: a person has to change something.
 const FIRST_REFUSED: Duration = Duration::from_secs(2);

@@ -79,7 +79,7 @@ impl ConfirmPublisher {
     ///
     /// # Cancel safety
     ///
-    /// What was handed over is published even if nothing waits for the outcome.
+    /// Messages that were handed over are published even if no caller waits for the outcome.
     pub(super) async fn publish(
         &self,
         messages: Vec<Arc<Message>>,
@@ -110,7 +110,7 @@ impl ConfirmPublisher {
 }
 
 impl PublisherInbox {
-    /// Publishes what is handed over for as long as the broker is there.
+    /// Publishes the requests that are handed over, for as long as the broker is there.
     pub(super) fn start<P: PublishPolicy>(
         self,
         policy: Arc<P>,

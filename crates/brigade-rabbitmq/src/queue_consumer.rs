@@ -35,8 +35,8 @@ use super::topology::QueueKind;
 use super::values::{millis, table};
 use crate::sync::lock;
 
-/// What is not asked for stays here for so long at most: long enough to settle a job and ask
-/// for the next.
+/// How long a job stays here that is not asked for: long enough to settle a job and ask for the
+/// next.
 pub(super) const HAND_BACK: Duration = Duration::from_millis(200);
 /// Before it is asked again whether a queue has something that is not here yet.
 const FENCE_PAUSE: Duration = Duration::from_millis(5);
@@ -155,7 +155,7 @@ impl QueueConsumer {
         }
     }
 
-    /// Whether the queue has nothing, as far as is known: what came next would be here at once.
+    /// Whether the queue has no job, as far as is known: the next one would be here at once.
     pub(super) fn is_dry(&self) -> bool {
         let state = lock(&self.state);
         let opened = state.opened.as_ref();
@@ -169,14 +169,14 @@ impl QueueConsumer {
         lock(&self.state).fault.is_some()
     }
 
-    /// Has the place of its queue in this set whenever there may be more than what is here.
+    /// Puts the place of its queue into this set whenever the queue may have more jobs.
     pub(super) fn join(&self, some: &Arc<Places>, place: usize) {
         let mut groups = lock(&self.groups);
         groups.retain(|(group, _)| group.strong_count() > 0);
         groups.push((Arc::downgrade(some), place));
     }
 
-    /// There may be more than what is here.
+    /// The queue may have more jobs.
     fn notify_groups(&self) {
         for (group, place) in &*lock(&self.groups) {
             if let Some(some) = group.upgrade() {
@@ -207,7 +207,7 @@ impl QueueConsumer {
         retired
     }
 
-    /// What is here already.
+    /// Takes jobs that are ready.
     pub(super) fn take(self: &Arc<Self>, max: usize) -> Taken {
         let mut state = lock(&self.state);
         let count = max.min(state.ready.len());
@@ -217,7 +217,7 @@ impl QueueConsumer {
         }
     }
 
-    /// The asks end for now: what is not asked for goes back at once.
+    /// No ask will follow soon: jobs that are not asked for go back at once.
     pub(super) fn hurry(&self) {
         lock(&self.state).over_since = Instant::now().checked_sub(HAND_BACK);
         self.subscriptions.wake();
@@ -368,7 +368,7 @@ impl QueueConsumer {
         self.intake.news.notify_waiters();
     }
 
-    /// Ends all consumers and gives back what was not asked for.
+    /// Ends all AMQP consumers and gives back the jobs that were not asked for.
     async fn hand_back(&self) -> Result<(), AmqpFault> {
         let Some(opened) = lock(&self.state).opened.clone() else {
             return Ok(());
@@ -397,8 +397,7 @@ impl QueueConsumer {
     }
 }
 
-/// What was taken to be handed out; what is left of it when the future is dropped is here
-/// again.
+/// Jobs that are being handed out. Those that are left when this is dropped are ready again.
 pub(super) struct Taken {
     source: Arc<QueueConsumer>,
     left: VecDeque<(Delivery, Arc<Envelope>)>,
@@ -409,7 +408,7 @@ impl Taken {
         self.left.front().cloned()
     }
 
-    /// It is another's to care for.
+    /// The first one is no longer kept here.
     pub(super) fn drop_first(&mut self) {
         self.left.pop_front();
     }
@@ -422,7 +421,7 @@ impl Drop for Taken {
         }
         let mut state = lock(&self.source.state);
         for one in self.left.drain(..).rev() {
-            // With its channel, it is another's by now.
+            // If its channel is gone, the broker gives it to another consumer.
             if one.0.is_alive() {
                 state.ready.push_front(one);
             }

@@ -59,7 +59,7 @@ const AGAIN_MAX: Duration = Duration::from_secs(30);
 const UNUSED_FOR: Duration = Duration::from_secs(600);
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
-/// Keeps what is held for long.
+/// Refreshes deliveries that are held for long.
 pub(super) struct Refresher {
     intake: Arc<Intake>,
     /// Where held jobs come from, by the queue that they are of.
@@ -133,7 +133,7 @@ impl Refresher {
     ) -> Result<(), AmqpFault> {
         let name = self.refresh_queue(queue).await?;
         let leases = &self.intake.leases;
-        // Some may have been settled meanwhile: a copy of these would be another's.
+        // Some may have been settled meanwhile: another consumer would run a copy of these.
         let still: Vec<_> = old
             .iter()
             .filter(|(token, held)| leases.table().holds(*token, &held.delivery))
@@ -178,7 +178,7 @@ impl Refresher {
         let channel = connection.channel().await?;
         let opened = ConsumerChannel::start(connection, channel, false, scope);
         let name = storage.topology.name(&target);
-        // No prefetch: what comes is held already.
+        // No prefetch: the jobs that come are held already.
         let deliveries = opened
             .connection
             .consume(&opened.channel, &name, hold_long())
@@ -208,7 +208,7 @@ impl Refresher {
 }
 
 impl Intake {
-    /// Reads what comes from a queue of held jobs.
+    /// Reads the deliveries from a queue of held jobs.
     async fn read(
         self: &Arc<Self>,
         queue: Box<str>,
@@ -232,7 +232,7 @@ impl Intake {
                 }
             }
         }
-        // What is held by it is another's by now, or will be as soon as the broker hears this.
+        // The broker gives its deliveries to other consumers, at the latest when it reads this.
         opened.dead.cancel();
         self.leases.lose(opened.number, None);
         opened.channel.close(200, "over".into()).await.ok();
@@ -266,7 +266,7 @@ fn copy(envelope: &Envelope, token: i64, queue: ShortString) -> Result<Message, 
     let message = envelope.write(queue)?;
     let mut headers = message.properties.headers().clone().unwrap_or_default();
     headers.insert(TOKEN.into(), AMQPValue::LongLongInt(token));
-    // What it had to begin in is over: it has begun.
+    // It has begun, so the time in which it had to begin is not needed.
     let properties = message::without_expiration(&message.properties).with_headers(headers);
     // A call need not have one.
     let properties = properties.with_message_id(envelope.id.as_str().into());

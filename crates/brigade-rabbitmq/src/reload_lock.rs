@@ -72,7 +72,11 @@ async fn hold(
                 if sender.send(Ok(())).is_ok() {
                     tokio::select! {
                         () = over.cancelled() => {}
-                        () = connection.down.cancelled() => return tracing::warn!(queue = name.as_str(), "the lock of a reload was lost with the connection"),
+                        () = connection.down.cancelled() => {
+                            let queue = name.as_str();
+                            tracing::warn!(queue, "the lock of a reload was lost with the connection");
+                            return;
+                        }
                     }
                 }
                 // The consumer goes with it, and the next one in the row is sent what it held.

@@ -1,4 +1,4 @@
-//! What is asked of the broker on a channel, each with its answer.
+//! Requests to the broker on a channel, each with its answer.
 
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ChannelFlowOptions,
@@ -47,7 +47,8 @@ impl LiveConnection {
             .await
     }
 
-    /// Ends a consumer. What came before the answer has been read by then, or is read at once.
+    /// Ends a consumer. Deliveries that came before the answer have been read by then, or are read
+    /// at once.
     pub(super) async fn cancel(
         &self,
         channel: &Channel,

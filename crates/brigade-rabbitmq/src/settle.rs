@@ -59,7 +59,7 @@ enum Afterlife {
 }
 
 impl Intake {
-    /// Ends or extends leases. What has been begun is done even if the future is dropped.
+    /// Ends or extends leases. Once begun, it goes on if the future is dropped.
     pub(super) async fn settle(
         self: &Arc<Self>,
         settlements: Vec<Arc<Settlement>>,

@@ -1,6 +1,6 @@
 //! Storing jobs: published, confirmed, and their queues declared when they are not there.
 //!
-//! [`Storage`] owns the connection that publishes, and what is known of queues and of the broker's
+//! [`Storage`] owns the connection that publishes, and knows declared queues and the broker's
 //! limits. It knows nothing of leases and of calls; both of these store by it. A message that comes
 //! back as unroutable has its queue declared and is published again, [`ROUNDS_MAX`] times at most.
 
@@ -178,7 +178,7 @@ impl Storage {
         (target, message)
     }
 
-    /// Removes what waits in a queue; what is not due yet stays.
+    /// Removes the waiting jobs of a queue; jobs that are not due yet stay.
     pub(super) async fn purge(&self, queue: &str) -> Result<u64, Error> {
         self.topology.check_name(queue)?;
         self.topology
@@ -240,8 +240,8 @@ impl Storage {
                 // declaration.
                 sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
             }
-            // What came back has no queue; queues of delays have to be declared in time when they
-            // are needed.
+            // A message that came back has no queue; queues of delays have to be declared in time
+            // when they are needed.
             let declared = if round > 0 && has(|one| matches!(one, Published::Unroutable)) {
                 self.topology.forget(&kind);
                 self.topology.declare(&kind).await

@@ -1,8 +1,8 @@
 //! The AMQP consumers of one queue (*subscriptions*), and the room (prefetch) that each has.
 //!
-//! What was delivered takes up the room of its subscription until it is acked. The deliveries of a
-//! queue hold this part, so it knows neither them nor what consumes from the queue. Each change
-//! wakes the task of that queue ([`Subscriptions::changed`]).
+//! A delivery takes up the room of its subscription until it is acked. The deliveries of a queue
+//! hold this part, so it knows neither them nor the queue consumer. Each change wakes the task of
+//! that queue ([`Subscriptions::changed`]).
 
 use std::sync::Mutex;
 
@@ -29,7 +29,7 @@ struct Subscription {
     tag: ShortString,
     /// As many the broker sends at once.
     room: usize,
-    /// Deliveries that nothing has been said of.
+    /// Deliveries that are neither acked nor given back.
     taken: usize,
     /// Deliveries may still come.
     is_open: bool,
@@ -80,7 +80,7 @@ impl Subscriptions {
         }
     }
 
-    /// Nothing more will be said of a delivery of this one.
+    /// A delivery of this one was acked or given back.
     pub(super) fn release(&self, number: u64) {
         let mut table = lock(&self.table);
         table.releases += 1;

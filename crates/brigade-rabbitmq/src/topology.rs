@@ -1,4 +1,4 @@
-//! The queues there are, what they are called and how they are declared.
+//! The kinds of queues, their names, and how they are declared.
 //!
 //! | queue | what it is |
 //! |---|---|
@@ -7,12 +7,12 @@
 //! | `{ns}.{queue}.delay.{ms}` | jobs that are not due: each expires after its own time, at most these milliseconds, and goes back to `{ns}.{queue}` |
 //! | `{ns}.{queue}.held.{id}` | what one process holds for long (`refresh`); if that is gone, it goes back to `{ns}.{queue}` |
 //!
-//! The broker looks only at the head of a queue for what has expired, so jobs of different delays
-//! must not share one: each class of delays, an eighth of an octave wide, has its own, and within
-//! it one job waits for another by that much at most. The class's queue goes by itself when nothing
-//! can be left in it. They and those of what is held are quorum queues, because only those hand on
-//! what expired so that a crash of the broker in between loses nothing (`x-dead-letter-strategy:
-//! at-least-once`).
+//! The broker looks only at the head of a queue for expired messages, so jobs of different delays
+//! must not share a queue. Each class of delays, an eighth of an octave wide, has a queue of its
+//! own, in which a job waits for another one by an eighth of its delay at most. The broker deletes
+//! it when no job can be left in it. These queues, and those of held jobs, are quorum queues: only
+//! quorum queues hand on expired messages so that a crash of the broker loses none
+//! (`x-dead-letter-strategy: at-least-once`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -31,15 +31,15 @@ use super::values::{millis, table, text, whole};
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 
-/// The broker keeps nothing for longer; what is due later comes back and is put there again.
+/// The longest delay at the broker. A job that is due later comes back and is stored there again.
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How much longer than its longest delay a queue of a class lives after it was last declared.
 const DELAY_MARGIN: Duration = Duration::from_secs(60 * 60);
 /// A queue of a class that was declared no longer ago than this need not be declared again before
 /// something is put there.
 const DECLARED_FOR: Duration = Duration::from_secs(10 * 60);
-/// What is held reaches its holder at once; when that one is gone and so long has passed
-/// since it was put there, it goes back to its queue.
+/// A copy of a held job reaches its holder at once. If the holder is gone, the copy goes back to
+/// its queue after this time.
 const HELD_FOR: Duration = Duration::from_secs(5);
 /// With the first try of what may hang.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
@@ -67,7 +67,7 @@ pub(super) enum QueueKind {
 }
 
 impl QueueKind {
-    /// It is ours alone, and whatever is in it goes back to its queue when its time is over.
+    /// Only this store uses it, and its messages go back to their queue when their time is over.
     fn is_temporary(&self) -> bool {
         matches!(self, Self::Later(..) | Self::Refresh(..))
     }
@@ -294,7 +294,7 @@ impl Topology {
                     // None of ours comes near this one; what dies with its consumers is counted by
                     // `message`.
                     ("x-delivery-limit", whole(DELIVERY_LIMIT)),
-                    // Should the broker ever give up a job by itself, it is kept.
+                    // If the broker gives up a job, the job is kept there.
                     ("x-dead-letter-exchange", text("")),
                     (
                         "x-dead-letter-routing-key",

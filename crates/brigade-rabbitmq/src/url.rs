@@ -21,7 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Far less than what queues of delays live longer than their longest delay.
 const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// What RabbitMQ has by itself.
+/// RabbitMQ's default.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 const PORT: u16 = 5672;
 const TLS_PORT: u16 = 5671;

@@ -37,7 +37,7 @@ const ACK_MAX: usize = 256;
 pub(super) struct AnswerListener {
     open: Arc<OpenCalls>,
     config: Arc<RabbitMqConfig>,
-    /// What takes answers.
+    /// The connection that takes answers.
     pub(super) link: Link,
     /// Where answers go.
     pub(super) answers: ShortString,
@@ -181,7 +181,7 @@ impl AnswerListener {
         }
     }
 
-    /// It is unknown what became of these calls.
+    /// Ends these calls as uncertain.
     fn fail(&self, fault: &AmqpFault, which: impl Fn(&OpenCall) -> bool) {
         let error = || {
             let error = fault.clone().into_error("wait for the answer of a call");

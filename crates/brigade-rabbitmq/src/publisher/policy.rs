@@ -1,4 +1,4 @@
-//! What is done with requests: what becomes of one whose outcome is known.
+//! The policy of a publisher: what follows from the outcome of a request.
 //!
 //! The decision belongs to the part that published it: a push reports its outcome and is over, a
 //! request of a call whose queue does not exist has it declared and is published again, an answer

@@ -23,7 +23,7 @@ impl QueueConsumer {
         let (opened, _) = self.opened().await?;
         let (source, (sender, outcome)) = (Arc::clone(self), oneshot::channel());
         let scope = &self.intake.scope;
-        // In a task of its own: what is on its way when the ask is dropped must be noted.
+        // In a task of its own: a job on its way when the ask is dropped must be noted.
         scope.spawn_until_closed(async move {
             let name = source.intake.storage.topology.name(&source.kind);
             let options = BasicGetOptions { no_ack: false };
@@ -88,7 +88,7 @@ impl QueueConsumer {
         self.end(opened);
     }
 
-    /// A channel is over, and all that came by it is another's by now.
+    /// A channel is over: the broker gives its deliveries to other consumers.
     pub(super) fn end(&self, opened: &ConsumerChannel) {
         opened.dead.cancel();
         self.forget(opened);
@@ -96,8 +96,7 @@ impl QueueConsumer {
         self.subscriptions.wake();
     }
 
-    /// The queue was deleted: what was taken from it is gone. Others that take by the same channel
-    /// go on.
+    /// The queue was deleted, with all its jobs. Other queues of the same channel go on.
     pub(super) fn begin_again(&self, opened: &ConsumerChannel) {
         if !opened.is_shared {
             return self.end(opened);

@@ -144,7 +144,7 @@ impl QueueConsumer {
                 "the broker ended the consumer of this queue, as the queue was deleted; declaring it \
                     again"
             );
-            // What was held of it is gone with it.
+            // Its jobs are gone with it, the held ones too.
             self.begin_again(opened);
         }
         self.subscriptions.wake();

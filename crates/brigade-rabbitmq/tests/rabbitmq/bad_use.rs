@@ -167,7 +167,8 @@ async fn bad_use_a_body_that_is_not_json_goes_to_the_dead_letters_with_the_reaso
     let began = Instant::now();
     while found.len() < 2 {
         assert!(began.elapsed() < BOUND, "{found:?}");
-        // Before the first dead letter the queue does not exist, and asking for it ends the channel.
+        // Before the first dead letter the queue does not exist, and a request for it ends the
+        // channel.
         let channel = plain(&url).await;
         let options = lapin::options::BasicGetOptions { no_ack: true };
         if let Ok(Some(message)) = channel.basic_get(dead.as_str().into(), options).await {
