@@ -71,7 +71,7 @@ use crate::place::Place;
 use crate::task::{Args, Function};
 
 #[cfg(feature = "remote")]
-pub(crate) use self::cell::{Cell as RelayedCell, Outcome, Relay, Tag};
+pub(crate) use self::cell::{Cell as RelayedCell, EncodedOutcome, Relay, Tag};
 #[cfg(feature = "remote")]
 pub(crate) use self::ids::CallId;
 #[cfg(all(feature = "remote", any(test, fuzzing)))]

@@ -4,7 +4,7 @@ use crate::attempt_report::{Step, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, TimedOut};
 use crate::output::Output;
-use crate::pool::Outcome;
+use crate::pool::EncodedOutcome;
 use crate::wire::remote::{
     ANSWER_HEAD_BYTES_MAX, AnswerHead, OutputSizes, RefusalKind, RemoteOutcome,
 };
@@ -19,7 +19,7 @@ const REASONS_BYTES_MAX: usize = 64 << 10;
 
 /// What stands before the result of an answer, and the result.
 pub(super) fn answer(
-    outcome: Outcome,
+    outcome: EncodedOutcome,
     receipt: Option<&StopReceipt>,
     output: Option<Output>,
     result_bytes_max: u64,

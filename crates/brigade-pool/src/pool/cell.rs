@@ -23,7 +23,8 @@ use crate::progress::Progress;
 use crate::progress_queue::ProgressQueue;
 use crate::sync::lock;
 
-pub(crate) type Outcome = Result<Bytes, CallError>;
+/// How a call ended. Its result is not decoded yet.
+pub(crate) type EncodedOutcome = Result<Bytes, CallError>;
 
 #[derive(Default)]
 pub(crate) struct Cell {
@@ -68,7 +69,7 @@ pub(super) trait CallPool: Send + Sync {
 
 /// What a handle finds in its cell.
 pub(super) enum CellPoll {
-    Ended(Outcome),
+    Ended(EncodedOutcome),
     /// There is room for the call now.
     HasRoom(WaitingCall),
     Pending,
@@ -80,7 +81,7 @@ pub(crate) trait Relay: Send + Sync {
     fn ended(
         &self,
         tag: Tag,
-        outcome: Outcome,
+        outcome: EncodedOutcome,
         receipt: Option<StopReceipt>,
         output: Option<Output>,
     );
@@ -96,7 +97,7 @@ type Relayed = (Arc<dyn Relay>, Tag);
 
 #[derive(Default)]
 struct CellState {
-    outcome: Option<Outcome>,
+    outcome: Option<EncodedOutcome>,
     finished: bool,
     waker: Option<Waker>,
     extra: Option<Box<Extra>>,
@@ -150,7 +151,7 @@ impl Cell {
     /// Gives the call its outcome. The one place where a call ends.
     pub(crate) fn finish(
         &self,
-        outcome: Outcome,
+        outcome: EncodedOutcome,
         receipt: Option<StopReceipt>,
         output: Option<Output>,
     ) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::cell::{CallPool, Cell, CellPoll, Outcome, WaitingCall};
+use super::cell::{CallPool, Cell, CellPoll, EncodedOutcome, WaitingCall};
 use super::core::{Admission, Core};
 use super::ids::CallId;
 use super::shared::Shared;
@@ -25,7 +25,7 @@ use crate::progress::Progress;
 const ABANDONED: &str = "its handle was dropped";
 
 impl RunningCall for Cell {
-    fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<EncodedOutcome> {
         loop {
             match self.poll(cx) {
                 CellPoll::Ended(outcome) => return Poll::Ready(outcome),

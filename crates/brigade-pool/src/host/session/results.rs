@@ -4,7 +4,7 @@ use super::Session;
 use super::held::HeldCall;
 use crate::host::answer::answer;
 use crate::output::Output;
-use crate::pool::{Outcome, Relay, Tag};
+use crate::pool::{EncodedOutcome, Relay, Tag};
 use crate::progress::Progress;
 use crate::sync::lock;
 use crate::wire::remote::kind;
@@ -13,7 +13,7 @@ impl Relay for Session {
     fn ended(
         &self,
         tag: Tag,
-        outcome: Outcome,
+        outcome: EncodedOutcome,
         receipt: Option<crate::attempt_report::StopReceipt>,
         output: Option<Output>,
     ) {

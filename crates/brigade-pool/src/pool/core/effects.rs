@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::cell::{Cell, Outcome};
+use super::super::cell::{Cell, EncodedOutcome};
 use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
 use super::super::worker_conn::{OwnProcess, WorkerConn};
@@ -61,7 +61,7 @@ pub(in super::super) struct Effects {
 /// The end of a call, for its caller.
 pub(in super::super) struct CallEnd {
     pub(in super::super) cell: Arc<Cell>,
-    pub(in super::super) outcome: Outcome,
+    pub(in super::super) outcome: EncodedOutcome,
     pub(in super::super) details: EndDetails,
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::cell::Outcome;
+use super::super::cell::EncodedOutcome;
 use super::super::deadlines::{DueEvent, after};
 use super::super::ids::CallId;
 use super::call_entry::Phase;
@@ -161,7 +161,7 @@ impl Core {
     pub(super) fn end(
         &mut self,
         call: CallId,
-        outcome: Outcome,
+        outcome: EncodedOutcome,
         details: EndDetails,
         effects: &mut Effects,
     ) {
