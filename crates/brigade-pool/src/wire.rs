@@ -17,8 +17,8 @@ pub(crate) mod remote;
 pub(crate) use frame::{Decoder, Frame, HEADER_BYTES, encode};
 pub(crate) use log::{FIELDS_MAX, LogEvent, LogRecord, LogValue, NAME_BYTES_MAX, VALUE_BYTES_MAX};
 pub(crate) use message::{
-    CallMeta, CancelFrame, CrashNote, Hello, HookCall, PanicNote, Ready, RetryLine, RunTarget,
-    StartFailed, TaskDefaults, WorkerSettings, kind,
+    CallMeta, CancelFrame, CrashNote, Hello, HookCall, PanicNote, Ready, RunTarget, StartFailed,
+    TaskDefaults, WorkerSettings, kind,
 };
 
 /// Version of the protocol. Peers of another version refuse each other in the handshake.

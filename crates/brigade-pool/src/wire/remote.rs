@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{RetryLine, RunTarget};
+use super::RunTarget;
+use super::message::RetryLine;
 use crate::attempt_report::{AttemptReport, Step};
 use crate::codec::Codec;
 use crate::job_context::JobContext;
