@@ -47,10 +47,9 @@ pub(in super::super::super) async fn receive(shared: Arc<Shared>, peer: Authenti
         shared.step(|core, effects| joined = core.join(&info, conn, effects));
         let (worker, conn) = joined.map_err(|text| Error::new(ErrorKind::Refused, text))?;
         let conn: Arc<dyn Any + Send + Sync> = conn;
-        let host = conn
-            .downcast::<RemoteHost>()
-            .ok()
-            .expect("invariant: the connection of a session is that of a host");
+        let Ok(host) = conn.downcast::<RemoteHost>() else {
+            unreachable!("invariant: the connection of a session is that of a host")
+        };
         Ok((worker, host, arrival))
     });
     let (worker, host, arrival) = match joined {
