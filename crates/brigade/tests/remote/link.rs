@@ -103,7 +103,7 @@ async fn g43_half_open_connections_are_noticed_both_ways_and_by_byte_too() {
                 _ => proxy.set(BOTH, &trickle),
             }
             let reason = away(&mut events).await;
-            assert!(reason.contains("nothing was heard"), "{reason}");
+            assert!(reason.contains("the peer sent nothing"), "{reason}");
             proxy.set(BOTH, &Faults::default());
             proxy.cut(Cut::Reset);
             proxy.thaw();
