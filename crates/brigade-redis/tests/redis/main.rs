@@ -20,6 +20,7 @@ mod memory;
 mod other_host;
 mod other_language;
 mod pieces;
+mod plain_clients;
 mod schedules;
 mod stage;
 mod torn;

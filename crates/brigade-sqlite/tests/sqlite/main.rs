@@ -1,15 +1,13 @@
-//! What only one store has: SQLite's file and the programs that share it, Redis's keys. What all
-//! stores have in common is in `brigade-conformance`.
+//! What only SQLite has: a file, and the programs that share it. What all stores have in common is
+//! in `brigade-conformance`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
-#[cfg(feature = "redis")]
-mod redis;
-mod sqlite;
-mod sqlite_file;
-mod sqlite_queues;
-mod sqlite_sweeps;
+mod file;
+mod programs;
+mod queues;
+mod sweeps;
 
 use brigade::Broker;
 
