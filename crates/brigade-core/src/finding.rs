@@ -29,7 +29,7 @@ pub enum Level {
 }
 
 impl Finding {
-    #[doc(hidden)]
+    /// A finding, from a store.
     pub fn new(level: Level, what: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {
             level,

@@ -28,15 +28,15 @@ use crate::error::{Error, ErrorKind};
 #[must_use = "limits do nothing until they are given to a queue"]
 #[serde(default)]
 pub struct Limits {
-    #[doc(hidden)]
+    /// Jobs of the queue that are leased at the same time, at most.
     pub running: Option<u32>,
-    #[doc(hidden)]
+    /// Attempts that begin in any stretch of time, at most.
     pub starts: Option<Rate>,
-    #[doc(hidden)]
+    /// As `running`, for each partition.
     pub running_per_partition: Option<u32>,
-    #[doc(hidden)]
+    /// As `starts`, for each partition.
     pub starts_per_partition: Option<Rate>,
-    #[doc(hidden)]
+    /// Whether partitions take turns.
     pub turns: bool,
 }
 
@@ -117,21 +117,22 @@ impl Limits {
     }
 
     /// Whether it matters of which partition a job is.
-    #[doc(hidden)]
     pub fn is_by_partition(&self) -> bool {
         self.turns || self.running_per_partition.is_some() || self.starts_per_partition.is_some()
     }
 
     /// Both rates that there are.
-    #[doc(hidden)]
     pub fn rates(&self) -> impl Iterator<Item = Rate> {
         [self.starts, self.starts_per_partition]
             .into_iter()
             .flatten()
     }
 
-    /// Refuses what no job could ever pass.
-    #[doc(hidden)]
+    /// Refuses limits that no job could ever pass.
+    ///
+    /// # Errors
+    ///
+    /// `BadOption`.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |text: &str| {
             Err(Error::new(

@@ -60,7 +60,6 @@ impl Retry {
     }
 
     /// The pause after this attempt with a jitter of the caller's, a factor from 0.5 to 1.
-    #[doc(hidden)]
     pub fn pause_with(&self, attempt: u32, jitter: f64) -> Duration {
         let doubled = 1_u32
             .checked_shl(attempt.saturating_sub(1))

@@ -23,11 +23,11 @@ use crate::job::{Job, JobId, JobOptions};
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a schedule does nothing until a broker has it"]
 pub struct Schedule {
-    #[doc(hidden)]
+    /// Its name.
     pub name: Box<str>,
-    #[doc(hidden)]
+    /// When it is due.
     pub plan: SchedulePlan,
-    #[doc(hidden)]
+    /// The job of each tick, for stores: [`job_of`](Schedule::job_of).
     pub job: Job,
 }
 
@@ -66,9 +66,12 @@ pub enum Missed {
 /// When, and what of missed ticks. Stored as it is: a new field needs a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchedulePlan {
+    /// When it has its ticks.
     pub recurrence: Recurrence,
+    /// What happens with missed ticks.
     #[serde(default)]
     pub missed: Missed,
+    /// A tick is missed if it is late by more than this.
     #[serde(default = "default_grace")]
     pub grace: Duration,
     /// Of which set it is, if it is of one.
@@ -104,7 +107,6 @@ pub struct Scheduled {
 
 impl Scheduled {
     /// Whether this is what a broker has of the schedule.
-    #[doc(hidden)]
     pub fn is_of(&self, schedule: &Schedule) -> bool {
         *self == schedule.clone().into_scheduled(self.next)
     }
@@ -146,7 +148,8 @@ fn default_grace() -> Duration {
 }
 
 impl Schedule {
-    #[doc(hidden)]
+    /// A schedule that a store has kept. Programs use [`cron`](Schedule::cron) and
+    /// [`every`](Schedule::every).
     pub fn new(name: impl Into<Box<str>>, recurrence: Recurrence, job: Job) -> Self {
         Self {
             name: name.into(),
@@ -192,8 +195,7 @@ impl Schedule {
         self
     }
 
-    /// What its broker has.
-    #[doc(hidden)]
+    /// What a store shows of it, with its next tick.
     pub fn into_scheduled(self, next: SystemTime) -> Scheduled {
         let SchedulePlan {
             recurrence,
@@ -223,8 +225,7 @@ impl Schedule {
         }
     }
 
-    /// The job of a tick.
-    #[doc(hidden)]
+    /// The job of a tick, in milliseconds since 1970.
     pub fn job_of(&self, tick: i64) -> Job {
         let mut job = self.job.clone();
         job.options.tick = Some(Tick {
@@ -337,7 +338,7 @@ impl SchedulePlan {
 }
 
 impl DueTick {
-    /// Says what was missed.
+    /// Logs what was missed.
     pub fn tell(&self, name: &str, plan: &SchedulePlan) {
         if let Some((first, last)) = self.late {
             let (first, last) = (in_words(first), in_words(last));
@@ -356,6 +357,7 @@ impl DueTick {
     }
 }
 
+/// Logs that a tick was skipped because a job with its unique key is there.
 pub fn tell_skipped(name: &str, tick: i64, job: &JobId) {
     let tick = in_words(tick);
     tracing::warn!(schedule = name, tick, %job, "skipped a tick: there is a job with its unique \

@@ -52,6 +52,7 @@ pub use settlement::{Disposition, Settled, Settlement};
 
 pub use crate::clock::BootTime;
 pub use crate::job::{DependentKind, FlowLink, Job, JobId, JobOptions, RetryPolicy};
+pub use crate::schedule::{DueTick, SchedulePlan, tell_skipped, time_of};
 
 /// The future of an answer.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;

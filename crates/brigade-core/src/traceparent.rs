@@ -41,7 +41,6 @@ impl TraceParent {
     }
 
     /// Text of another program; text of another form is dropped, with a line in the log.
-    #[doc(hidden)]
     pub fn read(text: &str) -> Option<Self> {
         text.parse()
             .inspect_err(|error: &Error| tracing::warn!(%error, "dropped a traceparent"))

@@ -24,7 +24,7 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    #[doc(hidden)]
+    /// An explanation, from a store.
     pub fn new(job: JobId, queue: String, state: JobState, reasons: Vec<Blocker>) -> Self {
         Self {
             job,
