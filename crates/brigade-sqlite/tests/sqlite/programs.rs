@@ -369,7 +369,10 @@ async fn a_check_finds_what_is_wrong() {
     };
     found(Level::Note, "queue q has 1 dead letters");
     found(Level::Note, "power loss takes the last transactions");
-    found(Level::Warning, "1 jobs wait in queue lonely, and no worker");
+    found(
+        Level::Warning,
+        "1 jobs wait in queue lonely, and no consumer",
+    );
     found(Level::Warning, "queue paused is paused");
     let memory = Broker::connect("sqlite::memory:")
         .await
