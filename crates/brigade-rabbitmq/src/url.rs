@@ -155,19 +155,8 @@ impl RabbitMqConfig {
                 "whether they outlive a restart of the broker",
             )?,
         };
-        match options.left() {
-            None => Ok(config),
-            Some(name) if TlsOptions::has(name) && !is_tls => {
-                let why = "insecure, ca, cert, key and server_name are for TLS: write amqps://";
-                Err(why.into())
-            }
-            Some(_) => {
-                let why = "it has an option that is none of ns, heartbeat, blocked, \
-                    response_timeout, consumer_timeout, management, queues, priorities, calls, \
-                    with TLS insecure, ca, cert, key, server_name";
-                Err(why.into())
-            }
-        }
+        none_left(&options, is_tls)?;
+        Ok(config)
     }
 
     /// Reads the certificates.
@@ -310,6 +299,22 @@ fn queues(options: &mut url::Options) -> UrlResult<QueueType> {
         (Some("quorum"), Some(_)) => "quorum queues have no priorities; leave one of them out",
         (Some(_), _) => {
             "queues is classic or quorum: how queues are declared that are not there yet"
+        }
+    };
+    Err(why.to_owned())
+}
+
+/// Refuses options that no part of the configuration has taken.
+fn none_left(options: &url::Options, is_tls: bool) -> UrlResult<()> {
+    let why = match options.left() {
+        None => return Ok(()),
+        Some(name) if TlsOptions::has(name) && !is_tls => {
+            "insecure, ca, cert, key and server_name are for TLS: write amqps://"
+        }
+        Some(_) => {
+            "it has an option that is none of ns, heartbeat, blocked, response_timeout, \
+                consumer_timeout, management, queues, priorities, calls, with TLS insecure, ca, \
+                cert, key, server_name"
         }
     };
     Err(why.to_owned())

@@ -43,37 +43,13 @@ async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed
         .map(|caller| {
             let is_durable = caller % 2 == 0;
             let broker = if is_durable { &durable } else { &broker };
-            let (broker, over, good, unknown) = (
-                broker.clone(),
+            let counts = [Arc::clone(&good), Arc::clone(&unknown)];
+            tokio::spawn(call_until(
                 Arc::clone(&over),
-                Arc::clone(&good),
-                Arc::clone(&unknown),
-            );
-            tokio::spawn(async move {
-                for n in 0.. {
-                    if over.load(Ordering::Acquire) {
-                        return;
-                    }
-                    let what = if is_durable {
-                        "a durable call"
-                    } else {
-                        "a call"
-                    };
-                    match soon(what, broker.call(add(n, 1))).await {
-                        Ok(sum) => {
-                            assert_eq!(sum, n + 1);
-                            good.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(CallError::Rejected(error))
-                            if error.kind() == ErrorKind::Unreachable && !is_durable =>
-                        {
-                            assert!(error.is_uncertain(), "{error:?}");
-                            unknown.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(other) => panic!("{other:?}"),
-                    }
-                }
-            })
+                broker.clone(),
+                is_durable,
+                counts,
+            ))
         })
         .collect();
     for round in 0..count(1, 10) {
@@ -110,6 +86,39 @@ async fn f36_calls_end_with_a_value_or_a_typed_outcome_when_the_server_is_killed
         broker.call_counts(),
         durable.call_counts()
     );
+}
+
+/// Calls without a pause until it is over. Counts the calls that were answered, and those that are
+/// uncertain.
+async fn call_until(
+    over: Arc<AtomicBool>,
+    broker: Broker,
+    is_durable: bool,
+    [good, unknown]: [Arc<AtomicU64>; 2],
+) {
+    let what = if is_durable {
+        "a durable call"
+    } else {
+        "a call"
+    };
+    for n in 0.. {
+        if over.load(Ordering::Acquire) {
+            return;
+        }
+        match soon(what, broker.call(add(n, 1))).await {
+            Ok(sum) => {
+                assert_eq!(sum, n + 1);
+                good.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(CallError::Rejected(error))
+                if error.kind() == ErrorKind::Unreachable && !is_durable =>
+            {
+                assert!(error.is_uncertain(), "{error:?}");
+                unknown.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
 }
 
 /// F37 for calls: no call waits without an end for a server that stands still.
