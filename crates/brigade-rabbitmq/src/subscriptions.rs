@@ -150,3 +150,36 @@ impl SubscriptionTable {
         self.all.iter_mut().find(|one| one.number == number)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_holds_only_while_nothing_is_released() {
+        let subscriptions = Subscriptions::default();
+        subscriptions.add(1, "one".into(), 2);
+        subscriptions.take_room(1);
+        let before = subscriptions.releases();
+        assert!(subscriptions.fence(before) && subscriptions.has_room(true));
+        // The broker may be sending the next one.
+        subscriptions.release(1);
+        assert!(subscriptions.has_room(false) && !subscriptions.has_room(true));
+        assert!(!subscriptions.fence(before) && !subscriptions.has_room(true));
+        assert!(subscriptions.fence(subscriptions.releases()));
+    }
+
+    #[test]
+    fn one_that_is_closed_has_no_room_and_stays_until_its_deliveries_are_acked() {
+        let subscriptions = Subscriptions::default();
+        subscriptions.add(1, "one".into(), 3);
+        subscriptions.take_room(1);
+        assert_eq!(subscriptions.free(), 2);
+        assert_eq!(subscriptions.close(1), Some("one".into()));
+        assert_eq!((subscriptions.close(1), subscriptions.free()), (None, 0));
+        assert!(!subscriptions.is_empty());
+        subscriptions.release(1);
+        assert_eq!(subscriptions.free(), 0);
+        assert!(subscriptions.is_empty());
+    }
+}
