@@ -1,12 +1,13 @@
 //! The consumer: lease -> attempt in a pool -> settlement. The only module that knows both brokers
 //! and pools.
 //!
-//! `consumer` is a running consumer, with its life in order; `announce` shows that it is alive.
-//! `leases` leases while there is room (prefetch), renews, and looks for cancels; `attempt` is one
-//! leased job until its settlement, `here` its attempt in this process, `handler` its attempt by a
-//! handler; `disposition` decides what becomes of a job, `settling` delivers that to the broker;
-//! `turns` chooses the queue that is asked first; `control` is the consumer's handle; `reload` lets
-//! consumers reload one after the other.
+//! [`Consumer`] collects the `settings`; `consumer` is a running one, with its life in order;
+//! `announce` shows that it is alive. `leases` leases while there is room (prefetch), renews, and
+//! looks for cancels; `attempt` is one leased job until its settlement, `job_call` the call that it
+//! asks for, `here` its attempt in this process, `handler` its attempt by a handler; `disposition`
+//! decides what becomes of a job, `settling` delivers that to the broker; `turns` chooses the queue
+//! that is asked first; `control` is the consumer's handle; `reload` lets consumers reload one
+//! after the other.
 //!
 //! The consumer renews a lease only while its attempt waits in the pool or runs in a living worker,
 //! and while it settles the job. A consumer that dies renews nothing. Attempts in this process have
@@ -18,9 +19,16 @@ mod consumer;
 mod control;
 mod disposition;
 mod handler;
+mod held;
 mod here;
+mod job_call;
 mod leases;
+mod panic_text;
+mod pause;
 mod reload;
+mod served;
+mod serving;
+mod settings;
 mod settling;
 mod turns;
 
@@ -30,21 +38,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::consumer::Running;
-use self::control::Control;
 use self::handler::Handler;
+use self::settings::{ConsumerPlace, ConsumerSettings, Until};
 use crate::broker::Broker;
 use crate::call::Call;
 use crate::clock::FAR;
 use crate::error::Error;
-use crate::job::JobId;
 use crate::registry;
-use crate::retry::jitter;
 use crate::stop;
 use crate::task::Function;
 use brigade_pool::Pool;
 
 pub use control::{ConsumerHandle, ConsumerStats};
 pub use handler::{HandlerEnd, HandlerStop, LeasedJob};
+pub use served::{Served, SettledAttempt};
 
 /// Serves tasks from a broker, see [`Broker::consumer`].
 ///
@@ -57,80 +64,8 @@ pub use handler::{HandlerEnd, HandlerStop, LeasedJob};
 /// # Ok(()) }
 /// ```
 #[must_use = "a consumer does nothing until it runs"]
-pub struct Consumer {
-    broker: Broker,
-    place: Place,
-    queues: Vec<Box<str>>,
-    weighted: Vec<(Box<str>, u32)>,
-    prefetch: usize,
-    lease: Duration,
-    drain: Duration,
-    until: Until,
-    unserved_timeout: Duration,
-    losses_max: u32,
-    abort_after: Duration,
-    version: Option<String>,
-    on_settled: Option<OnSettled>,
-    control: Arc<Control>,
-    /// The error of a `task` that is not registered.
-    wrong: Option<Error>,
-}
+pub struct Consumer(ConsumerSettings);
 
-/// Where attempts run.
-#[derive(Clone)]
-enum Place {
-    /// In processes of a pool that the consumer starts and ends.
-    OwnPool,
-    Pool(Pool),
-    InProcess,
-    /// As tasks of this runtime, by a handler.
-    Handler(Handler),
-}
-
-/// When a consumer ends by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Until {
-    /// Never: it must be stopped.
-    Told,
-    /// When its queues have no job that will still run.
-    Empty,
-    /// When its queues have no job that is due.
-    NothingDue,
-}
-
-/// What a consumer did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Served {
-    /// Jobs that are done.
-    pub done: u64,
-    /// Attempts that failed or crashed, and were charged to their jobs.
-    pub failed: u64,
-    /// Jobs that were given back, uncharged.
-    pub given_back: u64,
-    /// Attempts that were stopped because their jobs were cancelled.
-    pub cancelled: u64,
-    /// Settlements that came too late, because the lease had ended.
-    pub stale: u64,
-}
-
-/// An attempt that was settled, see [`Consumer::on_settled`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SettledAttempt {
-    /// Its job.
-    pub id: JobId,
-    /// Its number, from 1.
-    pub attempt: u32,
-    /// Whether the broker accepted the settlement. If not, another consumer has the job.
-    pub accepted: bool,
-}
-
-/// A function that is called after each settlement.
-type OnSettled = Arc<dyn Fn(&SettledAttempt) + Send + Sync>;
-
-/// The pause after a broker's error, and before a job that the pool did not take is tried again.
-const PAUSE: Duration = Duration::from_millis(200);
 /// How long a job is offered to other consumers when none that got it could run it.
 const UNSERVED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// A job that lost so many holders becomes a dead letter.
@@ -140,18 +75,12 @@ const VERSION_BYTES_MAX: usize = 100;
 /// How long a handler may take to end once it was asked to.
 const ABORT_AFTER: Duration = Duration::from_secs(5);
 
-/// [`PAUSE`], a little different each time: consumers that were disturbed together do not come back
-/// together.
-fn pause() -> Duration {
-    PAUSE.mul_f64(jitter(0.5))
-}
-
 impl Broker {
     /// A consumer of this broker's jobs.
     pub fn consumer(&self) -> Consumer {
-        Consumer {
+        Consumer(ConsumerSettings {
             broker: self.clone(),
-            place: Place::OwnPool,
+            place: ConsumerPlace::OwnPool,
             queues: Vec::new(),
             weighted: Vec::new(),
             prefetch: 0,
@@ -165,7 +94,7 @@ impl Broker {
             on_settled: None,
             control: Arc::default(),
             wrong: None,
-        }
+        })
     }
 }
 
@@ -174,7 +103,7 @@ impl Consumer {
     /// those before it have no job to hand out. Queues that take turns come after all of them.
     /// Default: the queues of all tasks of this program, in equal turns.
     pub fn queue(mut self, name: impl Into<Box<str>>) -> Self {
-        self.queues.push(name.into());
+        self.0.queues.push(name.into());
         self
     }
 
@@ -182,7 +111,7 @@ impl Consumer {
     /// takes from each by its weight, at least 1. An empty queue delays no other. Queues of
     /// [`task`](Consumer::task) have weight 1; those of [`queue`](Consumer::queue) come first.
     pub fn weighted(mut self, name: impl Into<Box<str>>, weight: u32) -> Self {
-        self.weighted.push((name.into(), weight));
+        self.0.weighted.push((name.into(), weight));
         self
     }
 
@@ -194,9 +123,10 @@ impl Consumer {
         let _: F = task;
         match registry::of_function(std::any::type_name::<F>()) {
             Ok(entry) => self
+                .0
                 .weighted
                 .extend(entry.queues().map(|queue| (queue.into(), 1))),
-            Err(error) => self.wrong = Some(error),
+            Err(error) => self.0.wrong = Some(error),
         }
         self
     }
@@ -206,7 +136,7 @@ impl Consumer {
     /// which ends with the consumer; the program's `main` then begins with [`init`](crate::init),
     /// or is [`#[brigade::main]`](macro@crate::main).
     pub fn on(mut self, pool: &Pool) -> Self {
-        self.place = Place::Pool(pool.clone());
+        self.0.place = ConsumerPlace::Pool(pool.clone());
         self
     }
 
@@ -218,7 +148,7 @@ impl Consumer {
     /// takes effect at the next await; memory limits are ignored. Leaks and changes of the process
     /// stay.
     pub fn in_process(mut self) -> Self {
-        self.place = Place::InProcess;
+        self.0.place = ConsumerPlace::InProcess;
         self
     }
 
@@ -257,21 +187,21 @@ impl Consumer {
         T: serde::Serialize,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.place = Place::Handler(Handler::new(handler));
+        self.0.place = ConsumerPlace::Handler(Handler::new(handler));
         self
     }
 
     /// Calls this after each attempt, when the broker has accepted its settlement, or has refused
     /// it because the lease had ended. It must not block.
     pub fn on_settled(mut self, call: impl Fn(&SettledAttempt) + Send + Sync + 'static) -> Self {
-        self.on_settled = Some(Arc::new(call));
+        self.0.on_settled = Some(Arc::new(call));
         self
     }
 
     /// How long a handler may take to end once it was asked to; then its future is dropped at its
     /// next await. Default: 5 s. The lease is kept for that long; a lost lease leaves it less.
     pub fn abort_after(mut self, time: Duration) -> Self {
-        self.abort_after = time.min(FAR);
+        self.0.abort_after = time.min(FAR);
         self
     }
 
@@ -281,28 +211,28 @@ impl Consumer {
     pub fn version(mut self, version: impl Into<String>) -> Self {
         let mut version = version.into();
         version.truncate(version.floor_char_boundary(VERSION_BYTES_MAX));
-        self.version = Some(version);
+        self.0.version = Some(version);
         self
     }
 
     /// The most jobs held at once. Default: twice the pool's slots; 1 in process and for a handler.
     /// At most 1,048,576.
     pub fn prefetch(mut self, jobs: usize) -> Self {
-        self.prefetch = jobs.max(1);
+        self.0.prefetch = jobs.max(1);
         self
     }
 
     /// How long a lease runs; it is renewed three times in that time. Default: 30 s; at least 1 s,
     /// at most 100 years.
     pub fn lease(mut self, time: Duration) -> Self {
-        self.lease = time.clamp(Duration::from_secs(1), FAR);
+        self.0.lease = time.clamp(Duration::from_secs(1), FAR);
         self
     }
 
     /// How long running attempts may take to finish when the consumer stops; then they are stopped
     /// and their jobs given back. Default: 30 s.
     pub fn drain_timeout(mut self, time: Duration) -> Self {
-        self.drain = time;
+        self.0.drain = time;
         self
     }
 
@@ -314,7 +244,7 @@ impl Consumer {
     /// 1 day; with zero it is a dead letter at once. A call over RabbitMQ ends with an error when
     /// all consumers of its queue were asked.
     pub fn unserved_timeout(mut self, time: Duration) -> Self {
-        self.unserved_timeout = time;
+        self.0.unserved_timeout = time;
         self
     }
 
@@ -324,7 +254,7 @@ impl Consumer {
     /// host) is not counted. Default: 5; at least 1. RabbitMQ does not distinguish a dead holder
     /// from a lost connection, so ten deliveries without a settlement count as one loss there.
     pub fn losses_max(mut self, times: u32) -> Self {
-        self.losses_max = times.max(1);
+        self.0.losses_max = times.max(1);
         self
     }
 
@@ -332,19 +262,19 @@ impl Consumer {
     /// are settled. It waits for jobs that are not yet due or wait for a retry, also those that
     /// only another program can run, and for paused queues.
     pub fn until_empty(mut self) -> Self {
-        self.until = Until::Empty;
+        self.0.until = Until::Empty;
         self
     }
 
     /// As [`until_empty`](Consumer::until_empty), without waiting for jobs that are not due.
     pub(crate) fn until_nothing_is_due(mut self) -> Self {
-        self.until = Until::NothingDue;
+        self.0.until = Until::NothingDue;
         self
     }
 
     /// A handle that controls the consumer while it runs.
     pub fn handle(&self) -> ConsumerHandle {
-        ConsumerHandle(Arc::clone(&self.control))
+        ConsumerHandle(Arc::clone(&self.0.control))
     }
 
     /// [`until_empty`](Consumer::until_empty), and runs.
@@ -377,8 +307,8 @@ impl Consumer {
     /// leases nothing more, stops its attempts and gives their jobs back. If the runtime ends
     /// before that, their leases run out. To let attempts finish, resolve `stop`.
     pub async fn run_until(self, stop: impl Future) -> Result<Served, Error> {
-        let control = Arc::clone(&self.control);
-        let mut running = Running::begin(self).await?;
+        let control = Arc::clone(&self.0.control);
+        let mut running = Running::begin(self.0).await?;
         let told = async {
             stop.await;
             control.draining.cancel();
@@ -398,8 +328,8 @@ impl Consumer {
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")
-            .field("queues", &self.queues)
-            .field("prefetch", &self.prefetch)
+            .field("queues", &self.0.queues)
+            .field("prefetch", &self.0.prefetch)
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,6 @@
 //! A panic of ours on that way ends this job as a crash of its attempt, so that it cannot take the
 //! consumer down, or come back for ever.
 
-use std::any::Any;
 use std::convert::Infallible;
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,45 +23,26 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::RunningConsumer;
-use super::disposition::{EndedAttempt, Why, disposition_of};
+use super::disposition::{EndedAttempt, disposition_of};
 use super::handler::{Handled, HandlerStop};
+use super::held::{Held, LOSSES_BESIDE_OTHERS, Why};
 use super::here::Here;
+use super::job_call::job_context;
+use super::panic_text::text_of;
 use crate::call::Call;
 use crate::call_handle::{CallHandle, ProgressStream};
-use crate::clock::{BootTime, FAR};
+use crate::clock::FAR;
 use crate::codec::Codec;
 use crate::context::Sink;
-use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId, RetryPolicy};
-use crate::job_context::JobContext;
+use crate::error::Error;
+use crate::job::JobId;
 use crate::outcome::{CallError, Cancelled, Failure};
 use crate::progress::Progress;
-use crate::registry::{self, TaskEntry};
 use crate::store::{Answer, CallTransport, Leased};
 use crate::sync::lock;
-use brigade_pool::Pool;
-
-/// A job that lost so many holders runs alone in its consumer.
-const LOSSES_BESIDE_OTHERS: u32 = 2;
 
 /// How long a handler may take to end when its consumer is killed.
 const KILL_AFTER: Duration = Duration::from_secs(1);
-
-/// A job that the consumer holds.
-pub(super) struct Held {
-    pub(super) id: JobId,
-    pub(super) token: i64,
-    pub(super) queue: Box<str>,
-    /// Until when the lease can be trusted unless it is renewed.
-    pub(super) until: BootTime,
-    /// Its attempt has ended, and its settlement is under way.
-    pub(super) is_ended: bool,
-    /// Cancelled when the attempt is to be stopped; `why` says why.
-    stop: CancellationToken,
-    /// Cancelled when the lease is over: the job may be another's.
-    lost: CancellationToken,
-    why: Why,
-}
 
 /// A held job: let go when this is dropped.
 pub(super) struct Hold {
@@ -195,72 +175,6 @@ impl RunningConsumer {
         Ok(match &self.handler {
             Some(handler) => Work::Handler(Box::new(handler.begin(leased, job_context(leased)?))),
             None => Work::Call(Box::new(self.call_of(leased)?)),
-        })
-    }
-
-    /// The task that a job asks for, by its name or by its queue.
-    fn task_of<'a>(&'a self, job: &'a Job) -> Option<&'a str> {
-        job.task
-            .as_deref()
-            .or_else(|| self.tasks.get(&job.queue).copied())
-    }
-
-    /// The retry policy of the registration of a job's task. A task of another program
-    /// ([`Builder::program`](crate::Builder::program)) has none here, even if this program has a
-    /// task of that name.
-    pub(super) fn retries_of(&self, job: &Job) -> RetryPolicy {
-        let is_ours = self.pool.as_ref().is_none_or(Pool::runs_own_program);
-        self.task_of(job)
-            .filter(|_| is_ours)
-            .and_then(registry::find)
-            .map_or_else(RetryPolicy::default, TaskEntry::policy)
-    }
-
-    /// The call that a job asks for.
-    fn call_of(&self, leased: &Leased) -> Result<Call<Box<RawValue>>, Error> {
-        let job = &leased.job;
-        let Some(task) = self.task_of(job).map(str::to_owned) else {
-            let text = format!(
-                "run a job of queue {:?}: no task of this program serves it (#[task(queue = ..)])",
-                job.queue
-            );
-            return Err(Error::new(ErrorKind::UnknownTask, text));
-        };
-        let entry = registry::find(&task);
-        let payload = job.payload.trim();
-        // Arguments are an array; plain data of another shape is the one argument.
-        let arguments = if payload.starts_with('[') {
-            payload.to_owned()
-        } else {
-            format!("[{payload}]")
-        };
-        let mut call = Call::of_json_text(task, arguments).for_job(job_context(leased)?);
-        if let Some(timeout) = job.options.timeout {
-            call = call.timeout(timeout);
-        }
-        if let Some(memory) = job.options.memory {
-            call = call.memory(memory);
-        }
-        if let Some(label) = &job.options.label {
-            call = call.label(label.clone());
-        }
-        if let Some(parent) = &job.options.traceparent {
-            call = call.traceparent(parent.clone());
-        }
-        if let Some(tick) = &job.options.tick {
-            call = call.for_tick(tick.at);
-        }
-        // A pool does that for what it runs.
-        if let Some(entry) = entry.filter(|_| self.pool.is_none()) {
-            call.request.fill(entry);
-        }
-        // A job that ended a worker or a consumer runs alone in a fresh worker: it can hurt no
-        // other job, and no earlier attempt can be at fault.
-        let is_suspect = leased.crashed > 0 || leased.lost >= LOSSES_BESIDE_OTHERS;
-        Ok(if is_suspect {
-            call.alone_in_a_fresh_worker()
-        } else {
-            call
         })
     }
 
@@ -486,42 +400,3 @@ impl RunningConsumer {
         }
     }
 }
-
-/// The message of a panic.
-pub(super) fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a message").to_owned()
-}
-
-/// The facts of a job that its attempt gets. They stand before the arguments, which have a limit of
-/// their own.
-fn job_context(leased: &Leased) -> Result<JobContext, Error> {
-    let (options, owned) = (&leased.job.options, |text: &Option<Box<str>>| {
-        text.as_deref().map(str::to_owned)
-    });
-    let bytes = [&options.key, &options.label]
-        .into_iter()
-        .flatten()
-        .map(|text| text.len())
-        .sum::<usize>();
-    if bytes > JOB_BYTES_MAX {
-        let text = format!(
-            "run a job whose key and label have {bytes} bytes: {JOB_BYTES_MAX} are allowed"
-        );
-        return Err(Error::new(ErrorKind::BadOption, text));
-    }
-    Ok(JobContext {
-        id: leased.id.to_string(),
-        queue: leased.job.queue.to_string(),
-        key: owned(&options.key),
-        label: owned(&options.label),
-        attempt: leased.attempt,
-        history: leased.attempt - 1 + leased.lost,
-        traceparent: options.traceparent.clone(),
-    })
-}
-
-const JOB_BYTES_MAX: usize = 32 << 10;

@@ -9,13 +9,14 @@ use futures_util::FutureExt as _;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::Held;
 use super::control::Control;
 use super::disposition::Policy;
 use super::handler::Handler;
-use super::reload::Serving;
+use super::held::Held;
+use super::served::{OnSettled, Served};
+use super::serving::Serving;
+use super::settings::{ConsumerPlace, ConsumerSettings, Until};
 use super::turns::Turns;
-use super::{Consumer, OnSettled, Place, Served, Until};
 use crate::broker::Broker;
 use crate::error::{Error, ErrorKind};
 use crate::registry;
@@ -75,7 +76,7 @@ impl Running {
     /// # Errors
     ///
     /// As [`Consumer::run_until`].
-    pub(super) async fn begin(worker: Consumer) -> Result<Self, Error> {
+    pub(super) async fn begin(worker: ConsumerSettings) -> Result<Self, Error> {
         let here = || {
             Scope::current().ok_or_else(|| {
                 Error::new(
@@ -86,9 +87,9 @@ impl Running {
         };
         let (scope, beside) = (here()?, here()?);
         let (pool, is_own) = match &worker.place {
-            Place::OwnPool => (Some(own_pool().await?), true),
-            Place::Pool(pool) => (Some(pool.clone()), false),
-            Place::InProcess | Place::Handler(_) => (None, false),
+            ConsumerPlace::OwnPool => (Some(own_pool().await?), true),
+            ConsumerPlace::Pool(pool) => (Some(pool.clone()), false),
+            ConsumerPlace::InProcess | ConsumerPlace::Handler(_) => (None, false),
         };
         let own = pool.clone().filter(|_| is_own);
         let consumer = match RunningConsumer::new(worker, pool, scope) {
@@ -143,7 +144,7 @@ async fn own_pool() -> Result<Pool, Error> {
 }
 
 impl RunningConsumer {
-    fn new(mut worker: Consumer, pool: Option<Pool>, scope: Scope) -> Result<Self, Error> {
+    fn new(mut worker: ConsumerSettings, pool: Option<Pool>, scope: Scope) -> Result<Self, Error> {
         if let Some(error) = worker.wrong {
             return Err(error);
         }
@@ -153,7 +154,7 @@ impl RunningConsumer {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let tasks = registry::by_queue()?;
-        let has_handler = matches!(worker.place, Place::Handler(_));
+        let has_handler = matches!(worker.place, ConsumerPlace::Handler(_));
         if worker.queues.is_empty() && worker.weighted.is_empty() && !has_handler {
             worker.weighted = tasks.keys().map(|queue| (queue.clone(), 1)).collect();
             worker.weighted.sort();
@@ -178,7 +179,7 @@ impl RunningConsumer {
         };
         let store = Arc::clone(worker.broker.store());
         let handler = match worker.place {
-            Place::Handler(handler) => Some(handler),
+            ConsumerPlace::Handler(handler) => Some(handler),
             _ => None,
         };
         Ok(Self {

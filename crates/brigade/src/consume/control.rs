@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Served;
-use super::reload::Serving;
+use super::served::Served;
+use super::serving::Serving;
 use super::turns::Paused;
 use crate::sync::lock;
 

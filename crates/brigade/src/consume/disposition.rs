@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 
-use super::pause;
+use super::held::Why;
+use super::pause::pause;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, RetryPolicy, Unserved};
@@ -121,30 +122,6 @@ impl EndedAttempt {
             ErrorKind::Unsupported,
             text,
         ))))
-    }
-}
-
-/// Why an attempt is to be stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    /// There is no request.
-    No,
-    /// The job was cancelled.
-    Cancel(String),
-    /// The lease is lost: what comes out does not count.
-    Lost,
-    /// This consumer is ending.
-    Shutdown,
-}
-
-impl Why {
-    /// For the attempt.
-    pub(super) fn reason(self) -> String {
-        match self {
-            Self::Cancel(reason) => reason,
-            Self::Lost => "its lease was lost".to_owned(),
-            Self::No | Self::Shutdown => "its consumer is ending".to_owned(),
-        }
     }
 }
 

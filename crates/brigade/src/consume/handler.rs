@@ -4,7 +4,7 @@
 //! consumer's, as for any attempt: what the handler returns is settled as what a task returns.
 //! Asked to stop (a cancel, a timeout, the end of the consumer, a lost lease), it learns so by
 //! [`LeasedJob::cancelled`], and its future is dropped at its next await if it has not ended within
-//! [`Consumer::abort_after`](super::Consumer::abort_after).
+//! [`Consumer::abort_after`](crate::Consumer::abort_after).
 
 use std::any::type_name;
 use std::fmt;
@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::text_of;
 use super::disposition::EndedAttempt;
+use super::panic_text::text_of;
 use crate::attempt_report::StopReceipt;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -38,7 +38,7 @@ type Handling = Pin<Box<dyn Future<Output = EndedAttempt> + Send>>;
 #[derive(Clone)]
 pub(super) struct Handler(Arc<dyn Fn(LeasedJob) -> Handling + Send + Sync>);
 
-/// A job that a [handler](super::Consumer::handler) handles. Cheap to clone.
+/// A job that a [handler](crate::Consumer::handler) handles. Cheap to clone.
 #[derive(Clone)]
 pub struct LeasedJob {
     leased: Arc<Leased>,

@@ -12,7 +12,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::text_of;
+use super::panic_text::text_of;
 use crate::call::Call;
 use crate::context::{Context, Sink};
 use crate::error::{Error, ErrorKind};

@@ -11,8 +11,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::RunningConsumer;
-use super::disposition::Why;
-use super::{Until, pause};
+use super::held::{Held, Why};
+use super::pause::pause;
+use super::settings::Until;
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobState;
@@ -236,8 +237,7 @@ impl RunningConsumer {
         let holds_any = || !lock(&self.held).is_empty();
         let cancels = self.broker.cancels();
         let find = cancels.find(holds_any, |cancel| {
-            let is_it =
-                |held: &super::attempt::Held| held.id == cancel.id && held.token == cancel.token;
+            let is_it = |held: &Held| held.id == cancel.id && held.token == cancel.token;
             let number = lock(&self.held)
                 .iter()
                 .find(|(_, held)| is_it(held))

@@ -8,31 +8,8 @@
 //! The broker keeps the turns (`broker::reload_lock`), one per queue: a consumer that dies loses
 //! its turn with its connection or its lease, and the next one gets it.
 
-use std::sync::Arc;
-
-use super::ConsumerHandle;
-use super::control::Control;
-use crate::broker::Broker;
+use super::control::{ConsumerHandle, Control};
 use crate::error::{Error, ErrorKind};
-
-/// What a consumer serves, for its handles.
-#[derive(Clone)]
-pub(super) struct Serving {
-    broker: Broker,
-    /// Sorted: all consumers take turns in the same order, so none waits in a circle.
-    queues: Arc<[Box<str>]>,
-}
-
-impl Serving {
-    pub(super) fn of(broker: &Broker, mut queues: Vec<Box<str>>) -> Self {
-        queues.sort();
-        queues.dedup();
-        Self {
-            broker: broker.clone(),
-            queues: queues.into(),
-        }
-    }
-}
 
 impl ConsumerHandle {
     /// Runs `load` while this consumer leases nothing and runs nothing, and while no other consumer

@@ -15,7 +15,8 @@ use tokio::time::{sleep, timeout};
 
 use super::attempt::Hold;
 use super::consumer::RunningConsumer;
-use super::{PAUSE, Served, SettledAttempt, pause};
+use super::pause::{PAUSE, pause};
+use super::served::{Served, SettledAttempt};
 use crate::error::{Error, ErrorKind};
 use crate::job::AttemptKind;
 use crate::store::{Answer, Disposition, Leased, Settled, Settlement};
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What a settlement holds until the broker has it.
-struct Place {
+struct SettlingPermit {
     _permit: OwnedSemaphorePermit,
     /// It is the slot of a job, which other jobs wait for.
     is_room: bool,
@@ -83,7 +84,7 @@ impl RunningConsumer {
         hold: &Hold,
         permit: OwnedSemaphorePermit,
     ) -> Option<Settled> {
-        let mut place = Place {
+        let mut place = SettlingPermit {
             _permit: permit,
             is_room: true,
         };
@@ -138,7 +139,7 @@ impl RunningConsumer {
     async fn try_to_tell(
         &self,
         settlement: &Arc<Settlement>,
-        place: &mut Place,
+        place: &mut SettlingPermit,
     ) -> Result<Settled, Error> {
         let mut telling = self.store.settle(vec![Arc::clone(settlement)]);
         let told = match timeout(PATIENCE, &mut telling).await {
@@ -157,11 +158,11 @@ impl RunningConsumer {
     }
 
     /// Other jobs go on meanwhile, within bounds.
-    fn make_room(&self, place: &mut Place) {
+    fn make_room(&self, place: &mut SettlingPermit) {
         if place.is_room
             && let Ok(waiting) = Arc::clone(&self.untold).try_acquire_owned()
         {
-            *place = Place {
+            *place = SettlingPermit {
                 _permit: waiting,
                 is_room: false,
             };
