@@ -11,7 +11,7 @@ fn tcp(host: &str, port: u16) -> Address {
 }
 
 #[test]
-fn urls_say_where_and_how() {
+fn urls_of_one_server_say_where_and_how() {
     let config = parsed("redis://localhost");
     assert_eq!(config.layout, ServerLayout::One(tcp("localhost", 6379)));
     assert!(
@@ -60,7 +60,10 @@ fn urls_say_where_and_how() {
             ..TlsOptions::default()
         })
     );
+}
 
+#[test]
+fn urls_of_sockets_say_the_rest_in_options() {
     for scheme in ["redis+unix", "unix"] {
         let config = parsed(&format!(
             "{scheme}:///run/a%3Fb.sock?db=2&user=me&password=a%26b"
@@ -77,7 +80,10 @@ fn urls_say_where_and_how() {
             (Some("me"), Some("a&b"))
         );
     }
+}
 
+#[test]
+fn urls_of_sentinels_and_clusters_name_several_hosts() {
     let config =
         parsed("redis+sentinel://me:secret@one,two:70/main/4?sentinel_password=other&wait=2");
     assert_eq!(

@@ -81,6 +81,49 @@ async fn e35_after_everything_was_removed_old_leases_are_stale_and_consumption_g
     assert_eq!(new.ack().await.unwrap(), Settled::Accepted(None));
 }
 
+/// Keys of a queue that another program may hold with something else.
+const TAKEN: [&str; 10] = [
+    "ready",
+    "leased",
+    "scheduled",
+    "retrying",
+    "done",
+    "inbox",
+    "limits",
+    "jobs",
+    "seq",
+    "consumers",
+];
+
+/// Asserts that calls say which key is in the way.
+async fn calls_name_the_key(broker: &Broker, name: &str) {
+    let queue = broker.queue("served");
+    let answer = async {
+        (
+            queue.push(&1).await.err(),
+            queue.lease(LONG, NOW).await.err(),
+            broker.queues().await.err(),
+        )
+    };
+    let (push, lease, count) = timeout(BOUND, answer).await.unwrap();
+    let errors: Vec<_> = [push, lease, count].into_iter().flatten().collect();
+    assert!(!errors.is_empty(), "{name}: no call noticed");
+    for error in errors {
+        assert!(
+            error.kind() == ErrorKind::Unsupported
+                && !error.is_retryable()
+                && !error.is_uncertain(),
+            "{name}: {error:?}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("a key of another program is in the way"),
+            "{name}: {error}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
     let (server, broker) = start(&[]).await;
@@ -93,18 +136,7 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
             .in_process()
             .run_until(stop.clone().cancelled_owned()),
     );
-    for name in [
-        "ready",
-        "leased",
-        "scheduled",
-        "retrying",
-        "done",
-        "inbox",
-        "limits",
-        "jobs",
-        "seq",
-        "consumers",
-    ] {
+    for name in TAKEN {
         let key = format!("brigade:{{served}}:{name}");
         if name == "ready" || name == "jobs" || name == "leased" {
             tell::<()>(&mut connection, &["SET", &key, "of another program"]);
@@ -114,33 +146,9 @@ async fn e35_a_key_of_another_type_is_named_and_once_it_is_gone_all_goes_on() {
                 'another program')";
             tell::<()>(&mut connection, &["EVAL", script, "1", &key]);
         }
-        let queue = broker.queue("served");
-        let answer = async {
-            (
-                queue.push(&1).await.err(),
-                queue.lease(LONG, NOW).await.err(),
-                broker.queues().await.err(),
-            )
-        };
-        let (push, lease, count) = timeout(BOUND, answer).await.unwrap();
-        let errors: Vec<_> = [push, lease, count].into_iter().flatten().collect();
-        assert!(!errors.is_empty(), "{name}: no call noticed");
-        for error in errors {
-            assert!(
-                error.kind() == ErrorKind::Unsupported
-                    && !error.is_retryable()
-                    && !error.is_uncertain(),
-                "{name}: {error:?}"
-            );
-            assert!(
-                error
-                    .to_string()
-                    .contains("a key of another program is in the way"),
-                "{name}: {error}"
-            );
-        }
+        calls_name_the_key(&broker, name).await;
         tell::<()>(&mut connection, &["FLUSHALL"]);
-        let job = queue.job(&21).unwrap().keep(LONG);
+        let job = broker.queue("served").job(&21).unwrap().keep(LONG);
         let id = broker.push(job).await.unwrap().id().clone();
         let done = timeout(BOUND, broker.wait(&id))
             .await

@@ -168,18 +168,18 @@ async fn a_node_program_and_brigade_push_and_take_at_the_same_time() {
         two.len()
     );
     assert_eq!(handed, (one.len() + two.len()) as u64);
-    let mut all: Vec<_> = [&here, &one, &two]
-        .into_iter()
-        .flatten()
-        .map(number_of)
-        .collect();
+    each_was_taken_once_and_in_order(each, [here, one, two]);
+}
+
+fn each_was_taken_once_and_in_order(each: usize, takers: [Vec<Value>; 3]) {
+    let mut all: Vec<_> = takers.iter().flatten().map(number_of).collect();
     all.sort();
     let wanted: Vec<_> = ["brigade", "node"]
         .iter()
         .flat_map(|of| (0..each as u64).map(move |n| ((*of).to_owned(), n)))
         .collect();
     assert_eq!(all, wanted, "each job was taken once");
-    for taker in [here, one, two] {
+    for taker in takers {
         assert!(!taker.is_empty(), "everybody had some");
         for producer in ["brigade", "node"] {
             let numbers: Vec<_> = taker

@@ -63,40 +63,7 @@ fn queues_on_all_nodes() {
                 .iter()
                 .any(|finding| finding.what.contains("appendonly"))
         );
-        for name in QUEUES {
-            let queue = broker.queue(name);
-            let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
-            assert_eq!(
-                broker.job(lease.id()).await.unwrap().unwrap().state,
-                JobState::Leased
-            );
-            assert!(broker.why(lease.id()).await.unwrap().is_some());
-            lease.give_back("another shall have it").await.unwrap();
-            assert_eq!(drain(&queue).await, (0..20).collect::<Vec<u32>>(), "{name}");
-            let unique = || queue.job(&1).unwrap().unique("only one");
-            assert!(matches!(
-                broker.push(unique()).await.unwrap(),
-                PushOutcome::New(_)
-            ));
-            assert!(matches!(
-                broker.push(unique()).await.unwrap(),
-                PushOutcome::Duplicate(_)
-            ));
-            assert_eq!(queue.purge().await.unwrap(), 1);
-        }
-        let mixed = vec![
-            broker.queue("a").job(&1).unwrap(),
-            broker.queue("b").job(&2).unwrap(),
-        ];
-        let error = broker.push_many(mixed).await.unwrap_err();
-        assert!(
-            error.kind() == ErrorKind::Unsupported && error.to_string().contains("different slots"),
-            "{error:?}"
-        );
-        assert!(
-            broker.jobs(None, None, None, 10).await.unwrap().is_empty(),
-            "nothing of it was stored"
-        );
+        every_queue_works(&broker).await;
         let (kind, text) = refused(&format!("redis://127.0.0.1:{}", cluster.ports[0])).await;
         assert!(
             kind == ErrorKind::BadOption && text.contains("redis+cluster://"),
@@ -104,9 +71,47 @@ fn queues_on_all_nodes() {
         );
 
         ticks_are_fired_for_every_node(&broker).await;
-        whoever_waits_is_woken(&broker).await;
+        a_waiting_consumer_is_woken(&broker).await;
         a_slot_moves(&cluster, &broker).await;
     });
+}
+
+/// Leases, looks, unique keys and purges of queues on every node; a push to two nodes is refused.
+async fn every_queue_works(broker: &Broker) {
+    for name in QUEUES {
+        let queue = broker.queue(name);
+        let lease = queue.lease(LONG, NOW).await.unwrap().unwrap();
+        assert_eq!(
+            broker.job(lease.id()).await.unwrap().unwrap().state,
+            JobState::Leased
+        );
+        assert!(broker.why(lease.id()).await.unwrap().is_some());
+        lease.give_back("another shall have it").await.unwrap();
+        assert_eq!(drain(&queue).await, (0..20).collect::<Vec<u32>>(), "{name}");
+        let unique = || queue.job(&1).unwrap().unique("only one");
+        assert!(matches!(
+            broker.push(unique()).await.unwrap(),
+            PushOutcome::New(_)
+        ));
+        assert!(matches!(
+            broker.push(unique()).await.unwrap(),
+            PushOutcome::Duplicate(_)
+        ));
+        assert_eq!(queue.purge().await.unwrap(), 1);
+    }
+    let mixed = vec![
+        broker.queue("a").job(&1).unwrap(),
+        broker.queue("b").job(&2).unwrap(),
+    ];
+    let error = broker.push_many(mixed).await.unwrap_err();
+    assert!(
+        error.kind() == ErrorKind::Unsupported && error.to_string().contains("different slots"),
+        "{error:?}"
+    );
+    assert!(
+        broker.jobs(None, None, None, 10).await.unwrap().is_empty(),
+        "nothing of it was stored"
+    );
 }
 
 /// A consumer of one queue fires what is due for all.
@@ -128,7 +133,7 @@ async fn ticks_are_fired_for_every_node(broker: &Broker) {
 }
 
 /// On every node: long before the next look in any case.
-async fn whoever_waits_is_woken(broker: &Broker) {
+async fn a_waiting_consumer_is_woken(broker: &Broker) {
     for name in QUEUES {
         let queue = broker.queue(name);
         let waiting = tokio::spawn(async move {
