@@ -1,4 +1,4 @@
-//! What a consumer is told before it runs.
+//! The settings of a consumer.
 
 use std::sync::Arc;
 use std::time::Duration;
