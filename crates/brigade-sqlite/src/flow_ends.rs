@@ -6,7 +6,8 @@
 //! transaction passes on at most `FLOW_STEPS_MAX` (`budget`) ends of that kind. The next one is
 //! noted in `brigade_flow_ends`, in the same transaction, and a later step of the sweep goes on
 //! from there. So a crash between two steps loses nothing, and each end is counted once: the note
-//! is removed with the count. Until then its dependent looks as if it still waited for the job.
+//! is removed with the count. Until then its dependent looks as if it still waited for the job;
+//! looks wait until the last end is counted (`look_at_now`).
 
 use rusqlite::{Row, params};
 
@@ -40,6 +41,13 @@ impl Store<'_> {
             VALUES (?1, ?2, ?3, ?4, ?5)";
         let values = params![ended.id, dependent, ended.place, result, missed];
         self.execute("note the end of a job", sql, values).map(drop)
+    }
+
+    /// Whether an end is noted.
+    pub(super) fn has_flow_ends(&self) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM brigade_flow_ends LIMIT 1";
+        let found = self.row("look for ends to count", sql, &[], |_| Ok(()))?;
+        Ok(found.is_some())
     }
 
     /// Forgets a noted end; whether there was one.

@@ -83,6 +83,8 @@ use brigade_runtime::shutdown;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Steps of a sweep that a look waits for.
 const LOOK_STEPS_MAX: usize = 20;
+/// The same while the end of a job is passed on in a long flow: a look shows all of it, or none.
+const FLOW_LOOK_STEPS_MAX: usize = 5000;
 
 struct Sqlite {
     thread: DbThread,
@@ -360,7 +362,7 @@ impl Sqlite {
         let look = Arc::new(look);
         let mut steps = 0;
         loop {
-            let (look, is_last) = (Arc::clone(&look), steps == LOOK_STEPS_MAX);
+            let look = Arc::clone(&look);
             let began = Instant::now();
             let access = OperationAccess::HandOut {
                 sync: Synced::Later,
@@ -370,7 +372,8 @@ impl Sqlite {
             let view = self
                 .thread
                 .run(access, move |store| {
-                    if is_last {
+                    let is_last = steps >= LOOK_STEPS_MAX && !store.has_flow_ends()?;
+                    if is_last || steps >= FLOW_LOOK_STEPS_MAX {
                         look(store).map(Some)
                     } else {
                         store.look_at_now(&*look)
