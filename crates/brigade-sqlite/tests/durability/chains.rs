@@ -22,9 +22,9 @@ fn a_kill_between_the_pieces_of_a_long_chains_end_loses_no_job() {
         let stage = Stage::new(directory.path());
         block_on(async {
             let broker = stage.broker().await;
-            let job = || broker.queue("q").job(&1).unwrap().retries(0);
+            let job = || broker.queue("q").job(&[1]).unwrap().retries(0);
             let chain = (1..CHAIN).fold(Chain::new(job()), |chain, _| chain.then_job(job()));
-            let last = broker.queue("last").job(&1).unwrap();
+            let last = broker.queue("last").job(&[1]).unwrap();
             broker
                 .push_flow(Group::new([chain]).finally(last))
                 .await
