@@ -26,6 +26,8 @@ use brigade_core::store::Answer;
 
 /// The pause after a message could not be stored.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether a settlement has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Intake {
     /// Reads a delivery of a queue; `None` if it is not to be handed out.
@@ -86,7 +88,7 @@ impl Intake {
             return true;
         }
         if self.leases.table().is_being_settled(envelope) {
-            self.requeue_later(delivery, Arc::clone(envelope));
+            self.wait_for_settlement(delivery, Arc::clone(envelope));
             return true;
         }
         if self.leases.table().is_copy(envelope) {
@@ -218,14 +220,21 @@ impl Intake {
         }
     }
 
-    /// What its holder's settlement comes to is known soon; until then it is neither to be run nor
-    /// to be dropped.
-    fn requeue_later(self: &Arc<Self>, delivery: &Delivery, envelope: Arc<Envelope>) {
+    /// Waits for the settlement of its earlier delivery: until then it is neither to be run nor to
+    /// be dropped. If that settlement counts, this delivery is acked; if not, it goes back.
+    fn wait_for_settlement(self: &Arc<Self>, delivery: &Delivery, envelope: Arc<Envelope>) {
         let (intake, delivery) = (Arc::clone(self), delivery.clone());
         self.scope.spawn_until_closed(async move {
-            sleep(AGAIN).await;
-            intake.leases.table().returns(&envelope);
-            delivery.requeue().await.ok();
+            while intake.leases.table().is_being_settled(&envelope) && delivery.is_alive() {
+                sleep(LOOK_AGAIN).await;
+            }
+            let is_copy = intake.leases.table().is_copy(&envelope);
+            if is_copy {
+                delivery.ack().await.ok();
+            } else {
+                intake.leases.table().returns(&envelope);
+                delivery.requeue().await.ok();
+            }
         });
     }
 
