@@ -20,9 +20,9 @@ impl Builder {
     /// given several times, and with [`workers(0)`](Builder::workers) there are no others. With
     /// port 0 the system chooses one: [`Pool::listening`].
     ///
-    /// A call goes only to where its task is, and its [labels](crate::Call::labels); one that
-    /// no worker can take yet waits for one that can, at most for its [queue
-    /// timeout](crate::Call::queue_timeout).
+    /// A call goes only to where its task is, and its [labels](brigade_core::Call::labels); one
+    /// that no worker can take yet waits for one that can, at most for its [queue
+    /// timeout](brigade_core::Call::queue_timeout).
     pub fn listen(self, url: impl Into<String>, credentials: Credentials) -> Self {
         self.set(|config| config.hosts.listeners.push((url.into(), credentials)))
     }
@@ -50,7 +50,7 @@ impl Pool {
 
     /// How many connections were not let in, of all listeners: they proved nothing, or the wrong
     /// thing. Hosts that proved themselves and were turned away for another reason are
-    /// [events](crate::Event::HostRefused).
+    /// [events](brigade_core::Event::HostRefused).
     pub fn refusals(&self) -> Refusals {
         self.shared()
             .refusals

@@ -1,6 +1,6 @@
 //! Connections between hosts: an authenticated, encrypted, ordered byte stream.
 //!
-//! [`Listener`] accepts and [`connect`] connects; both give an [`Authenticated`]. There are three
+//! [`Listener`] accepts and `connect` connects; both give an [`Authenticated`]. There are three
 //! layers, and each ends the connection when its check fails:
 //!
 //! 1. a socket: TCP or a Unix socket (`socket`); with `tls://`, TLS 1.3 over it (`tls`);
