@@ -27,40 +27,15 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
     let ident = &sig.ident;
     let (docs, body_attrs): (Vec<Attribute>, Vec<Attribute>) =
         attrs.into_iter().partition(is_for_caller);
-    let name = options.name.unwrap_or_else(|| ident.to_string());
-    let aliases = options.aliases;
-    if aliases.contains(&name) {
-        return Err(Error::new(
-            ident.span(),
-            format!("{name:?} is the task's name now: leave it out of its former names (aliases)"),
-        ));
-    }
-    let queue = options.queue.unwrap_or_else(|| name.clone());
-    let codec = format_ident!("{}", options.codec.unwrap_or("MessagePack"));
-    let (setters, idempotent) = (options.setters, options.idempotent);
-    let (names, types, value) = (&inputs.names, &inputs.types, &output.value);
-    let returned = if output.is_result {
-        quote!(of_result)
-    } else {
-        quote!(of_value)
-    };
     // Names of our own: one of the user's may be that of the function.
-    let values: Vec<Ident> = (0..names.len())
+    let values: Vec<Ident> = (0..inputs.names.len())
         .map(|index| format_ident!("__argument{index}"))
         .collect();
-    let context = inputs.context.then(|| quote!(&__cx,));
-    let kind = if sig.asyncness.is_some() {
-        quote!(future)
-    } else {
-        quote!(now)
-    };
-    let run = if sig.asyncness.is_some() {
-        quote!(async move { __p::Returned::#returned(__codec, #ident(#context #(#values),*).await) })
-    } else {
-        quote!(__p::Returned::#returned(__codec, #ident(#context #(#values),*)))
-    };
-
+    let invoke = invoke(&sig, &inputs, &values, &output);
     let checks = checks(ident, &inputs, &values, &output, sig.asyncness.is_some());
+    let setters = options.setters.clone();
+    let entry = entry(options, ident, &inputs, &output)?;
+    let (names, types, value) = (&inputs.names, &inputs.types, &output.value);
     // Taken before the function stands there: within its block it would be what an argument of its
     // name means.
     let (given, arguments) = match names.is_empty() {
@@ -83,29 +58,79 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
 
                 #checks
 
-                fn __invoke(__cx: ::brigade::Context, __codec: ::brigade::Codec, __payload: &[u8]) -> __p::Invocation {
-                    __p::Invocation::#kind(__codec, __payload, move |(#(#values,)*): (#(#types,)*)| #run)
-                }
+                #invoke
 
-                #[__p::linkme::distributed_slice(__p::TASKS)]
-                #[linkme(crate = ::brigade::__private::linkme)]
-                static __TASK: __p::TaskEntry = __p::TaskEntry {
-                    name: #name,
-                    aliases: &[#(#aliases),*],
-                    path: || ::core::any::type_name_of_val(&__invoke),
-                    queue: #queue,
-                    place: ::core::concat!(::core::file!(), ":", ::core::line!()),
-                    codec: ::brigade::Codec::#codec,
-                    idempotent: #idempotent,
-                    signature: __p::signature::<(#(#types,)*), #value>,
-                    body: || ::core::any::type_name_of_val(&#ident),
-                    options: |call| call #setters,
-                    invoke: __invoke,
-                };
+                #entry
 
                 __p::call(&__TASK, #arguments) #setters
             }
         }
+    })
+}
+
+/// The function that decodes the arguments, runs the task, and encodes its result.
+fn invoke(sig: &Signature, inputs: &Inputs, values: &[Ident], output: &Output) -> TokenStream {
+    let (ident, types) = (&sig.ident, &inputs.types);
+    let returned = if output.is_result {
+        quote!(of_result)
+    } else {
+        quote!(of_value)
+    };
+    let context = inputs.context.then(|| quote!(&__cx,));
+    let call = quote!(#ident(#context #(#values),*));
+    let (kind, run) = if sig.asyncness.is_some() {
+        (
+            quote!(future),
+            quote!(async move { __p::Returned::#returned(__codec, #call.await) }),
+        )
+    } else {
+        (
+            quote!(now),
+            quote!(__p::Returned::#returned(__codec, #call)),
+        )
+    };
+    quote! {
+        fn __invoke(__cx: ::brigade::Context, __codec: ::brigade::Codec, __payload: &[u8]) -> __p::Invocation {
+            __p::Invocation::#kind(__codec, __payload, move |(#(#values,)*): (#(#types,)*)| #run)
+        }
+    }
+}
+
+/// The entry of the registry.
+fn entry(
+    options: options::Options,
+    ident: &Ident,
+    inputs: &Inputs,
+    output: &Output,
+) -> Result<TokenStream> {
+    let name = options.name.unwrap_or_else(|| ident.to_string());
+    let aliases = options.aliases;
+    if aliases.contains(&name) {
+        return Err(Error::new(
+            ident.span(),
+            format!("{name:?} is the task's name now: leave it out of its former names (aliases)"),
+        ));
+    }
+    let queue = options.queue.unwrap_or_else(|| name.clone());
+    let codec = format_ident!("{}", options.codec.unwrap_or("MessagePack"));
+    let (setters, idempotent) = (options.setters, options.idempotent);
+    let (types, value) = (&inputs.types, &output.value);
+    Ok(quote! {
+        #[__p::linkme::distributed_slice(__p::TASKS)]
+        #[linkme(crate = ::brigade::__private::linkme)]
+        static __TASK: __p::TaskEntry = __p::TaskEntry {
+            name: #name,
+            aliases: &[#(#aliases),*],
+            path: || ::core::any::type_name_of_val(&__invoke),
+            queue: #queue,
+            place: ::core::concat!(::core::file!(), ":", ::core::line!()),
+            codec: ::brigade::Codec::#codec,
+            idempotent: #idempotent,
+            signature: __p::signature::<(#(#types,)*), #value>,
+            body: || ::core::any::type_name_of_val(&#ident),
+            options: |call| call #setters,
+            invoke: __invoke,
+        };
     })
 }
 

@@ -145,38 +145,15 @@ fn messages() -> Vec<Vec<u8>> {
     ]
 }
 
-/// What hosts and pools say to each other.
+/// Messages between hosts and pools.
 #[cfg(feature = "remote")]
 fn messages_between_hosts() -> Vec<Vec<u8>> {
-    use wire::remote::{Join, Run, StopCall, TaskLine, TurnedAway, Welcome};
+    use wire::remote::{Run, StopCall, TurnedAway, Welcome};
     let (magic, version, brigade) = (
         wire::remote::MAGIC,
         wire::remote::VERSION,
         "0.1.0".to_owned(),
     );
-    let task = TaskLine {
-        name: "add".to_owned(),
-        signature: "fn((i64, i64)) -> i64".to_owned(),
-        idempotent: true,
-        retries: Some(3),
-        retry: Some(Retry::default().into()),
-    };
-    let join = Join {
-        magic,
-        version,
-        brigade: brigade.clone(),
-        build: 7,
-        session: [7; 16],
-        pool: Some([8; 16]),
-        held: vec![(1, 1), (1 << 40, 2)],
-        name: "far".to_owned(),
-        pid: 7,
-        slots: 40,
-        labels: vec!["gpu".to_owned()],
-        functions: false,
-        leaving: true,
-        tasks: vec![task],
-    };
     let welcome = Welcome {
         magic,
         version,
@@ -208,7 +185,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
             .ok(),
     };
     let mut all = vec![
-        packed(&join),
+        packed(&introduction()),
         packed(&welcome),
         packed(&run),
         packed(&StopCall {
@@ -224,6 +201,35 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
     }));
     all.extend(answers_of_hosts());
     all
+}
+
+/// How a host introduces itself.
+#[cfg(feature = "remote")]
+fn introduction() -> wire::remote::Join {
+    use wire::remote::{Join, MAGIC, TaskLine, VERSION};
+    let task = TaskLine {
+        name: "add".to_owned(),
+        signature: "fn((i64, i64)) -> i64".to_owned(),
+        idempotent: true,
+        retries: Some(3),
+        retry: Some(Retry::default().into()),
+    };
+    Join {
+        magic: MAGIC,
+        version: VERSION,
+        brigade: "0.1.0".to_owned(),
+        build: 7,
+        session: [7; 16],
+        pool: Some([8; 16]),
+        held: vec![(1, 1), (1 << 40, 2)],
+        name: "far".to_owned(),
+        pid: 7,
+        slots: 40,
+        labels: vec!["gpu".to_owned()],
+        functions: false,
+        leaving: true,
+        tasks: vec![task],
+    }
 }
 
 /// How a host says that a call ended.

@@ -1,12 +1,12 @@
 //! `cron`: schedules.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::desk::{Desk, wait_until};
+use super::desk::{Desk, Running, wait_until};
 
 #[test]
 fn schedules_are_added_listed_and_removed() {
@@ -246,6 +246,17 @@ fn faketime() -> Option<PathBuf> {
         .find(|library| library.exists())
 }
 
+/// A worker whose wall clock is that of the file `clock`.
+fn start_with_clock(desk: &Desk, library: &Path, queue: &str, program: &str) -> Running {
+    let mut command = desk.command(&["work", queue, "--lease", "1s", "--", "sh", "-c", program]);
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", desk.path("clock"))
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    Desk::start_command(command)
+}
+
 #[test]
 fn h48_a_wall_clock_that_is_set_while_a_worker_runs_moves_no_lease_and_repeats_no_tick() {
     let Some(library) = faketime() else {
@@ -268,22 +279,13 @@ fn h48_a_wall_clock_that_is_set_while_a_worker_runs_moves_no_lease_and_repeats_n
     ]);
     let held = desk.push(&["held", "1", "--keep", "10d"]);
     set_clock("+0");
-    let start = |queue: &str, program: &str| {
-        let mut command =
-            desk.command(&["work", queue, "--lease", "1s", "--", "sh", "-c", program]);
-        command
-            .env("LD_PRELOAD", &library)
-            .env("FAKETIME_TIMESTAMP_FILE", desk.path("clock"));
-        command
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        Desk::start_command(command)
-    };
-    let holding = start(
+    let holding = start_with_clock(
+        &desk,
+        &library,
         "held",
         "echo >$DESK/held; until [ -e $DESK/go ]; do sleep 0.05; done",
     );
-    let working = start("ticks", "true");
+    let working = start_with_clock(&desk, &library, "ticks", "true");
     desk.wait_for_file("held");
 
     set_clock("+1h");
@@ -313,18 +315,11 @@ fn h48_a_wall_clock_that_is_set_while_a_worker_runs_moves_no_lease_and_repeats_n
         assert_eq!(worker.end(), Some(0));
     }
     let ticks = ticks();
-    let hours: Vec<i64> = ticks
-        .iter()
-        .filter_map(|tick| {
-            Some(
-                tick.as_str()?
-                    .parse::<jiff::Timestamp>()
-                    .unwrap()
-                    .as_second()
-                    / 3600,
-            )
-        })
-        .collect();
+    let hour = |tick: &Value| {
+        let at: jiff::Timestamp = tick.as_str()?.parse().unwrap();
+        Some(at.as_second() / 3600)
+    };
+    let hours: Vec<i64> = ticks.iter().filter_map(hour).collect();
     assert!(
         hours.windows(2).all(|pair| pair[1] == pair[0] + 1),
         "each once, in order: {ticks:?}"

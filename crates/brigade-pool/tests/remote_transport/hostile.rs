@@ -9,7 +9,7 @@ use brigade_testkit::random::Random;
 use brigade_testkit::{count, facts};
 use tokio::sync::mpsc;
 
-use super::peers::{
+use super::frame_peer::{
     ACK, ANSWER, FramePeer, JOIN, Join, PART, PROGRESS, RUN, WELCOME, Welcome, call, done, fleet,
     join, leaves, packed, still_works, task_line,
 };

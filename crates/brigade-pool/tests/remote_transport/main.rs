@@ -9,7 +9,10 @@
         own"
 )]
 
+#[cfg(feature = "tls")]
+mod authority;
 mod descriptors;
+mod frame_peer;
 mod hostile;
 mod logs;
 mod overload;

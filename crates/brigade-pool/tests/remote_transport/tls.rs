@@ -6,62 +6,14 @@ use std::time::Instant;
 
 use brigade::ErrorKind;
 use brigade::remote::{Identity, Pem};
-use brigade_testkit::certificates::rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    date_time_ymd,
-};
+use brigade_testkit::certificates::rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
 
+use super::authority::Authority;
 use super::*;
-
-/// Certificates of one authority.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut authority = CertificateParams::default();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = authority.self_signed(&key).unwrap().pem();
-        Self {
-            pem,
-            issuer: Issuer::new(authority, key),
-        }
-    }
-
-    fn ca(&self) -> Pem {
-        Pem::text(&self.pem)
-    }
-
-    /// A certificate for a name, and its key.
-    fn signs(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (Pem, Pem) {
-        let mut certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        certificate.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        change(&mut certificate);
-        let key = KeyPair::generate().unwrap();
-        let signed = certificate.signed_by(&key, &self.issuer).unwrap();
-        (Pem::text(signed.pem()), Pem::text(key.serialize_pem()))
-    }
-
-    fn credentials(&self, name: &str) -> Credentials {
-        self.with(self.signs(name, |_| {}))
-    }
-
-    fn with(&self, (certificate, key): (Pem, Pem)) -> Credentials {
-        Credentials::tls()
-            .authority(self.ca())
-            .certificate(certificate, key)
-    }
-}
 
 async fn open(credentials: &Credentials) -> TestListener {
     TestListener::open("tls://127.0.0.1:0", credentials, ListenerLimits::default()).await
@@ -242,7 +194,7 @@ fn g46_invalid_certificates_are_refused_at_once() {
 /// The name that a host gives itself proves nothing; the table and the events have what it proved.
 #[test]
 fn a_pool_shows_as_whom_a_host_joined_and_another_cannot_take_its_session() {
-    use super::peers::{FramePeer, JOIN, join, packed};
+    use super::frame_peer::{FramePeer, JOIN, join, packed};
     run(async {
         let authority = Authority::new();
         let pool = brigade::Pool::builder()

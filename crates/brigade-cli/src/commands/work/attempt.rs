@@ -93,18 +93,22 @@ impl Runner {
                 () = self.stop.halt.cancelled() => Some(HandlerStop::ConsumerEnds),
             };
             let asked = Instant::now();
-            let mut gone = stop.is_none();
+            let mut has_ended = stop.is_none();
             if let Some(HandlerStop::Cancelled(_) | HandlerStop::TimedOut(_)) = &stop {
                 program.signal(Signal::TERM);
-                gone = tokio::select! {
+                has_ended = tokio::select! {
                     _ = &mut all => true,
                     () = sleep(self.kill_after) => false,
                     // The consumer waits no longer: the lease is over, or is about to be.
                     () = reply.closed() => false,
                 };
             }
-            let step = if gone { Step::Terminated } else { Step::Killed };
-            if !gone {
+            let step = if has_ended {
+                Step::Terminated
+            } else {
+                Step::Killed
+            };
+            if !has_ended {
                 program.signal(Signal::KILL);
                 // Its output is not needed any more, so this does not wait for its reader.
                 tokio::select! { _ = &mut all => {}, () = program.ended() => {} }
@@ -115,32 +119,39 @@ impl Runner {
         self.guard.remove(group).await;
         let exit = program.reap().await;
         self.orphans.reaped(group);
-        match stop {
-            Some(HandlerStop::Cancelled(reason)) => ProgramOutcome::Cancelled(reason, receipt),
-            Some(HandlerStop::TimedOut(after)) => ProgramOutcome::Failed(with_stderr(
-                format!("timed out after {after:?}, {}", receipt.step),
-                &err.text(),
+        let is_interrupted = match (&stop, &exit) {
+            (None, Ok(exit)) => self.stop.took(*exit, handled).await,
+            _ => false,
+        };
+        let stderr = err.text();
+        match (stop, exit) {
+            (None, Ok(exit)) if is_interrupted => ProgramOutcome::GivenBack(with_stderr(
+                format!(
+                    "interrupted: the signal that stopped its consumer stopped its program too ({exit})"
+                ),
+                &stderr,
             )),
-            Some(HandlerStop::LeaseLost) => {
-                ProgramOutcome::Lost("its lease was lost, so its program was killed".to_owned())
+            (None, Ok(exit)) => outcome_of(exit, out, &stderr),
+            (None, Err(error)) => {
+                ProgramOutcome::Failed(format!("cannot find out how its program ended: {error}"))
             }
-            Some(_) => ProgramOutcome::GivenBack("its consumer was stopped".to_owned()),
-            None => match exit {
-                Ok(exit) if self.stop.took(exit, handled).await => {
-                    ProgramOutcome::GivenBack(with_stderr(
-                        format!(
-                            "interrupted: the signal that stopped its consumer stopped its program too \
-                            ({exit})"
-                        ),
-                        &err.text(),
-                    ))
-                }
-                Ok(exit) => outcome_of(exit, out, &err.text()),
-                Err(error) => ProgramOutcome::Failed(format!(
-                    "cannot find out how its program ended: {error}"
-                )),
-            },
+            (Some(stop), _) => outcome_of_stop(stop, receipt, &stderr),
         }
+    }
+}
+
+/// The outcome of a program that was stopped.
+fn outcome_of_stop(stop: HandlerStop, receipt: StopReceipt, stderr: &str) -> ProgramOutcome {
+    match stop {
+        HandlerStop::Cancelled(reason) => ProgramOutcome::Cancelled(reason, receipt),
+        HandlerStop::TimedOut(after) => ProgramOutcome::Failed(with_stderr(
+            format!("timed out after {after:?}, {}", receipt.step),
+            stderr,
+        )),
+        HandlerStop::LeaseLost => {
+            ProgramOutcome::Lost("its lease was lost, so its program was killed".to_owned())
+        }
+        _ => ProgramOutcome::GivenBack("its consumer was stopped".to_owned()),
     }
 }
 
