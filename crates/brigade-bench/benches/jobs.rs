@@ -322,8 +322,8 @@ pub(crate) fn enter_if_child() {
 fn tell_start() {
     let now = clock_gettime(ClockId::Monotonic);
     let mut out = io::stdout().lock();
-    let told = writeln!(out, "{}{:09}", now.tv_sec, now.tv_nsec).and_then(|()| out.flush());
-    told.expect("the benchmark reads this output");
+    let written = writeln!(out, "{}{:09}", now.tv_sec, now.tv_nsec).and_then(|()| out.flush());
+    written.expect("the benchmark reads this output");
 }
 
 /// This very program as a consumer.

@@ -229,11 +229,11 @@ impl Caller {
     ) -> Pin<Box<dyn Future<Output = std::result::Result<i64, oneshot::error::RecvError>> + Send>>
     {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (teller, told) = oneshot::channel();
+        let (sender, confirmed) = oneshot::channel();
         self.open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, teller);
+            .insert(id, sender);
         let caller = Arc::clone(self);
         tokio::spawn(async move {
             let body = serde_json::to_vec(&(n, 1)).expect("two numbers");
@@ -253,7 +253,7 @@ impl Caller {
                 confirm.await.expect("a request is confirmed");
             }
         });
-        Box::pin(told)
+        Box::pin(confirmed)
     }
 }
 
@@ -267,12 +267,12 @@ async fn receive(channel: Channel, mut answers: lapin::Consumer, open: Open, saf
                 .as_ref()
                 .and_then(|id| id.as_str().parse().ok())
                 .expect("one of ours");
-            let teller = open
+            let sender = open
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&id);
-            if let Some(teller) = teller {
-                teller
+            if let Some(sender) = sender {
+                sender
                     .send(serde_json::from_slice(&last.data).expect("a number"))
                     .ok();
             }

@@ -18,7 +18,7 @@ fn brigade(arguments: &[&str]) -> Output {
 #[test]
 fn wrong_usage_is_2_and_help_is_0() {
     for wrong in [
-        &["no-such-command"][..],
+        &["missing-command"][..],
         &["push"],
         &["queues", "--quick"],
         &[],

@@ -141,7 +141,7 @@ fn duration_millis(literal: &LitStr) -> Result<u64> {
     scaled(
         literal,
         &units,
-        "a time such as \"250ms\", \"30s\", \"5m\" or \"1h\"",
+        "a time, for example \"250ms\", \"30s\", \"5m\" or \"1h\"",
     )
 }
 
@@ -157,7 +157,7 @@ fn bytes(literal: &LitStr) -> Result<u64> {
     scaled(
         literal,
         &units,
-        "a size such as \"512MiB\", \"2GiB\" or \"64MB\"",
+        "a size, for example \"512MiB\", \"2GiB\" or \"64MB\"",
     )
 }
 

@@ -225,7 +225,7 @@ impl Inputs {
             if matches!(**ty, Type::Reference(_)) {
                 return Err(Error::new(
                     ty.span(),
-                    "arguments travel to another process: take an owned type such as String",
+                    "arguments travel to another process: take an owned type, for example String",
                 ));
             }
             if matches!(**ty, Type::ImplTrait(_)) {
@@ -350,7 +350,7 @@ fn travels(ty: &Type) -> Result<()> {
                 .segments
                 .last()
                 .is_some_and(|segment| segment.ident == "Result");
-            // An error is told, not carried: it may be a Box<dyn Error>.
+            // An error travels as text: it may be a Box<dyn Error>.
             let carried = if is_result { 1 } else { arguments.args.len() };
             arguments
                 .args

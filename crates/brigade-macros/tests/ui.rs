@@ -1,4 +1,4 @@
-//! Mistakes that the compiler tells, and how.
+//! Mistakes that the compiler reports, with its messages.
 
 #[test]
 fn pi44_wp14_pi40_bad_use_of_the_macros_and_of_types_is_told_by_the_compiler() {

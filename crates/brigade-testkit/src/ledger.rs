@@ -4,7 +4,7 @@
 //! A line is written with a single `write(2)` on an `O_APPEND` descriptor: it survives SIGKILL of
 //! the writer, and lines of many processes never mix. Tasks write `start`, `effect` and `end`; the
 //! driver writes `enqueued` after a job was accepted (or `refused`), `outcome` for each end that it
-//! was told, `fault` for each fault that it injected and `healed` when there will be no more.
+//! learned, `fault` for each fault that it injected and `healed` when there will be no more.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,12 +14,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a line tells.
+/// What a line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The driver was told that the job was accepted.
+    /// The driver knows that the job was accepted.
     Enqueued,
-    /// The driver was told that it was not, or does not know.
+    /// The driver knows that it was not, or does not know.
     Refused,
     /// An attempt began.
     Start,
@@ -27,7 +27,7 @@ pub enum Event {
     Effect,
     /// An attempt came to its end.
     End,
-    /// The driver was told that the job ended; `done` if its result was accepted.
+    /// The driver knows that the job ended; `done` if its result was accepted.
     Outcome(String),
     /// The driver hit the process of this line.
     Fault,
@@ -470,7 +470,7 @@ mod tests {
         assert_eq!(
             with(&[line(4, 7, 4, Event::Enqueued), line(4, 7, 4, done())]).dup_accept,
             1,
-            "nobody came to an end"
+            "no job ended"
         );
         let late = [
             line(4, 7, 4, Event::Enqueued),

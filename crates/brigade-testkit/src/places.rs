@@ -15,7 +15,7 @@ use crate::redis::Redis;
 /// Far beyond what gossip takes.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// A port that nobody has, below those that the kernel gives to connections.
+/// A free port, below those that the kernel gives to connections.
 pub fn free_port() -> u16 {
     loop {
         let drawn = RandomState::new().hash_one(std::process::id()) % 20_000;

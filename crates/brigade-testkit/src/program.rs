@@ -1,7 +1,7 @@
 //! This test binary, started again as a program of its own.
 //!
 //! What counts processes, descriptors or memory needs a process to itself, because under `cargo
-//! test` all tests of a file share one; what kills the parent needs a parent that may die. Such a
+//! test` all tests of a file share one; what kills the parent needs a parent that may die. This
 //! program is this binary with [`ROLE_VARIABLE`] set; a constructor in the test file looks for it
 //! before the harness begins.
 //!
@@ -22,13 +22,13 @@ use crate::facts;
 pub const ROLE_VARIABLE: &str = "BRIGADE_FAULT_ROLE";
 /// A directory of its own for the program and those who watch it.
 pub const DIRECTORY_VARIABLE: &str = "BRIGADE_FAULT_DIRECTORY";
-/// What the program is told, one argument per line.
+/// The arguments of the program, one per line.
 pub const ARGUMENTS_VARIABLE: &str = "BRIGADE_FAULT_ARGUMENTS";
 /// What a pool marks its workers with; it adds to what it finds, so a mark of ours is inherited by
 /// all of them.
 const MARK_VARIABLE: &str = "BRIGADE_TREE";
 
-/// What this program was told by [`Program::start_with`].
+/// The arguments that [`Program::start_with`] gave to this program.
 pub fn arguments() -> Vec<String> {
     let all = std::env::var(ARGUMENTS_VARIABLE).unwrap_or_default();
     all.lines().map(str::to_owned).collect()

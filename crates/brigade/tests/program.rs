@@ -140,7 +140,7 @@ fn bare() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Starts a pool with a busy and an idle worker, tells their process ids and stays.
+/// Starts a pool with a busy and an idle worker, prints their process ids and stays.
 #[brigade::main(flavor = "current_thread")]
 async fn host() -> ExitCode {
     let pool = Pool::builder()

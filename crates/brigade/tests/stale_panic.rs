@@ -1,4 +1,4 @@
-//! A report tells of its own attempt only.
+//! A report describes its own attempt only.
 
 use brigade::{AttemptOutcome, CallError, Exit, Pool, task};
 

@@ -204,7 +204,7 @@ impl Drop for Running {
     }
 }
 
-/// For facts that no event tells.
+/// For facts without an event.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
@@ -229,7 +229,7 @@ pub(crate) fn wait_until_gone(group: Pid) {
     wait_until("the end of a process group", || !is_alive(group));
 }
 
-/// Whether a process of the group runs. One that has ended and waits for whoever reaps orphans here
+/// Whether a process of the group runs. One that has ended and waits for the process that reaps orphans here
 /// does not.
 pub(crate) fn is_alive(group: Pid) -> bool {
     let group = group.as_raw_nonzero().to_string();

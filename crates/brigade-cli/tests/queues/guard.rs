@@ -41,7 +41,7 @@ impl Drop for Stranger {
 }
 
 /// Runs a guard that hears these lines and then the end of its worker.
-fn guard_hears(worker: &str, lines: &str) {
+fn guard_reads(worker: &str, lines: &str) {
     let mut guard = Command::new(env!("CARGO_BIN_EXE_brigade"));
     guard
         .args(["work-guard", worker])
@@ -60,18 +60,18 @@ fn guard_hears(worker: &str, lines: &str) {
 #[test]
 fn a_guard_kills_no_group_whose_number_is_another_s_by_now() {
     let mark = format!("{}-work-{:032x}", std::process::id(), 7);
-    let (stranger, ours) = (Stranger::start("", None), Stranger::start(&mark, None));
-    // A worker that is gone: no number that it told can be believed.
-    guard_hears(
+    let (other, ours) = (Stranger::start("", None), Stranger::start(&mark, None));
+    // A worker that has ended: its numbers may belong to other processes by now.
+    guard_reads(
         "4194304",
         &format!(
             "+{mark} {}\n+{mark} {}\n",
-            stranger.pid().as_raw_nonzero(),
+            other.pid().as_raw_nonzero(),
             ours.pid().as_raw_nonzero()
         ),
     );
     wait_until("the end of the one with the mark", || !is_alive(ours.pid()));
-    assert!(is_alive(stranger.pid()));
+    assert!(is_alive(other.pid()));
 }
 
 #[test]
@@ -81,13 +81,13 @@ fn a_mark_in_the_environment_of_another_user_means_nothing() {
         return;
     }
     let mark = format!("{}-work-{:032x}", std::process::id(), 8);
-    let (stranger, ours) = (
+    let (other, ours) = (
         Stranger::start(&mark, Some(65_534)),
         Stranger::start(&mark, None),
     );
-    guard_hears("4194304", &format!("?{mark}\n"));
+    guard_reads("4194304", &format!("?{mark}\n"));
     wait_until("the end of our own", || !is_alive(ours.pid()));
-    assert!(is_alive(stranger.pid()));
+    assert!(is_alive(other.pid()));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn marks_of_programs_cannot_be_guessed() {
 fn a_line_that_the_guard_does_not_know_is_no_reason_to_let_programs_run_on() {
     let mark = format!("{}-work-{:032x}", std::process::id(), 9);
     let ours = Stranger::start(&mark, None);
-    guard_hears(
+    guard_reads(
         "4194304",
         &format!("+{mark} {}\nnonsense\n", ours.pid().as_raw_nonzero()),
     );

@@ -51,7 +51,7 @@ fn a_job_tells_its_history() {
     }
     assert_eq!(desk.job("2")["result"], json!({"n": 2}));
     assert_eq!(desk.run(&["job", "77"]).code, Some(3));
-    assert_eq!(desk.run(&["job", "no such", "3"]).code, Some(3));
+    assert_eq!(desk.run(&["job", "not an id", "3"]).code, Some(3));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn dead_letters_are_listed_retried_and_deleted() {
     assert_eq!(
         desk.run(&["dead", "delete", "--all"]).code,
         Some(2),
-        "nobody confirmed it"
+        "no confirmation came"
     );
     assert_eq!(
         desk.ok(&["dead", "delete", "--all", "q", "--yes"]),
@@ -215,7 +215,7 @@ fn json_is_one_document_per_line_everywhere() {
 }
 
 #[test]
-fn text_of_strangers_is_harmless_on_a_terminal() {
+fn text_of_others_is_harmless_on_a_terminal() {
     let desk = Desk::new();
     let evil = "x\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}\r\n";
     desk.push(&[
@@ -338,7 +338,7 @@ fn limits_are_set_shown_and_kept() {
 #[test]
 fn a_dead_letter_is_changed_before_it_is_tried_again() {
     let desk = Desk::new();
-    let id = desk.push(&["q", r#"{"to": "nobody"}"#, "--task", "old"]);
+    let id = desk.push(&["q", r#"{"to": "ann"}"#, "--task", "old"]);
     desk.run(&["work", "q", "--until-empty", "--", "false"]);
     assert_eq!(desk.job(&id)["state"], "dead");
     let wrong = desk.run(&["retry", &id, "--payload", "{"]);

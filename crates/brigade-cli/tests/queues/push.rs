@@ -182,7 +182,7 @@ fn a_call_gives_the_result_of_a_worker() {
 #[test]
 fn a_call_that_nobody_answers_is_cancelled() {
     let desk = Desk::new();
-    let ran = desk.run(&["call", "nobody", "1", "--timeout", "50ms"]);
+    let ran = desk.run(&["call", "unserved", "1", "--timeout", "50ms"]);
     assert_eq!((ran.code, &*ran.stdout), (Some(4), ""));
     assert_eq!(desk.job("1")["state"], "cancelled");
 }

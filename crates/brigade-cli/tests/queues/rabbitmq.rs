@@ -60,7 +60,7 @@ fn a_call_is_answered_by_whoever_serves_it() {
             && document["reason"].as_str().unwrap().contains("no paper"),
         "{document}"
     );
-    let (code, out, error) = run(&["call", "nobody", "--timeout", "500ms"]);
+    let (code, out, error) = run(&["call", "unserved", "--timeout", "500ms"]);
     assert!(
         code == Some(4) && out.is_empty() && error.contains("no result within"),
         "{error}"

@@ -87,7 +87,7 @@ fn the_cause_of_an_error_is_told_for_a_url_with_a_password_too() {
     );
 }
 
-/// Pushes a job to the default broker of somebody with this data directory; what it said.
+/// Pushes a job to the default broker of a user with this data directory; what it printed.
 fn push(desk: &Desk, data: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = desk.command(&[&["push", "q", "1"], arguments].concat());
     let output = command
@@ -159,10 +159,10 @@ fn a_data_directory_of_another_user_is_not_used() {
     let directory = desk.path("data/brigade");
     fs::create_dir_all(&directory).unwrap();
     std::os::unix::fs::chown(&directory, Some(65_534), None).unwrap();
-    let (code, told) = push(&desk, &desk.path("data"), &[]);
+    let (code, error) = push(&desk, &desk.path("data"), &[]);
     assert!(
-        code == Some(2) && told.contains("it belongs to user 65534"),
-        "{told}"
+        code == Some(2) && error.contains("it belongs to user 65534"),
+        "{error}"
     );
     assert!(!directory.join("jobs.db").exists());
 }

@@ -147,9 +147,9 @@ fn a_payload_that_fits_no_arguments_is_set_aside() {
 fn a_program_that_is_not_there_costs_no_job_anything() {
     let desk = Desk::new();
     let id = desk.push(&["q", "1"]);
-    let worked = desk.run(&["work", "q", "--until-empty", "--", "/no/such/program"]);
+    let worked = desk.run(&["work", "q", "--until-empty", "--", "/missing/program"]);
     assert!(
-        worked.code == Some(1) && worked.stderr.contains("cannot start /no/such/program"),
+        worked.code == Some(1) && worked.stderr.contains("cannot start /missing/program"),
         "{worked:?}"
     );
     assert_eq!(
@@ -245,7 +245,7 @@ fn who_cancels_may_wait_for_the_receipt() {
     ] {
         let desk = Desk::new();
         let id = desk.push(&["q", "1"]);
-        // The lease is so long that no renewal tells the worker.
+        // The lease is so long that the worker does not learn it by a renewal.
         let _worker = desk.start(&[
             "work",
             "q",
@@ -259,10 +259,10 @@ fn who_cancels_may_wait_for_the_receipt() {
             script,
         ]);
         let group = desk.wait_for_group("group");
-        let told = desk.ok(&["cancel", &id, "--wait"]);
+        let printed = desk.ok(&["cancel", &id, "--wait"]);
         assert!(
-            told.starts_with(&format!("cancelled job {id}: {words} after ")),
-            "{told}"
+            printed.starts_with(&format!("cancelled job {id}: {words} after ")),
+            "{printed}"
         );
         assert!(!is_alive(group), "nothing of it runs when the command ends");
         let record = &desk.job(&id)["history"][0];

@@ -107,12 +107,12 @@ async fn progress_comes_in_order_and_a_task_knows_its_call_by_the_masters_number
         let fleet = fleet().start().await.unwrap();
         let _host = host(&[&url_of(&fleet)]);
         let handle = fleet.call(tell(20));
-        let told: Vec<u32> = handle
+        let numbers: Vec<u32> = handle
             .progress()
             .map(|progress| progress.payload::<u32>().unwrap())
             .collect()
             .await;
-        assert_eq!(told, (0..20).collect::<Vec<u32>>());
+        assert_eq!(numbers, (0..20).collect::<Vec<u32>>());
         assert_eq!(handle.await.unwrap(), 20);
         fleet.call(add(1, 1)).await.unwrap();
         let handle = fleet.call(numbers());
@@ -133,7 +133,7 @@ async fn a_task_of_which_the_master_has_only_the_name_and_one_that_nobody_has() 
         // A host may still come that has it: it waits.
         let missing =
             fleet.call(Call::<i64>::json("nobody_has_it", &(1,)).queue_timeout(millis(300)));
-        // Who waits for that one holds up nobody.
+        // A caller that waits for that one does not hold up others.
         assert_eq!(fleet.call(add(1, 2)).await.unwrap(), 3);
         assert_eq!(missing.await.unwrap_err().outcome(), "timed out");
         fleet.shutdown().await;

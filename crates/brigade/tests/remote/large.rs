@@ -1,6 +1,6 @@
 //! A result as large as may be, while small calls and beats go on.
 //!
-//! In programs of its own, so that their memory can be told apart.
+//! In programs of its own, so that their memory can be measured apart from other tests.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use brigade_testkit::program::{Program, arguments};
 use crate::stage::{away, fleet, host, url_of};
 use crate::tasks::{add, zeros};
 
-/// What master and host may need beside the result: their buffers, and what a program has anyway.
+/// What master and host may need in addition to the result: their buffers, and what a program has anyway.
 const BESIDE_BYTES: u64 = 64 << 20;
 const LIMIT: Duration = Duration::from_secs(300);
 

@@ -221,7 +221,7 @@ async fn g44_a_partition_heals_too_late_and_the_answer_from_before_it_is_refused
             2,
             "from the one that it was given to"
         );
-        // The old attempt is stopped, although nobody lets it through.
+        // The old attempt is stopped, although the gate stays closed for it.
         until(&fleet, |workers| {
             workers.iter().filter(|worker| is_there(worker)).count() == 2
         })

@@ -41,11 +41,11 @@ const WELCOME: u8 = 80;
 const TURNED_AWAY: u8 = 81;
 const RUN: u8 = 82;
 const ANSWER: u8 = 65;
-/// A version that nobody speaks, and whose brigade that is.
+/// A version that does not exist, and the version of its Brigade.
 const VERSION: u16 = 60_000;
 const BRIGADE: &str = "99.1.2";
 
-/// Why the pool turned somebody away.
+/// Why the pool refused a host.
 async fn refused(events: &mut Events) -> String {
     event(events, |event| match event {
         Event::HostRefused { reason, .. } => Some(reason.to_string()),

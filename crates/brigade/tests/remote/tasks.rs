@@ -79,7 +79,7 @@ pub(crate) async fn patient(cx: &Context) -> Option<String> {
     cx.cancel_reason().map(str::to_owned)
 }
 
-/// Heeds nobody.
+/// Never ends by itself.
 #[task]
 pub(crate) fn spin(cx: &Context) {
     cx.progress(0.0, "begun");
