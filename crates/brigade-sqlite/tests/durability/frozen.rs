@@ -21,22 +21,7 @@ const JOBS: i64 = 4;
 fn b19_a_frozen_consumer_loses_its_leases_to_others_and_nothing_of_its_own_is_accepted() {
     let directory = tempfile::tempdir().unwrap();
     let stage = Stage::new(directory.path());
-    block_on(async {
-        let broker = stage.broker().await;
-        for number in 1..=JOBS.unsigned_abs() {
-            stage.ledger().job(number, &Event::Refused).unwrap();
-            broker
-                .push(
-                    waits(stage.text().to_owned(), number)
-                        .to_job()
-                        .unwrap()
-                        .keep(LONG),
-                )
-                .await
-                .unwrap();
-            stage.ledger().job(number, &Event::Enqueued).unwrap();
-        }
-    });
+    block_on(push_jobs(&stage));
     let frozen = Program::start_with("short_leases", &[stage.text()]).unwrap();
     let started = || {
         ledger::read(stage.path("ledger"))
@@ -75,7 +60,7 @@ fn b19_a_frozen_consumer_loses_its_leases_to_others_and_nothing_of_its_own_is_ac
     let (log, other) = (finish(frozen), finish(other));
     assert!(log.contains(&format!("done 0 stale {JOBS}")), "{log}");
     assert!(other.contains(&format!("done {JOBS} stale 0")), "{other}");
-    // The frozen attempts were there, and could not go on: that overlap is no fault of anybody's.
+    // The frozen attempts were there, and could not go on: that overlap is no fault.
     std::fs::remove_file(stage.path("overlaps")).ok();
     let (mut verdict, _) = verdict(&stage);
     // What waited in its pool may begin in the moment of the thaw, before it sees that its leases
@@ -99,6 +84,16 @@ fn b19_a_frozen_consumer_loses_its_leases_to_others_and_nothing_of_its_own_is_ac
         0,
         "results of the frozen were accepted"
     );
+}
+
+async fn push_jobs(stage: &Stage) {
+    let broker = stage.broker().await;
+    for number in 1..=JOBS.unsigned_abs() {
+        stage.ledger().job(number, &Event::Refused).unwrap();
+        let job = waits(stage.text().to_owned(), number).to_job().unwrap();
+        broker.push(job.keep(LONG)).await.unwrap();
+        stage.ledger().job(number, &Event::Enqueued).unwrap();
+    }
 }
 
 async fn short_leases() {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 
-use brigade_testkit::ledger::{self, Event};
+use brigade_testkit::ledger::{self, Event, Line};
 
 use crate::stage::{Stage, integrity};
 
@@ -128,19 +128,14 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
                 "unexplained: job {number} started in {:?}, of which the faults hit {explained}",
                 job.starts
             );
+            let is_about = |line: &&Line| {
+                line.job == *number || job.starts.contains(&line.pid) && line.event == Event::Fault
+            };
             lines
                 .iter()
-                .filter(|line| {
-                    line.job == *number
-                        || job.starts.contains(&line.pid) && line.event == Event::Fault
-                })
+                .filter(is_about)
                 .for_each(|line| println!("{line:?}"));
-            let sql = "SELECT history FROM brigade_jobs WHERE payload LIKE '%,' || ?1 || ',%'";
-            println!(
-                "{:?}",
-                file.query_row(sql, [number.to_string()], |row| row
-                    .get::<_, Option<String>>(0))
-            );
+            print_history(&file, *number);
         }
         found.phantom += usize::from(!job.intended && !job.starts.is_empty());
         found.lost += usize::from(job.enqueued && rows.is_empty());
@@ -161,6 +156,11 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
         .unwrap_or_default()
         .lines()
         .count();
+    (found, places(&rows, &order))
+}
+
+/// The place of each job, in the order of their starts.
+fn places(rows: &[Row], order: &[u64]) -> Vec<Place> {
     let places: BTreeMap<u64, usize> = rows
         .iter()
         .enumerate()
@@ -171,15 +171,20 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
         .filter_map(|number| places.get(number).copied())
         .collect();
     let overtaken = displaced(&order).into_iter().zip(&order);
-    (
-        found,
-        overtaken
-            .map(|(overtaken_by, row)| Place {
-                overtaken_by,
-                crashed: rows[*row].crashed,
-            })
-            .collect(),
-    )
+    overtaken
+        .map(|(overtaken_by, row)| Place {
+            overtaken_by,
+            crashed: rows[*row].crashed,
+        })
+        .collect()
+}
+
+fn print_history(file: &rusqlite::Connection, number: u64) {
+    let sql = "SELECT history FROM brigade_jobs WHERE payload LIKE '%,' || ?1 || ',%'";
+    let history = file.query_row(sql, [number.to_string()], |row| {
+        row.get::<_, Option<String>>(0)
+    });
+    println!("{history:?}");
 }
 
 impl Verdict {
