@@ -42,12 +42,12 @@ fn effective_user() -> u32 {
 
 const TESTS: [(&str, fn()); 10] = [
     (
-        "a_setuid_program_never_obeys_whoever_starts_it_as_a_worker",
+        "a_setuid_program_never_obeys_a_process_that_starts_it_as_a_worker",
         setuid_copy_is_attacked,
     ),
     (
-        "a_stack_overflow_is_told_in_whichever_thread_and_names_it",
-        overflows_are_told,
+        "a_stack_overflow_is_reported_in_every_thread_and_names_it",
+        overflows_are_reported,
     ),
     (
         "lines_of_several_workers_are_passed_on_whole_and_none_is_lost_where_our_output_is_non_blocking",
@@ -67,7 +67,7 @@ const TESTS: [(&str, fn()); 10] = [
         workers_end_with_their_parent,
     ),
     (
-        "bad_use_a_program_that_never_calls_init_is_told_and_starts_nothing",
+        "bad_use_a_program_that_never_calls_init_gets_an_error_and_starts_nothing",
         without_init,
     ),
     (
@@ -556,7 +556,7 @@ fn init_within_a_runtime() {
     );
 }
 
-fn overflows_are_told() {
+fn overflows_are_reported() {
     let threads = ["main", "main", "parser", "parser", "brigade-async"];
     let expected: String = threads
         .map(|thread| format!("stack overflow, {thread:?}, true\n"))

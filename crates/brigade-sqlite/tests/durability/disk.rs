@@ -28,7 +28,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// As programs are told.
+    /// In the form of arguments of programs.
     pub(crate) fn arguments(self) -> [String; 2] {
         let (name, number) = match self {
             Self::KillBefore(number) => ("before", number),

@@ -176,7 +176,7 @@ fn apply(
     }
 }
 
-/// Opens such a disk: acknowledged jobs that are missing, ended ones that are back.
+/// Opens a disk of this kind: acknowledged jobs that are missing, ended ones that are back.
 async fn compare(image: &[Vec<u8>; 2], operations: &[Operation], safety: &str) -> (usize, usize) {
     let directory = tempfile::tempdir().unwrap();
     let stage = Stage::new(directory.path());

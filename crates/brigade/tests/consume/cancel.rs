@@ -72,7 +72,7 @@ async fn what_does_not_listen_is_killed() {
     .await;
     assert!(
         asked.cancel.as_deref() == Some("enough") || asked.state == JobState::Cancelled,
-        "a job tells that it is being cancelled"
+        "a job says that it is being cancelled"
     );
     let receipt = stopped.unwrap().unwrap().receipt.unwrap();
     assert!(

@@ -1,4 +1,4 @@
-//! What a running worker can be told: pause and resume here, drain, kill.
+//! Controls of a running consumer: pause and resume here, drain, kill.
 
 use std::time::Instant;
 
@@ -120,7 +120,7 @@ async fn a_kill_while_draining_is_faster_than_the_ladder() {
     let setting = {
         let mut setting = Setting::new(1).await;
         setting.pool.shutdown().await;
-        // Steps that nobody wants to wait for.
+        // Steps that would take too long.
         setting.pool = Pool::builder()
             .workers(1)
             .kill_after(20 * LONG, 20 * LONG)
@@ -146,7 +146,7 @@ async fn a_kill_while_draining_is_faster_than_the_ladder() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_told_to_end_before_it_began_takes_nothing() {
+async fn a_consumer_that_is_drained_before_it_begins_takes_nothing() {
     let setting = Setting::new(1).await;
     let id = setting.push(add(1, 2)).await;
     let worker = setting.consumer();

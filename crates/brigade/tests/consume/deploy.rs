@@ -1,4 +1,4 @@
-//! A deploy, with real programs: the old one is told to end while the new one starts, in the middle
+//! A deploy, with real programs: the old one is asked to end while the new one starts, in the middle
 //! of many jobs.
 
 use std::collections::BTreeMap;
@@ -163,7 +163,7 @@ impl Deploy {
             assert_eq!(
                 (info.failed, info.crashed),
                 (0, 0),
-                "nobody is charged for a deploy: {info:?}"
+                "no job is charged for a deploy: {info:?}"
             );
             assert!(
                 info.history

@@ -200,7 +200,7 @@ async fn dropping_a_worker_stops_what_runs_and_gives_it_back() {
                 assert_eq!(
                     (job.interrupted, job.lost, job.failed, job.crashed),
                     (1, 0, 0, 0),
-                    "nobody is charged"
+                    "no job is charged"
                 );
                 break;
             }
@@ -230,7 +230,7 @@ async fn what_hangs_in_process_is_left_alone_when_its_worker_ends_and_its_lease_
         .lease(Duration::from_secs(1));
     let (handle, serving) = start(worker.drain_timeout(Duration::from_millis(10)));
     setting.made("started").await;
-    // For longer than a lease it is kept: nobody else has it.
+    // It is kept for longer than a lease: no other consumer has it.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(
         setting

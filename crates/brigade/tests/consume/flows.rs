@@ -188,7 +188,7 @@ fn gather(parts: Vec<u64>, log: String) -> Vec<u64> {
     parts
 }
 
-/// Waits for the file beside its log.
+/// Waits for the file next to its log.
 #[task]
 fn gate((log, number): (String, u64)) -> u64 {
     note(&log, "gate");

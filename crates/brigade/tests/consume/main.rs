@@ -49,7 +49,10 @@ fn join(a: String, b: String) -> String {
 
 #[task(queue = "emails")]
 fn send(address: serde_json::Value) -> String {
-    format!("sent to {}", address["email"].as_str().unwrap_or("nobody"))
+    format!(
+        "sent to {}",
+        address["email"].as_str().unwrap_or("no address")
+    )
 }
 
 /// It was called otherwise before.
@@ -92,7 +95,7 @@ fn waits_for_cancel(cx: &Context, started: String) {
 }
 
 #[task]
-fn tells_its_tick(cx: &Context) -> Option<std::time::SystemTime> {
+fn reports_its_tick(cx: &Context) -> Option<std::time::SystemTime> {
     cx.tick()
 }
 
@@ -201,7 +204,7 @@ impl Setting {
     }
 }
 
-/// A worker that runs beside the test, until it is told to end.
+/// A consumer that runs next to the test, until it is drained.
 fn start(worker: Consumer) -> (ConsumerHandle, JoinHandle<Served>) {
     let handle = worker.handle();
     (
@@ -222,7 +225,7 @@ async fn soon<F: Future>(what: F) -> F::Output {
         .expect("it comes")
 }
 
-/// For facts that no event tells.
+/// For facts without an event.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = std::time::Instant::now();
     while !is_so() {

@@ -52,7 +52,7 @@ async fn queues_are_strict_or_share_by_weight() {
     .await;
     assert_eq!(
         weighted, "ssaabaaababb",
-        "what is strict comes first, and an empty queue holds up nobody"
+        "strict queues come first, and an empty queue holds up no other"
     );
 
     fill(&setting, "equal", &[("b", 3), ("a", 3), ("c", 1), ("s", 2)]).await;

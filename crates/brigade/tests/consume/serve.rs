@@ -137,7 +137,7 @@ async fn failures_passes_and_unknown_tasks_end_as_they_should() {
         .clone();
     let unknown = setting
         .broker
-        .push(brigade::Task::<(), ()>::new("nobody").call(()))
+        .push(brigade::Task::<(), ()>::new("unknown").call(()))
         .await
         .unwrap()
         .id()
@@ -150,7 +150,7 @@ async fn failures_passes_and_unknown_tasks_end_as_they_should() {
         .id()
         .clone();
     let worker = setting.consumer().unserved_timeout(Duration::ZERO);
-    let worker = ["fails_for_good", "passes_once", "nobody", "add"]
+    let worker = ["fails_for_good", "passes_once", "unknown", "add"]
         .into_iter()
         .fold(worker, brigade::Consumer::queue);
     worker.run_until_empty().await.unwrap();
@@ -163,7 +163,7 @@ async fn failures_passes_and_unknown_tasks_end_as_they_should() {
         (JobState::Done, Some("7"), 0)
     );
     for (id, word) in [
-        (unknown, "knows task \"nobody\""),
+        (unknown, "knows task \"unknown\""),
         (wrong, "pass arguments"),
     ] {
         let dead = setting.broker.job(&id).await.unwrap().unwrap();
@@ -214,7 +214,7 @@ async fn in_process_serves_without_a_pool() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_run_tells_so_in_its_history() {
+async fn a_job_that_cannot_be_run_has_the_reason_in_its_history() {
     let setting = Setting::new(1).await;
     let id = setting
         .push(brigade::Call::<i64>::json("add", &json!(["x"])))
@@ -253,13 +253,17 @@ async fn a_call_whose_time_is_over_is_cancelled_when_it_returns() {
 async fn a_task_knows_the_tick_it_runs_for_in_a_pool_and_in_process() {
     let setting = Setting::new(1).await;
     let schedule = || {
-        brigade::Schedule::every("s", Duration::from_secs(3600), tells_its_tick().keep(LONG))
-            .unwrap()
+        brigade::Schedule::every(
+            "s",
+            Duration::from_secs(3600),
+            reports_its_tick().keep(LONG),
+        )
+        .unwrap()
     };
     for in_pool in [true, false] {
         let tick = setting.broker.schedule(schedule()).await.unwrap().next;
         setting.broker.clock().advance(Duration::from_secs(3600));
-        let worker = setting.broker.consumer().queue("tells_its_tick");
+        let worker = setting.broker.consumer().queue("reports_its_tick");
         let worker = if in_pool {
             worker.on(&setting.pool)
         } else {
@@ -275,6 +279,6 @@ async fn a_task_knows_the_tick_it_runs_for_in_a_pool_and_in_process() {
             .unwrap();
         assert_eq!(done.result, Some(serde_json::to_string(&tick).unwrap()));
     }
-    assert_eq!(tells_its_tick().run_here().await.unwrap(), None);
+    assert_eq!(reports_its_tick().run_here().await.unwrap(), None);
     setting.pool.shutdown().await;
 }

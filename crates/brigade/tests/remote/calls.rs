@@ -124,7 +124,7 @@ async fn progress_comes_in_order_and_a_task_knows_its_call_by_the_masters_number
 }
 
 #[tokio::test]
-async fn a_task_of_which_the_master_has_only_the_name_and_one_that_nobody_has() {
+async fn a_task_of_which_the_master_has_only_the_name_and_one_that_no_host_has() {
     const ADD: Task<(i64, i64), i64> = Task::new("add");
     soon(async {
         let fleet = fleet().start().await.unwrap();
@@ -132,7 +132,7 @@ async fn a_task_of_which_the_master_has_only_the_name_and_one_that_nobody_has() 
         assert_eq!(fleet.call(ADD.call((20, 22))).await.unwrap(), 42);
         // A host may still come that has it: it waits.
         let missing =
-            fleet.call(Call::<i64>::json("nobody_has_it", &(1,)).queue_timeout(millis(300)));
+            fleet.call(Call::<i64>::json("no_host_has_it", &(1,)).queue_timeout(millis(300)));
         // A caller that waits for that one does not hold up others.
         assert_eq!(fleet.call(add(1, 2)).await.unwrap(), 3);
         assert_eq!(missing.await.unwrap_err().outcome(), "timed out");

@@ -11,7 +11,7 @@ use crate::stage::{away, fleet, host, url_of};
 use crate::tasks::{add, zeros};
 
 /// What master and host may need in addition to the result: their buffers, and what a program has anyway.
-const BESIDE_BYTES: u64 = 64 << 20;
+const OTHER_BYTES: u64 = 64 << 20;
 const LIMIT: Duration = Duration::from_secs(300);
 
 #[test]
@@ -65,7 +65,7 @@ pub(crate) async fn master() {
     );
     for peak in peaks {
         assert!(
-            peak < bytes as u64 + BESIDE_BYTES,
+            peak < bytes as u64 + OTHER_BYTES,
             "{peak} bytes of memory for a result of {bytes}"
         );
     }

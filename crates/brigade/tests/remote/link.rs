@@ -65,7 +65,7 @@ async fn what_runs_goes_on_while_the_connection_is_down_and_its_result_is_handed
 }
 
 #[tokio::test]
-async fn a_stop_that_did_not_arrive_is_told_again() {
+async fn a_stop_that_did_not_arrive_is_sent_again() {
     soon(async {
         let fleet = fleet().start().await.unwrap();
         let mut events = fleet.events();

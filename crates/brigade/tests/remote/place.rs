@@ -12,7 +12,7 @@ use crate::tasks::*;
 const OTHER_KEY: &str = "brigade-key-AduR0GAyzGQWLBb441clsOYyvuvd6LLCRZl50E-x4gyZpKZE";
 
 #[tokio::test]
-async fn labels_of_a_task_or_a_call_choose_the_host_and_hold_up_nobody() {
+async fn labels_of_a_task_or_a_call_choose_the_host_and_hold_up_no_other_call() {
     soon(async {
         let fleet = fleet().start().await.unwrap();
         let url = url_of(&fleet);
