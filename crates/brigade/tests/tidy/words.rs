@@ -18,13 +18,10 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade-rabbitmq/tests/rabbitmq", 1),
     ("crates/brigade-rabbitmq/tests/rabbitmq_calls", 1),
     ("crates/brigade-redis/src", 2),
-    ("crates/brigade-sqlite/tests/durability", 2),
     ("crates/brigade/src/broker", 4),
     ("crates/brigade/src/consume", 3),
-    ("crates/brigade/tests", 3),
-    ("crates/brigade/tests/consume", 18),
+    ("crates/brigade/tests/consume", 1),
     ("crates/brigade/tests/pool", 3),
-    ("crates/brigade/tests/remote", 1),
 ];
 
 #[test]
