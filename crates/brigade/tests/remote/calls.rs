@@ -107,12 +107,12 @@ async fn progress_comes_in_order_and_a_task_knows_its_call_by_the_masters_number
         let fleet = fleet().start().await.unwrap();
         let _host = host(&[&url_of(&fleet)]);
         let handle = fleet.call(tell(20));
-        let numbers: Vec<u32> = handle
+        let received: Vec<u32> = handle
             .progress()
             .map(|progress| progress.payload::<u32>().unwrap())
             .collect()
             .await;
-        assert_eq!(numbers, (0..20).collect::<Vec<u32>>());
+        assert_eq!(received, (0..20).collect::<Vec<u32>>());
         assert_eq!(handle.await.unwrap(), 20);
         fleet.call(add(1, 1)).await.unwrap();
         let handle = fleet.call(numbers());
