@@ -19,7 +19,7 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind};
-use crate::registry::Invoke;
+use crate::invocation::Invoke;
 
 /// A value of a type without state.
 ///
@@ -284,7 +284,7 @@ mod tests {
             offset_of(libc::getpid as *const ()).is_err(),
             "libc is another image"
         );
-        let function: Invoke = crate::task::invoke_function::<fn_item::Add, (i64, i64)>;
+        let function: Invoke = crate::function::invoke_function::<fn_item::Add, (i64, i64)>;
         let offset = offset_of(function as *const ()).unwrap();
         assert_eq!(
             invoke_at(offset).unwrap() as *const (),
@@ -409,7 +409,7 @@ mod tests {
         // A nameable stand-in for a function item type.
         #[derive(Clone, Copy)]
         pub(super) struct Add;
-        impl crate::task::Function<(i64, i64)> for Add {
+        impl crate::function::Function<(i64, i64)> for Add {
             type Output = i64;
             fn apply(&self, (a, b): (i64, i64)) -> i64 {
                 a + b

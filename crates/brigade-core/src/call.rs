@@ -4,21 +4,24 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::address;
+use crate::args::Args;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
 use crate::error::Error;
+use crate::function::{Function, invoke_function};
+use crate::invocation::{Invocation, Invoke, Returned};
 use crate::job_context::JobContext;
+use crate::options::{Options, option_setters};
 use crate::outcome::CallError;
-use crate::registry::{self, Invoke, TaskEntry};
+use crate::registry::{self, TaskEntry};
+use crate::request::{AttemptOf, CallTarget, Request};
 use crate::retry::Retry;
-use crate::task::{Args, Function, Invocation, Returned, invoke_function};
 use crate::traceparent::TraceParent;
 
 /// A described call of a task: `add(3, 4)` with its options. Hand it to a place, `pool.call(..)`,
@@ -28,179 +31,6 @@ pub struct Call<T> {
     #[doc(hidden)]
     pub request: Request,
     output: PhantomData<fn() -> T>,
-}
-
-/// Arguments that are not encoded yet. Their format depends on where the call goes: a pool takes
-/// that of the task, a broker takes JSON.
-pub trait UnencodedArgs: Send {
-    fn encode_as(&self, codec: Codec) -> Result<Vec<u8>, Error>;
-}
-
-impl<A: Args> UnencodedArgs for A {
-    fn encode_as(&self, codec: Codec) -> Result<Vec<u8>, Error> {
-        self.encode(codec)
-    }
-}
-
-/// A call without its type.
-pub struct Request {
-    pub target: CallTarget,
-    pub codec: Codec,
-    /// The arguments, unless they are in `args`; why they could not be encoded, otherwise, which is
-    /// the error of the call when it is made.
-    pub payload: Result<Bytes, Error>,
-    /// The arguments, as long as they are not encoded.
-    pub args: Option<Box<dyn UnencodedArgs>>,
-    pub options: Option<Box<CallOptions>>,
-    pub signature: Option<fn() -> &'static str>,
-    /// The queue of the task, if it is not its name.
-    pub queue: Option<&'static str>,
-}
-
-#[derive(Clone, Debug)]
-pub enum CallTarget {
-    Task { name: Cow<'static, str> },
-    Function { offset: u64, name: &'static str },
-}
-
-/// The options of a call. `None`: what the task's registration says where the call runs, and
-/// otherwise what the field's setter says is the default.
-#[derive(Clone, Debug, Default)]
-pub struct CallOptions {
-    pub timeout: Option<Duration>,
-    pub queue_timeout: Option<Duration>,
-    pub memory: Option<u64>,
-    pub priority: Option<i32>,
-    pub retries: Option<u32>,
-    pub retry: Option<Retry>,
-    pub delay: Option<Duration>,
-    pub label: Option<Box<str>>,
-    pub capture_bytes: Option<usize>,
-    pub alone: bool,
-    /// In a worker that has run nothing yet.
-    pub fresh: bool,
-    pub key: Option<Box<str>>,
-    pub unique: Option<Box<str>>,
-    pub unique_for: Option<Duration>,
-    pub partition: Option<Box<str>>,
-    pub keep: Option<Duration>,
-    /// The tick of a schedule that it is for.
-    pub tick: Option<SystemTime>,
-    /// The trace that it belongs to.
-    pub traceparent: Option<TraceParent>,
-    /// At a broker: offered again while every worker passes.
-    pub waits_out_passes: bool,
-    /// What its worker must have been given.
-    pub labels: Vec<Box<str>>,
-    /// The call of another pool that it is an attempt of.
-    pub origin: Option<RemoteAttempt>,
-    /// The job that it is an attempt of.
-    pub job: Option<Arc<JobContext>>,
-}
-
-/// An attempt, as the pool knows it that asked for it.
-#[derive(Clone, Copy, Debug)]
-pub struct RemoteAttempt {
-    pub call: u64,
-    pub attempt: u32,
-}
-
-static DEFAULT_OPTIONS: CallOptions = CallOptions {
-    timeout: None,
-    queue_timeout: None,
-    memory: None,
-    priority: None,
-    retries: None,
-    retry: None,
-    delay: None,
-    label: None,
-    capture_bytes: None,
-    alone: false,
-    fresh: false,
-    key: None,
-    unique: None,
-    unique_for: None,
-    partition: None,
-    keep: None,
-    tick: None,
-    traceparent: None,
-    waits_out_passes: false,
-    labels: Vec::new(),
-    origin: None,
-    job: None,
-};
-
-impl Request {
-    pub fn options(&self) -> &CallOptions {
-        self.options.as_deref().unwrap_or(&DEFAULT_OPTIONS)
-    }
-
-    /// Encodes the arguments in the request's own format, if that was not done before.
-    pub fn encode(&mut self) {
-        if let Some(args) = self.args.take() {
-            self.payload = args.encode_as(self.codec).map(Into::into);
-        }
-    }
-
-    /// The arguments as a JSON array.
-    ///
-    /// # Errors
-    ///
-    /// `Encode` if JSON has no form of them.
-    pub fn json(&self) -> Result<Box<str>, Error> {
-        let unreadable = "write arguments as JSON";
-        let bytes = match (&self.args, &self.payload) {
-            (Some(args), _) => args.encode_as(Codec::Json)?,
-            (None, Ok(payload)) if self.codec == Codec::Json => payload.to_vec(),
-            (None, Ok(_)) => return Err(Error::new(crate::ErrorKind::Encode, unreadable)),
-            (None, Err(error)) => return Err(error.copy()),
-        };
-        String::from_utf8(bytes)
-            .map(Into::into)
-            .map_err(|e| Error::new(crate::ErrorKind::Encode, unreadable).with_source(e))
-    }
-
-    /// What the call does not say, the task's registration says here, where it is to run. Nothing
-    /// else decides that, wherever the call comes from: from another program or language, from a
-    /// queue, from another host, whose pool decides over retries and where it waits.
-    pub fn fill(&mut self, task: &TaskEntry) {
-        // A caller who has the task's code has said all of it with the call.
-        if self.queue.is_some() {
-            return;
-        }
-        let Some(of_task) = task.call_options() else {
-            return;
-        };
-        let options = self.options.get_or_insert_default();
-        options.timeout = options.timeout.or(of_task.timeout);
-        options.memory = options.memory.or(of_task.memory);
-        if options.origin.is_some() {
-            return;
-        }
-        options.queue_timeout = options.queue_timeout.or(of_task.queue_timeout);
-        options.priority = options.priority.or(of_task.priority);
-        options.retries = options.retries.or(of_task.retries);
-        options.retry = options.retry.or(of_task.retry);
-        if options.labels.is_empty() {
-            options.labels = of_task.labels;
-        }
-    }
-
-    /// Number of the attempt that is the given one of this call, from 1: a job may have had others
-    /// before.
-    pub fn attempt(&self, of_call: u32) -> u32 {
-        self.options()
-            .job
-            .as_ref()
-            .map_or(of_call, |job| job.nth(of_call))
-    }
-
-    pub fn task_name(&self) -> &str {
-        match &self.target {
-            CallTarget::Task { name } => name,
-            CallTarget::Function { name, .. } => name,
-        }
-    }
 }
 
 impl<T: DeserializeOwned> Call<T> {
@@ -305,6 +135,7 @@ impl<T: DeserializeOwned> Call<T> {
             codec,
             payload,
             options: None,
+            attempt_of: None,
             signature,
             args: None,
             queue: None,
@@ -345,10 +176,10 @@ impl<T: DeserializeOwned> Call<T> {
         };
         let codec = self.request.codec;
         let mut attempt = Context::attempt_of(0, number, name, codec);
-        if let Some(options) = self.request.options {
-            (attempt.tick, attempt.job) = (options.tick, options.job);
-            attempt.traceparent = options.traceparent;
+        if let Some(of) = self.request.attempt_of {
+            (attempt.tick, attempt.job) = (of.tick, of.job);
         }
+        attempt.traceparent = self.request.options.and_then(|options| options.traceparent);
         attempt.sink = sink.map(|sink| (0, sink));
         let context = attempt.into_context();
         begun(&context);
@@ -365,138 +196,33 @@ impl<T: DeserializeOwned> Call<T> {
     }
 }
 
-impl Call<()> {
-    /// A call without arguments, for its options.
-    #[doc(hidden)]
-    pub fn blank(name: &'static str) -> Self {
-        Self::of_request(
-            CallTarget::Task {
-                name: Cow::Borrowed(name),
-            },
-            Codec::Json,
-            Ok(Vec::new()),
-            None,
-        )
-    }
-}
-
+/// Options. What a call does not say, the registration of its task says where it runs, and otherwise
+/// the default holds.
 impl<T> Call<T> {
-    fn set(mut self, set: impl FnOnce(&mut CallOptions)) -> Self {
-        set(self.request.options.get_or_insert_default());
-        self
-    }
-
-    #[doc(hidden)]
-    pub fn for_tick(self, at: SystemTime) -> Self {
-        self.set(|options| options.tick = Some(at))
-    }
-
-    /// Longest time one attempt may run; then it is stopped by the kill ladder. Default: no limit.
-    /// Waiting for a worker does not count.
-    pub fn timeout(self, run: Duration) -> Self {
-        self.set(|options| options.timeout = Some(run))
-    }
+    option_setters!();
 
     /// Longest time the call may wait for its first attempt to begin; then it ends as timed out and
     /// is not run. An attempt that has begun is never stopped by it: bound that with
-    /// [`timeout`](Self::timeout). Default: no limit.
+    /// [`timeout`](Self::timeout). Default: no limit. A call that is pushed ignores it: nothing awaits
+    /// that.
     pub fn queue_timeout(self, wait: Duration) -> Self {
         self.set(|options| options.queue_timeout = Some(wait))
     }
 
-    /// Bytes of memory that an attempt may use beyond what its worker used before it, both as
-    /// address space and as resident memory. Default: no limit.
-    pub fn memory(self, bytes: u64) -> Self {
-        self.set(|options| options.memory = Some(bytes))
-    }
-
-    /// Calls of a higher priority leave the queue first; within one priority the order is first in,
-    /// first out. Default: 0. What runs already is not interrupted.
-    pub fn priority(self, priority: i32) -> Self {
-        self.set(|options| options.priority = Some(priority))
-    }
-
-    /// How often to run the call again when it failed or panicked. Default: 0. See
-    /// [`retry`](Call::retry) for the pauses. With at least 1, a call that crashed runs once more,
-    /// at once and alone in a fresh worker, which costs no retry; its second crash is its last.
-    pub fn retries(self, retries: u32) -> Self {
-        self.set(|options| options.retries = Some(retries))
-    }
-
-    /// The pauses between attempts, and until when to try. Default: the pool's,
-    /// `Builder::retry`; at a broker [`Retry::default`].
-    pub fn retry(self, retry: Retry) -> Self {
-        self.set(|options| options.retry = Some(retry))
-    }
-
-    /// Waits this long before the first attempt. Default: none.
-    pub fn delay(self, delay: Duration) -> Self {
-        self.set(|options| options.delay = Some(delay))
-    }
-
-    /// A name for people, shown in events and logs. Where a call may run is said by
-    /// [`labels`](Call::labels).
-    pub fn label(self, label: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.label = Some(label.into()))
-    }
-
-    /// The trace that the call belongs to; [`Context::traceparent`](crate::Context::traceparent) is
-    /// the same in each of its attempts, wherever they run. Default: none.
-    ///
-    /// ```
-    /// # use brigade::task;
-    /// # #[task] fn add(a: i64, b: i64) -> i64 { a + b }
-    /// # fn example() -> Result<(), brigade::Error> {
-    /// let header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    /// let call = add(1, 2).traceparent(header.parse()?);
-    /// # drop(call); Ok(()) }
-    /// ```
-    pub fn traceparent(self, parent: TraceParent) -> Self {
-        self.set(|options| options.traceparent = Some(parent))
-    }
-
     /// Runs only where all of these are: labels that a worker host was given
     /// (`brigade::remote::serve(..).labels(["gpu"])`), or the pool's own workers
-    /// (`Builder::labels`). Default: anywhere that has the task.
+    /// (`Builder::labels`). Default: anywhere that has the task. A broker ignores it: there the
+    /// labels of the task's registration decide.
     pub fn labels<L: Into<Box<str>>>(self, labels: impl IntoIterator<Item = L>) -> Self {
         self.set(|options| options.labels = labels.into_iter().map(Into::into).collect())
     }
 
     /// Keeps what the attempt writes to its standard output and error, up to this many bytes each,
-    /// for `CallHandle::output`, instead of passing it through. What is over
-    /// is counted and dropped. Such a call runs alone in its worker.
+    /// for [`CallHandle::output`](crate::CallHandle::output), instead of passing it through. What is
+    /// over is counted and dropped. Such a call runs alone in its worker. A broker refuses it as
+    /// `Unsupported`.
     pub fn capture(self, bytes_max: usize) -> Self {
         self.set(|options| options.capture_bytes = Some(bytes_max))
-    }
-
-    /// For jobs at a broker: see [`Job::key`](crate::Job::key). A pool refuses it as `Unsupported`.
-    pub fn key(self, key: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.key = Some(key.into()))
-    }
-
-    /// For jobs at a broker: see [`Job::unique`](crate::Job::unique). A pool refuses it as
-    /// `Unsupported`.
-    pub fn unique(self, key: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.unique = Some(key.into()))
-    }
-
-    /// For jobs at a broker: see [`Job::unique_for`](crate::Job::unique_for). A pool refuses it as
-    /// `Unsupported`.
-    pub fn unique_for(self, key: impl Into<Box<str>>, period: Duration) -> Self {
-        self.unique(key)
-            .set(|options| options.unique_for = Some(period))
-    }
-
-    /// For jobs at a broker: see [`Job::partition`](crate::Job::partition). A pool refuses it as
-    /// `Unsupported`.
-    pub fn partition(self, partition: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.partition = Some(partition.into()))
-    }
-
-    /// For jobs at a broker: see [`Job::keep`](crate::Job::keep). A pool refuses it as
-    /// `Unsupported`.
-    pub fn keep(self, time: Duration) -> Self {
-        self.set(|options| options.keep = Some(time))
     }
 
     /// For calls at a broker whose workers may pass them on: if all do, the call waits, and is
@@ -508,24 +234,35 @@ impl<T> Call<T> {
     }
 
     /// Runs alone in its worker even where workers have many slots, so that a stop can hurt no
-    /// other call.
+    /// other call. A broker ignores it.
     pub fn alone(self) -> Self {
         self.set(|options| options.alone = true)
     }
 
-    /// It is an attempt of this job, whose broker decides over retries.
+    fn set(mut self, set: impl FnOnce(&mut Options)) -> Self {
+        set(self.request.options.get_or_insert_default());
+        self
+    }
+
+    fn set_attempt_of(mut self, set: impl FnOnce(&mut AttemptOf)) -> Self {
+        set(self.request.attempt_of.get_or_insert_default());
+        self
+    }
+
+    /// It is the attempt of a job that has these options, whose broker decides over retries.
     #[doc(hidden)]
-    pub fn for_job(self, job: JobContext) -> Self {
-        self.set(|options| {
-            options.retries = Some(0);
-            options.job = Some(Arc::new(job));
+    pub fn for_job(mut self, job: JobContext, options: &Options) -> Self {
+        self.request.options = Some(Box::new(options.of_attempt()));
+        self.set_attempt_of(|of| {
+            of.tick = options.tick.as_ref().map(|tick| tick.at);
+            of.job = Some(Arc::new(job));
         })
     }
 
-    /// Runs [alone](Call::alone), in a worker that has run nothing before it.
+    /// It runs [alone](Call::alone), in a worker that has run nothing before it.
     #[doc(hidden)]
     pub fn alone_in_a_fresh_worker(self) -> Self {
-        self.alone().set(|options| options.fresh = true)
+        self.alone().set_attempt_of(|of| of.fresh = true)
     }
 }
 

@@ -18,12 +18,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use crate::args::Args;
 use crate::call::Call;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
+use crate::function::Function;
 use crate::job::{DependentKind, FlowLink, Job};
 use crate::registry;
-use crate::task::{Args, Function, Task};
+use crate::task::Task;
 use crate::to_job::ToJob;
 
 /// Jobs that lead to one last job, whose result is a `T`: each is run when the one before it is
@@ -339,9 +341,10 @@ where
             );
             return Err(Error::new(ErrorKind::UnknownTask, text));
         };
-        let mut call = Call::of_json_text(task.name.to_owned(), known);
+        let mut call = Call::<()>::of_json_text(task.name.to_owned(), known);
         call.request.queue = Some(task.queue);
-        (task.options)(call).to_job()
+        call.request.options = Some(Box::new(task.call_options()));
+        call.to_job()
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::attempt_report::{AttemptReport, StopReceipt};
-use crate::clock::FAR;
+use crate::options::{Options, option_setters};
 use crate::retry::Retry;
-use crate::schedule::Tick;
+use crate::tick::Tick;
 use crate::traceparent::TraceParent;
 
 /// Names a job within its broker, for good: it is never given to another.
@@ -104,7 +104,7 @@ pub struct Job {
     /// The payload, JSON text.
     pub payload: Box<str>,
     /// Its options.
-    pub options: JobOptions,
+    pub options: Options,
     /// Its place in a flow. Positions mean something within one push only, so it is never stored
     /// with the job.
     #[serde(skip)]
@@ -148,98 +148,6 @@ impl DependentKind {
     }
 }
 
-impl JobOptions {
-    /// With no time longer than [`FAR`]: nothing overflows that is computed with them, here or at a
-    /// broker. When a job is due stays what it is: admission refuses what is too far away.
-    pub fn bounded(self) -> Self {
-        let time = |time: Option<Duration>| time.map(|time| time.min(FAR));
-        Self {
-            retry: self.retry.map(|retry| Retry {
-                base: retry.base.min(FAR),
-                cap: retry.cap.min(FAR),
-                within: time(retry.within),
-            }),
-            unique_for: time(self.unique_for),
-            timeout: time(self.timeout),
-            keep: time(self.keep),
-            ..self
-        }
-    }
-}
-
-/// A time of at most [`FAR`]: other programs write options too.
-fn bounded<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Duration>, D::Error> {
-    Option::<Duration>::deserialize(deserializer).map(|time| time.map(|time| time.min(FAR)))
-}
-
-/// The options of a job.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct JobOptions {
-    /// See [`Job::priority`].
-    pub priority: i32,
-    /// See [`Job::retries`].
-    pub retries: Option<u32>,
-    /// See [`Job::retry`].
-    pub retry: Option<Retry>,
-    /// See [`Job::delay`].
-    #[serde(default, deserialize_with = "bounded")]
-    pub delay: Option<Duration>,
-    /// See [`Job::at`].
-    pub at: Option<SystemTime>,
-    /// See [`Job::key`].
-    pub key: Option<Box<str>>,
-    /// See [`Job::partition`].
-    pub partition: Option<Box<str>>,
-    /// See [`Job::unique`].
-    pub unique: Option<Box<str>>,
-    /// See [`Job::unique_for`].
-    #[serde(default, deserialize_with = "bounded")]
-    pub unique_for: Option<Duration>,
-    /// See [`Job::timeout`].
-    #[serde(default, deserialize_with = "bounded")]
-    pub timeout: Option<Duration>,
-    /// See [`Job::memory`].
-    pub memory: Option<u64>,
-    /// See [`Job::label`].
-    pub label: Option<Box<str>>,
-    /// See [`Job::keep`].
-    #[serde(default, deserialize_with = "bounded")]
-    pub keep: Option<Duration>,
-    /// The tick of a schedule that it is for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tick: Option<Tick>,
-    /// See [`Job::traceparent`].
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "TraceParent::read_field"
-    )]
-    pub traceparent: Option<TraceParent>,
-}
-
-/// When a job is retried, as far as its task's registration says.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct RetryPolicy {
-    /// Attempts after the first.
-    pub retries: Option<u32>,
-    /// The pauses between attempts.
-    pub retry: Option<Retry>,
-}
-
-impl JobOptions {
-    /// Attempts after the first; 0 if the job does not say.
-    pub fn retries(&self) -> u32 {
-        self.retries.unwrap_or(0)
-    }
-
-    /// Pauses between attempts; the default ones if the job does not say.
-    pub fn retry(&self) -> Retry {
-        self.retry.unwrap_or_default()
-    }
-}
-
 impl Job {
     /// A job with this JSON text as its payload, for stores. Programs make jobs with `Queue::job`,
     /// which writes the JSON, or from a call of a task.
@@ -252,12 +160,12 @@ impl Job {
             queue: queue.into(),
             task,
             payload: payload.into(),
-            options: JobOptions::default(),
+            options: Options::default(),
             link: None,
         }
     }
 
-    fn set(mut self, set: impl FnOnce(&mut JobOptions)) -> Self {
+    fn set(mut self, set: impl FnOnce(&mut Options)) -> Self {
         set(&mut self.options);
         self.options = self.options.bounded();
         self
@@ -270,89 +178,12 @@ impl Job {
         self
     }
 
-    /// Higher ones are handed out first; within one priority the order is that of the pushes.
-    /// Default: 0.
-    pub fn priority(self, priority: i32) -> Self {
-        self.set(|options| options.priority = priority)
-    }
-
-    /// Attempts after the first, if it fails. Default: what its task's registration says where it
-    /// runs, and otherwise 0.
-    pub fn retries(self, retries: u32) -> Self {
-        self.set(|options| options.retries = Some(retries))
-    }
-
-    /// Pauses between attempts, and until when to try. Default: what its task's registration says
-    /// where it runs (but not until when: that counts from the push), and otherwise
-    /// [`Retry::default`].
-    pub fn retry(self, retry: Retry) -> Self {
-        self.set(|options| options.retry = Some(retry))
-    }
-
-    /// Not before this much time has passed.
-    pub fn delay(self, delay: Duration) -> Self {
-        self.set(|options| options.delay = Some(delay))
-    }
-
-    /// Not before this moment of the wall clock.
+    /// Not before this moment of the wall clock. Default: at once.
     pub fn at(self, at: SystemTime) -> Self {
         self.set(|options| options.at = Some(at))
     }
 
-    /// Jobs of one key run strictly in the order of their pushes, one at a time; one that failed
-    /// holds the later ones until it is settled for good.
-    pub fn key(self, key: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.key = Some(key.into()))
-    }
-
-    /// While a job with this unique key is not settled for good, another push with it gives that
-    /// job's id instead. Once it is done, the next push is a new job; where the key is to outlive
-    /// success, say [`unique_for`](Job::unique_for).
-    pub fn unique(self, key: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.unique = Some(key.into()))
-    }
-
-    /// As [`unique`](Job::unique), and for this long after the push even if the job is settled
-    /// before, well or not: "once a day at most". A job that takes longer still holds its key
-    /// until it is settled.
-    pub fn unique_for(self, key: impl Into<Box<str>>, period: Duration) -> Self {
-        self.unique(key)
-            .set(|options| options.unique_for = Some(period))
-    }
-
-    /// What it shares a part of its queue's [`Limits`](crate::Limits) with, a tenant for instance.
-    /// Default: its key.
-    pub fn partition(self, partition: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.partition = Some(partition.into()))
-    }
-
-    /// Longest time one attempt may run in a pool. Default: what its task's registration says where
-    /// it runs.
-    pub fn timeout(self, timeout: Duration) -> Self {
-        self.set(|options| options.timeout = Some(timeout))
-    }
-
-    /// Memory that an attempt may use in a pool, in bytes. Default: what its task's registration
-    /// says where it runs.
-    pub fn memory(self, bytes: u64) -> Self {
-        self.set(|options| options.memory = Some(bytes))
-    }
-
-    /// The trace that it belongs to; [`Context::traceparent`](crate::Context::traceparent) is the
-    /// same in each of its attempts. Default: none.
-    pub fn traceparent(self, parent: TraceParent) -> Self {
-        self.set(|options| options.traceparent = Some(parent))
-    }
-
-    /// A name for people.
-    pub fn label(self, label: impl Into<Box<str>>) -> Self {
-        self.set(|options| options.label = Some(label.into()))
-    }
-
-    /// Keeps the job and its result for this long after it is done. Default: it is removed at once.
-    pub fn keep(self, keep: Duration) -> Self {
-        self.set(|options| options.keep = Some(keep))
-    }
+    option_setters!();
 }
 
 /// How an attempt of a job ended, as its history keeps it.

@@ -6,6 +6,8 @@
 #[doc(hidden)]
 pub mod address;
 #[doc(hidden)]
+pub mod args;
+#[doc(hidden)]
 pub mod attempt_report;
 #[doc(hidden)]
 pub mod call;
@@ -26,11 +28,17 @@ pub mod finding;
 #[doc(hidden)]
 pub mod flow;
 #[doc(hidden)]
+pub mod function;
+#[doc(hidden)]
+pub mod invocation;
+#[doc(hidden)]
 pub mod job;
 #[doc(hidden)]
 pub mod job_context;
 #[doc(hidden)]
 pub mod limits;
+#[doc(hidden)]
+pub mod options;
 #[doc(hidden)]
 pub mod outcome;
 #[doc(hidden)]
@@ -51,14 +59,20 @@ pub mod refused;
 #[doc(hidden)]
 pub mod registry;
 #[doc(hidden)]
+pub mod request;
+#[doc(hidden)]
 pub mod retry;
 #[doc(hidden)]
 pub mod schedule;
+#[doc(hidden)]
+pub mod signature;
 pub mod store;
 #[doc(hidden)]
 pub mod sync;
 #[doc(hidden)]
 pub mod task;
+#[doc(hidden)]
+pub mod tick;
 #[doc(hidden)]
 pub mod to_job;
 #[doc(hidden)]
@@ -70,6 +84,7 @@ pub mod why;
 #[doc(hidden)]
 pub use linkme;
 
+pub use args::Args;
 pub use attempt_report::{
     AttemptOutcome, AttemptReport, Cost, Exit, MemoryLimit, Step, StopReceipt,
 };
@@ -82,20 +97,23 @@ pub use error::{Error, ErrorKind};
 pub use event::Event;
 pub use finding::{Finding, Level};
 pub use flow::{Chain, FlowStep, Following, Group, ToFlow};
+pub use function::Function;
 pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Parents, Unserved};
 pub use job_context::JobContext;
 pub use limits::{Limits, Rate};
+pub use options::Options;
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
 pub use output::{Captured, Output};
 pub use payload::Bytes;
 pub use place::Place;
 pub use progress::Progress;
 pub use retry::Retry;
-pub use schedule::{Missed, Recurrence, Schedule, Scheduled, Tick};
+pub use schedule::{Missed, Recurrence, Schedule, Scheduled};
 pub use store::{
     CallCounts, CancelOutcome, Capabilities, Edit, LiveConsumer, PushOutcome, QueueCounts, Settled,
 };
-pub use task::{Args, Function, Task};
+pub use task::Task;
+pub use tick::Tick;
 pub use to_job::ToJob;
 pub use traceparent::TraceParent;
 pub use why::{Blocker, Explanation};

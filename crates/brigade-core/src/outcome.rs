@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::attempt_report::{AttemptOutcome, AttemptReport, Exit, WithoutEnding};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
-use crate::printable::one_line;
+use crate::printable::{one_line, shorten};
 
 /// How a call ended that gave no value.
 #[derive(Debug)]
@@ -203,11 +203,6 @@ const SOURCE_BYTES_MAX: usize = 1 << 10;
 const DETAILS_BYTES_MAX: usize = 24 << 10;
 /// Reasons of passes and stops.
 pub const REASON_BYTES_MAX: usize = 8 << 10;
-
-/// The beginning of a text.
-pub fn shorten(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
-}
 
 /// Sources kept of one failure: an error whose `source` never ends must not hang a worker.
 const SOURCES_MAX: usize = 16;

@@ -10,9 +10,9 @@ mod retries;
 
 use std::time::Duration;
 
-pub use admission::{check_job, check_name, check_payload, delay_of};
+pub use admission::{check_call, check_job, check_name, check_payload, delay_of};
 pub use history::add_record;
-pub use retries::{Charged, ChargedEnd, NoRetry, RetryDecision, RetryRule};
+pub use retries::{Charged, ChargedEnd, NoRetry, RetryDecision, RetryPolicy, RetryRule};
 
 /// Largest payload of a job, and of the results that a job of a flow collects: far below what each
 /// broker could take. Larger data belongs in a file that the job names.

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use crate::outcome::shorten;
-
 /// The text up to so many bytes, with a mark in the place of what would end a line, move a cursor
 /// or turn the direction of writing.
 pub fn printable(text: &str, bytes_max: usize) -> String {
@@ -59,4 +57,9 @@ mod tests {
         );
         assert_eq!(one_line("long", 2), "lo");
     }
+}
+
+/// The beginning of a text.
+pub fn shorten(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }

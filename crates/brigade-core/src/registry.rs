@@ -14,17 +14,14 @@ use std::sync::OnceLock;
 use linkme::distributed_slice;
 use serde::Serialize;
 
-use crate::call::{Call, CallOptions};
+use crate::args::Args;
 use crate::codec::Codec;
-use crate::context::Context;
 use crate::error::{Error, ErrorKind};
-use crate::job::RetryPolicy;
+use crate::function::{Function, invoke_function};
+use crate::invocation::Invoke;
+use crate::options::{Options, OptionsBuilder};
+use crate::policy::RetryPolicy;
 use crate::refused::unknown_task;
-use crate::task::{Args, Function, Invocation, invoke_function};
-
-/// Runs a task: decodes its arguments, calls it, encodes what it returns.
-#[doc(hidden)]
-pub type Invoke = fn(Context, Codec, &[u8]) -> Invocation;
 
 /// What the program knows of one of its tasks. Made by `#[task]`.
 #[doc(hidden)]
@@ -42,8 +39,8 @@ pub struct TaskEntry {
     /// The type name of the function's body, which stands within the function that describes a
     /// call.
     pub body: fn() -> &'static str,
-    /// Sets what the attribute says on a call.
-    pub options: fn(Call<()>) -> Call<()>,
+    /// Sets what the attribute says.
+    pub options: fn(OptionsBuilder) -> OptionsBuilder,
     pub invoke: Invoke,
 }
 
@@ -101,18 +98,18 @@ type Table = HashMap<&'static str, &'static TaskEntry>;
 static TABLE: OnceLock<Result<Table, Box<str>>> = OnceLock::new();
 
 impl TaskEntry {
-    /// What the attribute says of its calls.
-    pub fn call_options(&self) -> Option<Box<CallOptions>> {
-        (self.options)(Call::blank(self.name)).request.options
+    /// The options that the attribute gives its calls.
+    pub fn call_options(&self) -> Options {
+        (self.options)(OptionsBuilder::default()).options
     }
 
     /// What the attribute says of retries.
     pub fn policy(&self) -> RetryPolicy {
-        self.call_options()
-            .map_or_else(RetryPolicy::default, |options| RetryPolicy {
-                retries: options.retries,
-                retry: options.retry,
-            })
+        let options = self.call_options();
+        RetryPolicy {
+            retries: options.retries,
+            retry: options.retry,
+        }
     }
 
     /// Every name by which it is called, its own first.
@@ -264,7 +261,7 @@ pub fn described_by(function: &str) -> Option<&'static TaskEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Invocation, Returned};
+    use crate::invocation::{Invocation, Returned};
 
     const fn task(
         name: &'static str,

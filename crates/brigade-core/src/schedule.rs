@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use self::cron::Cron;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId, JobOptions};
+use crate::job::{Job, JobId};
+use crate::options::Options;
+use crate::tick::Tick;
 
 /// A job to push at each tick, see `Broker::schedule`.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,7 +104,7 @@ pub struct Scheduled {
     /// The group that it is of, see `Broker::set_schedules`.
     pub group: Option<String>,
     /// The options of its jobs.
-    options: JobOptions,
+    options: Options,
 }
 
 impl Scheduled {
@@ -110,16 +112,6 @@ impl Scheduled {
     pub fn is_of(&self, schedule: &Schedule) -> bool {
         *self == schedule.clone().into_scheduled(self.next)
     }
-}
-
-/// The tick that a job was pushed for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Tick {
-    /// Name of the schedule.
-    pub schedule: String,
-    /// When it was due, whenever the job came to be pushed.
-    pub at: SystemTime,
 }
 
 /// What a moment means for a schedule.

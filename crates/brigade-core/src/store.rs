@@ -22,12 +22,12 @@ mod listing;
 mod push;
 mod queues;
 mod reload_lock;
+mod reply;
 mod settlement;
 #[doc(hidden)]
 pub mod url;
 
-use std::future::{Future, pending, ready};
-use std::pin::Pin;
+use std::future::{pending, ready};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -48,14 +48,14 @@ pub use listing::{CancelRequest, JobFilter, LiveConsumer, Managed, QueueCounts};
 pub use push::PushOutcome;
 pub use queues::{QueueSet, Queues};
 pub use reload_lock::{ReloadGuard, ReloadLock};
+pub use reply::Reply;
 pub use settlement::{Disposition, Settled, Settlement};
 
 pub use crate::clock::BootTime;
-pub use crate::job::{DependentKind, FlowLink, Job, JobId, JobOptions, RetryPolicy};
+pub use crate::job::{DependentKind, FlowLink, Job, JobId};
+pub use crate::options::Options;
+pub use crate::policy::RetryPolicy;
 pub use crate::schedule::{DueTick, SchedulePlan, tell_skipped, time_of};
-
-/// The future of an answer.
-pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
 /// A store. Object-safe.
 ///

@@ -1,8 +1,10 @@
 //! What can be pushed: jobs, and calls of tasks.
 
-use crate::call::{Call, CallOptions, CallTarget};
+use crate::call::Call;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobOptions};
+use crate::job::Job;
+use crate::options::Options;
+use crate::request::CallTarget;
 
 /// What can be pushed: a [`Job`], or a [`Call`] of a task.
 pub trait ToJob {
@@ -45,39 +47,9 @@ impl<T> ToJob for Call<T> {
         }
         let queue = request.queue.unwrap_or(name);
         let mut job = Job::new(queue, Some((**name).into()), request.json()?);
-        let CallOptions {
-            timeout,
-            memory,
-            priority,
-            retries,
-            retry,
-            delay,
-            label,
-            key,
-            unique,
-            unique_for,
-            partition,
-            keep,
-            traceparent,
-            ..
-        } = options.clone();
-        job.options = JobOptions {
-            priority: priority.unwrap_or(0),
-            retries,
-            retry,
-            delay,
-            key,
-            partition,
-            unique,
-            unique_for,
-            timeout,
-            memory,
-            label,
-            keep,
-            traceparent,
-            ..JobOptions::default()
-        }
-        .bounded();
+        job.options = request
+            .options
+            .map_or_else(Options::default, |options| options.of_job());
         Ok(job)
     }
 }

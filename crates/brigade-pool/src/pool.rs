@@ -64,11 +64,12 @@ use serde::de::DeserializeOwned;
 use self::cell::Cell;
 use self::core::{Admission, Stage};
 use self::shared::Shared;
+use crate::args::Args;
 use crate::call::Call;
 use crate::call_handle::CallHandle;
 use crate::error::{Error, ErrorKind};
+use crate::function::Function;
 use crate::place::Place;
-use crate::task::{Args, Function};
 
 #[cfg(feature = "remote")]
 pub(crate) use self::cell::{Cell as RelayedCell, EncodedOutcome, Relay, Tag};

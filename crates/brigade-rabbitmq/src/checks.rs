@@ -8,6 +8,7 @@
 //! Numbers and times are capped instead, as any value is a valid number: a timeout of more than
 //! [`TIME_MAX`] is one of that.
 
+use brigade_core::options::Options;
 use std::time::Duration;
 
 use lapin::BasicProperties;
@@ -15,7 +16,6 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::incoming::SUBSTITUTE;
 use super::values::{number_of, text_of};
-use crate::job::JobOptions;
 
 /// The `type` property of an answer: a queue of jobs refuses it.
 pub(super) const ANSWER: &str = "brigade.answer";
@@ -126,7 +126,7 @@ fn check_name(what: &str, name: &str) -> Result<(), String> {
 /// # Errors
 ///
 /// What is wrong with them, as a reason.
-pub(super) fn check_options(options: &mut JobOptions) -> Result<(), String> {
+pub(super) fn check_options(options: &mut Options) -> Result<(), String> {
     for (what, text) in [
         ("label", &options.label),
         ("key", &options.key),
@@ -221,10 +221,10 @@ mod tests {
 
     #[test]
     fn enormous_times_are_capped() {
-        let mut options = JobOptions {
+        let mut options = Options {
             timeout: Some(Duration::MAX),
             keep: Some(Duration::MAX),
-            ..JobOptions::default()
+            ..Options::default()
         };
         options.retry = Some(crate::retry::Retry::default().within(Duration::MAX));
         check_options(&mut options).unwrap();

@@ -3,20 +3,19 @@
 //! Times are text (`"2s"`, `"1h 30m"`) or whole milliseconds. What is not known is an error and not
 //! left out: an option that is mistyped would be believed to hold.
 
+use brigade_core::options::Options;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-
-use crate::job::JobOptions;
 
 /// For errors: all that may stand there.
 const NAMES: &str = "retries, retry (base, cap, within), timeout, memory, label";
 
 /// Reads the options, or says what is wrong.
-pub(super) fn read_options(text: &str) -> Result<JobOptions, String> {
+pub(super) fn read_options(text: &str) -> Result<Options, String> {
     let fields: Map<String, Value> =
         serde_json::from_str(text).map_err(|e| format!("they are no JSON object: {e}"))?;
-    let mut options = JobOptions::default();
+    let mut options = Options::default();
     for (name, value) in &fields {
         match name.as_str() {
             // As if it were not there.
@@ -116,7 +115,7 @@ mod tests {
             )
         );
         assert_eq!(options.label.as_deref(), Some("nightly"));
-        assert_eq!(read_options("{}").unwrap(), JobOptions::default());
+        assert_eq!(read_options("{}").unwrap(), Options::default());
         assert_eq!(
             read_options(r#"{"timeout": 1500}"#).unwrap().timeout,
             Some(Duration::from_millis(1_500))

@@ -26,6 +26,7 @@
 
 mod write;
 
+use brigade_core::options::Options;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,7 +38,7 @@ pub(super) use self::write::{dead_letter, without_expiration};
 use super::checks::{check_options, check_properties, check_seq};
 use super::values::{new_id, number_of, text_of};
 use crate::foreign::read_options;
-use crate::job::{AttemptRecord, Job, JobId, JobOptions, Unserved};
+use crate::job::{AttemptRecord, Job, JobId, Unserved};
 use crate::policy::add_record;
 use crate::traceparent::TraceParent;
 
@@ -259,11 +260,11 @@ fn id_in(properties: &BasicProperties) -> Option<JobId> {
 }
 
 /// The options of a job; why they cannot be read.
-fn options_in(properties: &BasicProperties) -> Result<JobOptions, String> {
+fn options_in(properties: &BasicProperties) -> Result<Options, String> {
     let none = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&none);
     let read = match text_of(headers, "brigade-options") {
-        None => Ok(JobOptions::default()),
+        None => Ok(Options::default()),
         Some(text) if is_ours(properties) => {
             serde_json::from_str(&text).map_err(|error| error.to_string())
         }
@@ -271,7 +272,7 @@ fn options_in(properties: &BasicProperties) -> Result<JobOptions, String> {
     };
     let mut options = read.map_err(|why| format!("its options cannot be read: {why}"))?;
     check_options(&mut options)?;
-    options.priority = properties.priority().map_or(0, i32::from);
+    options.priority = properties.priority().map(i32::from);
     // A dead letter is there for a person, who takes it when there is time.
     if headers.contains_key(REASON)
         && let Some(retry) = &mut options.retry

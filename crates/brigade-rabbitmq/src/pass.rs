@@ -30,7 +30,8 @@ use super::settle::EndingLease;
 use super::topology::QueueKind;
 use super::values::text;
 use crate::job::AttemptKind;
-use crate::outcome::{CallError, shorten};
+use crate::outcome::CallError;
+use brigade_core::printable::shorten;
 use brigade_core::store::{Answer, Disposition};
 
 const BY: &str = "brigade-passed-by";

@@ -117,7 +117,7 @@ impl Storage {
             (options.keep.is_some(), "jobs and results that are kept"),
             (job.link.is_some(), "flows"),
             (
-                options.priority != 0 && self.config.priority_max().is_none(),
+                options.priority() != 0 && self.config.priority_max().is_none(),
                 "priorities; ?priorities=9 in its URL gives its queues some",
             ),
         ];
@@ -126,10 +126,11 @@ impl Storage {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let max = self.config.priority_max().unwrap_or(0);
-        if !(0..=i32::from(max)).contains(&options.priority) {
+        if !(0..=i32::from(max)).contains(&options.priority()) {
             let text = format!(
                 "push to {:?}: a priority is from 0 to {max}, and this one is {}",
-                job.queue, options.priority
+                job.queue,
+                options.priority()
             );
             return Err(Error::new(ErrorKind::BadOption, text));
         }

@@ -5,6 +5,7 @@
 //! whatever becomes of the other queues. A job that cannot be read is set aside on the way: other
 //! programs push too. Behind that come the jobs of holders that are gone (`takeover`).
 
+use brigade_core::options::Options;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::Value;
@@ -18,7 +19,7 @@ use super::reply::read;
 use super::scripts;
 use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobOptions, Unserved};
+use crate::job::{Job, Unserved};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::store::{DeliveryMode, LeaseRequest, Leased, Managed, Queues};
 use brigade_runtime::owner::own_name;
@@ -358,7 +359,7 @@ impl FoundJob {
             task,
             options,
         } = self;
-        let options = options.map_or(Ok(JobOptions::default()), |options| {
+        let options = options.map_or(Ok(Options::default()), |options| {
             serde_json::from_str(&options)
         });
         let (options, payload) = match (options, text_of(payload)) {

@@ -3,6 +3,7 @@
 //! What other programs stored may be no text, or lack fields: it is read with defaults and never an
 //! error.
 
+use brigade_core::options::Options;
 use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use redis::Value;
 use super::keys::id_of;
 use super::reply::read;
 use crate::error::Error;
-use crate::job::{AttemptRecord, JobId, JobInfo, JobOptions, JobState, Parents, Unserved};
+use crate::job::{AttemptRecord, JobId, JobInfo, JobState, Parents, Unserved};
 
 pub(super) fn state_of(text: Option<&str>) -> JobState {
     JobState::ALL
@@ -63,7 +64,7 @@ pub(super) fn info(
 ) -> JobInfo {
     let text = |name: &str| fields.get(name).cloned();
     let count = |name: &str| u32::try_from(number_of(fields, name)).unwrap_or(u32::MAX);
-    let options: JobOptions = fields
+    let options: Options = fields
         .get("options")
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default();
@@ -74,7 +75,7 @@ pub(super) fn info(
         task: text("task"),
         state: state_of(fields.get("state").map(String::as_str)),
         payload: text("payload").unwrap_or_default(),
-        priority: options.priority,
+        priority: options.priority(),
         key: text("key"),
         partition: text("partition").filter(|partition| !partition.is_empty()),
         label: options.label.map(Into::into),

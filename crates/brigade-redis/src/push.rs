@@ -4,6 +4,7 @@
 //! not at all. Plain jobs, which are due now and have to do with no other job, are stored the
 //! cheap way. Pushes that are too large for one script take the way of `stage`.
 
+use brigade_core::options::Options;
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
@@ -16,7 +17,7 @@ use super::reply::convert;
 use super::script_error::{duplicate, is_duplicate};
 use super::scripts;
 use crate::error::{Error, ErrorKind};
-use crate::job::{DependentKind, Job, JobOptions};
+use crate::job::{DependentKind, Job};
 use crate::store::PushOutcome;
 
 /// What the script costs of itself for a job, in bytes of arguments that it reads in that time.
@@ -170,7 +171,7 @@ impl RedisClient {
 
 /// Whether a job has to do with no other, and leaves nothing behind; see `common.lua`.
 fn is_plain(job: &Job) -> bool {
-    let JobOptions {
+    let Options {
         key,
         unique,
         keep,
@@ -231,14 +232,14 @@ pub(super) fn fields_of(
     says_plain: bool,
 ) -> Result<Vec<(&'static str, Cow<'_, str>)>, Error> {
     let options = &job.options;
-    let text = (*options != JobOptions::default())
+    let text = (*options != Options::default())
         .then(|| serde_json::to_string(options))
         .transpose();
     let text =
         text.map_err(|e| Error::new(ErrorKind::Encode, "write a job's options").with_source(e))?;
     let [keep, within] = [options.keep, options.retry().within]
         .map(|time| time.map(|time| millis(time).to_string()));
-    let priority = (options.priority != 0).then(|| options.priority.to_string());
+    let priority = (options.priority() != 0).then(|| options.priority().to_string());
     let fields = [
         ("priority", priority.map(Cow::Owned)),
         (

@@ -5,6 +5,8 @@
 //! and each has its own answer. A retry is decided here by `policy`; the script only compares its
 //! pause with the time that is left, by the server's clock.
 
+use brigade_core::options::Options;
+use brigade_core::policy::RetryPolicy;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ use super::script_error::{duplicate, has_code, is_duplicate};
 use super::scripts;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, JobId, JobOptions, JobState, RetryPolicy};
+use crate::job::{AttemptKind, JobId, JobState};
 use crate::limits::Limits;
 use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryRule};
 use crate::retry::jitter;
@@ -131,7 +133,7 @@ impl RedisClient {
             |((place, policy), (failed, crashed, options)): ((usize, RetryPolicy), Fields)| {
                 // They were read when the job was handed out.
                 let options = options
-                    .and_then(|options| serde_json::from_str::<JobOptions>(&options).ok())
+                    .and_then(|options| serde_json::from_str::<Options>(&options).ok())
                     .unwrap_or_default();
                 (
                     place,

@@ -94,7 +94,7 @@ fn order_of(jobs: &[Job]) -> Vec<usize> {
             None => order.push(position),
         }
     }
-    order.sort_by_key(|position| std::cmp::Reverse(jobs[*position].options.priority));
+    order.sort_by_key(|position| std::cmp::Reverse(jobs[*position].options.priority()));
     let mut at = 0;
     while at < order.len() {
         if let Some(more) = parents.remove(&order[at]) {

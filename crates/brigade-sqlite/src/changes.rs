@@ -4,13 +4,14 @@
 //! Each is one transaction. A leased job is never changed by one: a cancel leaves a request for its
 //! holder, and all else is refused. Changes of any number of jobs go in steps (`steps`).
 
+use brigade_core::options::Options;
 use rusqlite::{Row, params};
 
 use super::parent_results::DependencyResult;
 use super::push::begins_by;
 use super::store::{Store, code, row_id};
 use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, JobOptions, JobState};
+use crate::job::{JobId, JobState};
 use brigade_core::store::{CancelOutcome, Edit, stays_in_its_queue};
 
 impl Store<'_> {
@@ -72,7 +73,7 @@ impl Store<'_> {
         self.edit(job, edit)?;
         self.take_back(id)?;
         // It begins again, with all the time that it had.
-        let options: JobOptions = options
+        let options: Options = options
             .and_then(|options| serde_json::from_str(&options).ok())
             .unwrap_or_default();
         let sql =

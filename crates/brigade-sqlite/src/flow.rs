@@ -15,13 +15,14 @@
 //! An id of a job that waits is greater than those of its parents, and a key's jobs go in the order
 //! of their ids, so nothing waits in a circle.
 
+use brigade_core::options::Options;
 use rusqlite::{Row, params};
 
 use super::parent_results::{DependencyResult, hands_on};
 use super::push::{begins_by, due_of};
 use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
-use crate::job::{DependentKind, Job, JobOptions, JobState};
+use crate::job::{DependentKind, Job, JobState};
 use brigade_core::store::PushOutcome;
 
 /// A job that ended, as far as others want to know.
@@ -256,7 +257,7 @@ impl Store<'_> {
             return Ok(None);
         };
         // What cannot be read is found out when the job is handed out.
-        let options: JobOptions = options
+        let options: Options = options
             .and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or_default();
         if hands_on(job.dependent_kind) {
@@ -297,7 +298,7 @@ impl Store<'_> {
     fn raise(
         &self,
         id: i64,
-        options: &JobOptions,
+        options: &Options,
         results: String,
     ) -> Result<(EndedJob, DependencyResult<'static>), Error> {
         let remove_at = self

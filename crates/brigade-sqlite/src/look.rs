@@ -5,11 +5,12 @@
 //! text: what cannot be read becomes a default and never an error, so that one bad row hides no
 //! other.
 
+use brigade_core::options::Options;
 use rusqlite::{Row, params};
 
 use super::store::{Store, code, row_id};
 use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, JobInfo, JobOptions, JobState, Parents, Unserved};
+use crate::job::{JobId, JobInfo, JobState, Parents, Unserved};
 pub(super) use crate::schedule::time_of as time;
 use brigade_core::store::{CancelRequest, JobFilter, QueueCounts};
 
@@ -110,7 +111,7 @@ pub(super) fn state_of(number: i64) -> Option<JobState> {
 
 fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
     let options: Option<String> = row.get(7)?;
-    let options: JobOptions = options
+    let options: Options = options
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
     let history: Option<String> = row.get(16)?;

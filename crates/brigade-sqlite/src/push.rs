@@ -4,6 +4,7 @@
 //! application's runs them by its [`SqlTransaction`](super::SqlTransaction). A unique key is looked
 //! up first, in the same transaction, so a duplicate is never stored.
 
+use brigade_core::options::Options;
 use std::time::Duration;
 
 use rusqlite::ToSql;
@@ -13,7 +14,7 @@ use super::sql_error::sql_error;
 use super::sql_value::SqlValue;
 use super::store::{Now, Store, code, millis, no_room, wall_millis};
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId, JobOptions, JobState};
+use crate::job::{Job, JobId, JobState};
 use brigade_core::store::PushOutcome;
 
 /// Runs the statements of a push.
@@ -76,14 +77,13 @@ pub(super) fn push(sql: &mut impl Sql, job: &Job, now: &Now) -> Result<PushOutco
     if let Some(id) = duplicate(sql, job, now)? {
         return Ok(PushOutcome::Duplicate(id));
     }
-    let options = (job.options != JobOptions::default())
+    let options = (job.options != Options::default())
         .then(|| serde_json::to_string(&job.options))
         .transpose();
     let options = options.map_err(|e| {
         Error::new(ErrorKind::Encode, format!("write a job's options: {e}")).with_source(e)
     })?;
-    let JobOptions {
-        priority,
+    let Options {
         key,
         unique,
         unique_for,
@@ -106,7 +106,7 @@ pub(super) fn push(sql: &mut impl Sql, job: &Job, now: &Now) -> Result<PushOutco
         SqlValue::Text(&job.payload),
         SqlValue::of_text(job.task.as_deref()),
         SqlValue::Integer(code(state)),
-        SqlValue::Integer((*priority).into()),
+        SqlValue::Integer(job.options.priority().into()),
         SqlValue::Integer(due),
         begins_by(&job.options, now).map_or(SqlValue::Null, SqlValue::Integer),
         SqlValue::of_text(key.as_deref()),
@@ -170,13 +170,13 @@ fn keep_unique(
 }
 
 /// The latest moment for an attempt to begin, for a job whose time begins now.
-pub(super) fn begins_by(options: &JobOptions, now: &Now) -> Option<i64> {
+pub(super) fn begins_by(options: &Options, now: &Now) -> Option<i64> {
     let within: Option<Duration> = options.retry().within;
     within.map(|within| now.wall.saturating_add(millis(within)))
 }
 
 /// When a job that may go on now is due; 0 if it need not wait.
-pub(super) fn due_of(options: &JobOptions, now: &Now) -> i64 {
+pub(super) fn due_of(options: &Options, now: &Now) -> i64 {
     match (options.at, options.delay) {
         (Some(at), _) => wall_millis(at),
         (None, Some(delay)) => now.wall.saturating_add(millis(delay)),

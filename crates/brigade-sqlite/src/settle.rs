@@ -5,6 +5,7 @@
 //! and one that fails is undone alone. What becomes of a failed job is decided by `policy`; here it
 //! is stored, with the job's history, and its dependents go on (`flow`).
 
+use brigade_core::options::Options;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,7 +16,7 @@ use super::parent_results::DependencyResult;
 use super::store::{Store, code, millis, row_id};
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, AttemptRecord, JobOptions, JobState};
+use crate::job::{AttemptKind, AttemptRecord, JobState};
 use crate::policy::{
     CANCELLED_KEPT, Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule,
     add_record,
@@ -25,7 +26,7 @@ use brigade_core::store::{Disposition, Settled, Settlement};
 
 /// What decides over a leased job.
 struct LeasedRow {
-    options: JobOptions,
+    options: Options,
     charged: Charged,
     cancel: Option<String>,
     begins_by: Option<i64>,

@@ -46,7 +46,7 @@ use crate::clock::FAR;
 use crate::error::Error;
 use crate::registry;
 use crate::stop;
-use crate::task::Function;
+use brigade_core::Function;
 use brigade_pool::Pool;
 
 pub use control::{ConsumerHandle, ConsumerStats};

@@ -76,7 +76,7 @@ pub mod testing;
 
 use brigade_core::{
     attempt_report, call, call_handle, clock, codec, context, error, finding, flow, job,
-    job_context, limits, outcome, place, progress, registry, retry, schedule, sync, task, to_job,
+    job_context, limits, outcome, place, progress, registry, retry, schedule, sync, to_job,
     traceparent, why,
 };
 use brigade_runtime::shutdown;
@@ -89,10 +89,10 @@ pub use brigade_core::{
     CallCounts, CallError, CallHandle, CancelOutcome, Cancelled, Capabilities, Captured, Chain,
     Clock, Codec, Context, Cost, Edit, Error, ErrorKind, Event, Exit, Explanation, Failure,
     Finding, FlowStep, Following, Function, Group, Job, JobContext, JobId, JobInfo, JobState,
-    Level, Limits, LiveConsumer, MemoryLimit, Missed, Output, Parents, Pass, Place, Progress,
-    ProgressStream, PushOutcome, QueueCounts, Rate, Recurrence, Retry, RetryAdvice, Schedule,
-    Scheduled, Settled, Step, StopReceipt, Task, Tick, TimedOut, ToFlow, ToJob, TraceParent,
-    Unserved,
+    Level, Limits, LiveConsumer, MemoryLimit, Missed, Options, Output, Parents, Pass, Place,
+    Progress, ProgressStream, PushOutcome, QueueCounts, Rate, Recurrence, Retry, RetryAdvice,
+    Schedule, Scheduled, Settled, Step, StopReceipt, Task, Tick, TimedOut, ToFlow, ToJob,
+    TraceParent, Unserved,
 };
 #[doc(inline)]
 pub use brigade_core::{policy, store};
@@ -175,12 +175,11 @@ pub mod __private {
     pub use brigade_core::linkme;
 
     pub use brigade_core::call::call;
-    pub use brigade_core::registry::{
-        FUNCTIONS, FunctionEntry, Invoke, TASKS, TaskEntry, function,
-    };
+    pub use brigade_core::invocation::{Invocation, Invoke, Refusal, Returned};
+    pub use brigade_core::registry::{FUNCTIONS, FunctionEntry, TASKS, TaskEntry, function};
+    pub use brigade_core::signature::signature;
     pub use brigade_core::task::{
-        Invocation, IsResult, MayNotSend, MaySend, NoResult, Refusal, Returned, SendProbe,
-        future_of_a_task, signature,
+        IsResult, MayNotSend, MaySend, NoResult, SendProbe, future_of_a_task,
     };
     pub use brigade_pool::{Start, create_thread};
     pub use brigade_pool::{block_on, enter_before_main};

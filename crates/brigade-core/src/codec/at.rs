@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Codec;
+use super::format::Codec;
 
 /// How deep a value may be nested: lists, maps, structs, enums and `Some` within each other.
 /// A thread that decodes may have a stack of 2 MiB, in a build without optimisation.

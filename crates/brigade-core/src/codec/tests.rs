@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::de::IgnoredAny;
-use serde::{Deserializer, Serializer, de, ser};
+use serde::{Deserialize, Deserializer, Serializer, de, ser};
 use serde_json::{Value, json};
 
 use super::*;

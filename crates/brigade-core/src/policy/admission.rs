@@ -1,10 +1,12 @@
-//! What is refused before it is stored.
+//! What is refused before a pool or a broker takes it: the one place that checks the ranges of
+//! options, names and payloads.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::NAME_BYTES_MAX;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobOptions};
+use crate::job::Job;
+use crate::options::Options;
 use crate::schedule::LAST_MILLIS;
 
 /// Refuses a job that could never be run.
@@ -12,7 +14,8 @@ use crate::schedule::LAST_MILLIS;
 /// # Errors
 ///
 /// `TooLarge` for a payload over the limit, `Decode` for one that is not JSON, `BadOption` for a
-/// name that no queue can have and for a time that is too far away or that its own limit excludes.
+/// name that no queue can have, for an option out of its range, and for a time that is too far away
+/// or that its own limit excludes.
 pub fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
     check_payload(
         &format!("push to {:?}", job.queue),
@@ -24,16 +27,44 @@ pub fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::Decode, text).with_source(e));
     }
     check_name("queue", &job.queue)?;
+    check_ranges(&format!("push to {:?}", job.queue), &job.options)?;
     check_date(job)?;
     check_window(job)
 }
 
 /// For how long from now a job is not due.
-pub fn delay_of(options: &JobOptions, now: SystemTime) -> Duration {
+pub fn delay_of(options: &Options, now: SystemTime) -> Duration {
     match options.at {
         Some(at) => at.duration_since(now).unwrap_or_default(),
         None => options.delay.unwrap_or_default(),
     }
+}
+
+/// Refuses options that a call in a pool cannot have.
+///
+/// # Errors
+///
+/// `Unsupported` for those of jobs at a broker, `BadOption` for one out of its range.
+pub fn check_call(options: &Options) -> Result<(), Error> {
+    let is_for_a_broker = options.key.is_some()
+        || options.partition.is_some()
+        || options.unique.is_some()
+        || options.keep.is_some();
+    if is_for_a_broker {
+        let text = "call a pool with a key, a partition, a unique key or a time to keep: those are \
+            for jobs at a broker";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    check_ranges("make a call", options)
+}
+
+/// Refuses options with which nothing could run anywhere.
+fn check_ranges(what: &str, options: &Options) -> Result<(), Error> {
+    if options.timeout == Some(Duration::ZERO) {
+        let text = format!("{what} with a timeout of zero: give it more time, or none");
+        return Err(Error::new(ErrorKind::BadOption, text));
+    }
+    Ok(())
 }
 
 /// Refuses a payload over the limit.

@@ -6,12 +6,22 @@
 
 use std::time::Duration;
 
-use crate::job::{AttemptKind, JobOptions, RetryPolicy};
+use crate::job::AttemptKind;
+use crate::options::Options;
 use crate::outcome::RetryAdvice;
 use crate::retry::Retry;
 
 /// The second crash of a job ends it.
 const CRASHES_MAX: u32 = 2;
+
+/// When a job is retried, as far as its task's registration says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts after the first.
+    pub retries: Option<u32>,
+    /// The pauses between attempts.
+    pub retry: Option<Retry>,
+}
 
 /// When the attempts of a job or a call are repeated.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -77,7 +87,7 @@ impl ChargedEnd {
 
 impl RetryRule {
     /// The rule of a job: what it says itself, and else what its task's registration says.
-    pub fn of_job(options: &JobOptions, task: RetryPolicy) -> Self {
+    pub fn of_job(options: &Options, task: RetryPolicy) -> Self {
         Self {
             retries: options.retries.or(task.retries).unwrap_or(0),
             retry: options.retry.or(task.retry).unwrap_or_default(),
@@ -95,8 +105,8 @@ impl RetryRule {
     }
 
     /// What follows an attempt. `before` is what earlier attempts were charged; `left` the time in
-    /// which a further attempt may begin, `None` without a bound; `jitter` a factor from 0.5 to 1
-    /// for the pause.
+    /// which a further attempt may begin, `None` without a bound, zero once it is over; `jitter` a
+    /// factor from 0.5 to 1 for the pause.
     pub fn decide(
         &self,
         before: Charged,
@@ -123,7 +133,7 @@ impl RetryRule {
             ChargedEnd::Crashed => Duration::ZERO,
         };
         match left {
-            Some(left) if pause > left => RetryDecision::Stop(NoRetry::TooLate),
+            Some(left) if left.is_zero() || pause > left => RetryDecision::Stop(NoRetry::TooLate),
             _ => RetryDecision::Retry(pause),
         }
     }
@@ -214,5 +224,25 @@ mod tests {
             decide(Duration::from_millis(999)),
             RetryDecision::Stop(NoRetry::TooLate)
         );
+    }
+
+    #[test]
+    fn no_attempt_begins_once_the_time_for_it_is_over_even_without_a_pause() {
+        let rule = RetryRule {
+            retry: Retry::exponential(Duration::ZERO, Duration::ZERO),
+            ..job(5)
+        };
+        let ends = [
+            POLICY,
+            ChargedEnd::Failed(RetryAdvice::In(Duration::ZERO)),
+            ChargedEnd::Crashed,
+        ];
+        for end in ends {
+            let decide = |left| rule.decide(charged(0, 0), end, Some(left), 1.0);
+            let too_late = RetryDecision::Stop(NoRetry::TooLate);
+            assert_eq!(decide(Duration::ZERO), too_late, "{end:?}");
+            let at_once = RetryDecision::Retry(Duration::ZERO);
+            assert_eq!(decide(Duration::from_nanos(1)), at_once, "{end:?}");
+        }
     }
 }

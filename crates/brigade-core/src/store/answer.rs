@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::attempt_report::AttemptReport;
 use crate::error::{Error, ErrorKind};
-use crate::outcome::{CallError, Cancelled, Failure, TimedOut, shorten};
+use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
+use crate::printable::shorten;
 
 /// Of the message of an answer that is shortened.
 const SHORT_BYTES: usize = 512;

@@ -99,7 +99,7 @@ impl Capabilities {
             (options.unique.is_some(), self.unique, "unique"),
             (options.keep.is_some(), self.results, "results"),
             (job.link.is_some(), self.flows, "flows"),
-            (options.priority != 0, self.priorities, "priorities"),
+            (options.priority() != 0, self.priorities, "priorities"),
             (is_later, self.scheduling, "scheduling"),
         ];
         let lacking = asked.iter().find(|(is_asked, can, _)| *is_asked && !can);
@@ -111,12 +111,13 @@ impl Capabilities {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let (lowest, highest) = self.priority_range;
-        if (lowest..=highest).contains(&options.priority) {
+        if (lowest..=highest).contains(&options.priority()) {
             return Ok(());
         }
         let text = format!(
             "push to {:?}: a priority is from {lowest} to {highest} here, and this one is {}",
-            job.queue, options.priority
+            job.queue,
+            options.priority()
         );
         Err(Error::new(ErrorKind::BadOption, text))
     }

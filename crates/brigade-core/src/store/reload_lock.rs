@@ -6,7 +6,7 @@
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Reply;
+use super::reply::Reply;
 
 /// Gives out locks.
 ///

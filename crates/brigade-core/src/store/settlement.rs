@@ -1,11 +1,12 @@
 //! [`Settlement`]: what the holder of a lease says about it, and what the store answers.
 
+use crate::policy::RetryPolicy;
 use std::time::Duration;
 
 use super::answer::Answer;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::clock::FAR;
-use crate::job::{AttemptKind, JobId, RetryPolicy};
+use crate::job::{AttemptKind, JobId};
 use crate::outcome::RetryAdvice;
 
 /// What the holder of a lease says about it.

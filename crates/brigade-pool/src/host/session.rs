@@ -20,11 +20,11 @@ use self::held::{HeldCall, SessionState};
 use super::answer::{head_of, refused};
 use super::offer::Offer;
 use crate::address;
-use crate::call::Request;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{CallId, Pool, Relay, RelayedCell, Tag};
 use crate::registry;
 use crate::remote::{Budget, Credentials, SendQueue, random_id};
+use crate::request::Request;
 use crate::sync::lock;
 use crate::wire::remote::{
     Join, MAGIC, RandomId, RemoteOutcome, StopCall, TaskLine, VERSION, Welcome, ahead_max, kind,
@@ -104,11 +104,8 @@ impl Session {
             name: name.to_owned(),
             signature: (task.signature)().to_owned(),
             idempotent: task.idempotent,
-            retries: task.call_options().and_then(|options| options.retries),
-            retry: task
-                .call_options()
-                .and_then(|options| options.retry)
-                .map(Into::into),
+            retries: task.call_options().retries,
+            retry: task.call_options().retry.map(Into::into),
         };
         let lines =
             |task: &'static registry::TaskEntry| task.names().map(move |name| line(name, task));
@@ -245,7 +242,7 @@ impl Session {
                     self.answer_at_once(call, RemoteOutcome::Returned);
                     continue;
                 }
-                let attempt = request.options().origin.map_or(0, |origin| origin.attempt);
+                let attempt = request.attempt_of().call.map_or(0, |call| call.attempt);
                 let key = state.begin(call, attempt);
                 tags.push((call, key));
                 let relay = Arc::clone(self) as Arc<dyn Relay>;

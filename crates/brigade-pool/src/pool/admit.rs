@@ -11,11 +11,12 @@ use super::cell::Cell;
 use super::core::{Admission, Effects};
 use super::shared::Shared;
 use super::worker_conn::outgoing::TASK_NAME_BYTES_MAX;
-use crate::call::{CallOptions, CallTarget, Request};
 use crate::error::{Error, ErrorKind};
+use crate::policy::check_call;
 use crate::registry;
+use crate::request::{CallTarget, Request};
+use crate::signature::fits;
 use crate::sync::lock;
-use crate::task;
 
 impl Shared {
     pub(super) fn admit(self: &Arc<Self>, request: Request, cell: &Arc<Cell>) -> Admission {
@@ -104,7 +105,7 @@ impl Shared {
             && self.config.runs_own_program()
             && let Some(task) = registry::find(name)
         {
-            request.fill(task);
+            request.fill(|| task.call_options());
         }
         self.check_options(&request)?;
         Ok(request)
@@ -121,7 +122,7 @@ impl Shared {
             }
             CallTarget::Task { name } => {
                 if let (Some(signature), Some(entry)) = (request.signature, registry::find(name))
-                    && !task::fits(signature(), (entry.signature)())
+                    && !fits(signature(), (entry.signature)())
                 {
                     let (called, is) = (signature(), (entry.signature)());
                     let text = format!("call {name:?} as {called}: it is {is}");
@@ -144,22 +145,11 @@ impl Shared {
     }
 
     fn check_options(&self, request: &Request) -> Result<(), Error> {
-        let CallOptions {
-            key,
-            partition,
-            unique,
-            keep,
-            labels,
-            timeout,
-            ..
-        } = request.options();
-        if key.is_some() || partition.is_some() || unique.is_some() || keep.is_some() {
-            let text = "call a pool with a key, a partition, a unique key or a time to keep: \
-                those are for jobs at a broker";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
+        let options = request.options();
+        check_call(options)?;
         if !self.config.may_have_remote_hosts()
-            && let Some(label) = labels
+            && let Some(label) = options
+                .labels
                 .iter()
                 .find(|label| !self.config.labels.contains(*label))
         {
@@ -167,10 +157,6 @@ impl Shared {
                 "call {:?} where {label:?} is: no worker of this pool may ever have that label",
                 request.task_name()
             );
-            return Err(Error::new(ErrorKind::BadOption, text));
-        }
-        if timeout.is_some_and(|timeout| timeout.is_zero()) {
-            let text = "call with a timeout of zero: give it more time, or none";
             return Err(Error::new(ErrorKind::BadOption, text));
         }
         Ok(())

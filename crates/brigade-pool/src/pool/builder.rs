@@ -17,13 +17,14 @@ use super::config::{Config, Neighbours};
 use super::count::WorkerCount;
 use super::queue::Order;
 use crate::address;
+use crate::args::Args;
 use crate::codec::Codec;
 use crate::context::State;
 use crate::error::{Error, ErrorKind};
+use crate::function::Function;
 use crate::outcome::Failure;
 use crate::process::GroupLimits;
 use crate::retry::Retry;
-use crate::task::{Args, Function};
 use crate::wire::HookCall;
 
 /// Settings of a pool: [`Pool::builder`]. Every setter names its default; `start` refuses what

@@ -15,12 +15,12 @@ use bytes::Bytes;
 use super::ids::CallId;
 use super::runtime_check::RuntimeCheck;
 use crate::attempt_report::StopReceipt;
-use crate::call::Request;
 use crate::error::Error;
 use crate::outcome::CallError;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::progress_queue::ProgressQueue;
+use crate::request::Request;
 use crate::sync::lock;
 
 /// How a call ended. Its result is not decoded yet.

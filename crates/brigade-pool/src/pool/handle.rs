@@ -14,12 +14,12 @@ use super::core::{Admission, Core};
 use super::ids::CallId;
 use super::shared::Shared;
 use crate::attempt_report::{Step, StopReceipt};
-use crate::call::Request;
 use crate::call_handle::RunningCall;
 use crate::error::Error;
 use crate::outcome::{CallError, Cancelled};
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::request::Request;
 
 /// Why an abandoned call is cancelled.
 const ABANDONED: &str = "its handle was dropped";

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::call::{CallTarget, Request};
+use crate::request::{CallTarget, Request};
 use crate::retry::Retry;
 use crate::wire::TaskDefaults;
 
@@ -26,11 +26,12 @@ impl ProgramTasks {
         let Some(task) = self.0.get(&**name).filter(|_| request.queue.is_none()) else {
             return;
         };
+        let of_another_pool = request.attempt_of().call.is_some();
         let options = request.options.get_or_insert_default();
         options.timeout = options.timeout.or(task.timeout);
         options.memory = options.memory.or(task.memory);
         // The pool that made a call decides whether it is tried again.
-        if options.origin.is_none() {
+        if !of_another_pool {
             options.retries = options.retries.or(task.retries);
             options.retry = options.retry.or(task.retry.map(Retry::from));
         }

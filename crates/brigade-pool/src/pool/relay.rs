@@ -6,8 +6,8 @@ use super::Pool;
 use super::cell::Cell;
 use super::core::Admission;
 use super::ids::CallId;
-use crate::call::Request;
 use crate::error::Error;
+use crate::request::Request;
 
 /// A call that was not taken in: why, or that there is no room for it.
 pub(crate) type NotTaken = Option<Error>;

@@ -19,12 +19,13 @@ use super::{crash_note, hygiene, logs, panics, title};
 use crate::address;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
+use crate::invocation::{Invocation, Invoke, Refusal, Returned};
 use crate::job_context::JobContext;
-use crate::outcome::{Failure, REASON_BYTES_MAX, shorten};
+use crate::outcome::{Failure, REASON_BYTES_MAX};
 use crate::refused::Refused;
-use crate::registry::{self, Invoke};
-use crate::task::{Invocation, Refusal, Returned};
+use crate::registry;
 use crate::wire::{CallMeta, Frame, PanicNote, RunTarget, kind};
+use brigade_core::printable::shorten;
 
 type AttemptResult = Result<Returned, PanicNote>;
 

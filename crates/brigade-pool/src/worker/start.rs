@@ -121,7 +121,7 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
 /// their names.
 fn task_defaults() -> Result<Vec<TaskDefaults>, Error> {
     let of_task = |task: &'static TaskEntry| {
-        let options = task.call_options()?;
+        let options = task.call_options();
         let has_any = options.timeout.is_some()
             || options.memory.is_some()
             || options.retries.is_some()

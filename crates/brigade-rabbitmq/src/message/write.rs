@@ -4,6 +4,7 @@
 //! written from the envelope. Options, history and reasons are bounded, as all headers of a message
 //! have to fit into one frame (`fit` takes more out if they do not).
 
+use brigade_core::options::Options;
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{FieldTable, ShortString};
@@ -13,7 +14,7 @@ use super::super::publisher::Message;
 use super::super::values::{REASON_BYTES_MAX, millis_since_1970, new_id, shortened, text, whole};
 use super::{DELIVERIES, Envelope, OURS, REASON, TRACEPARENT};
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptRecord, Job, JobOptions};
+use crate::job::{AttemptRecord, Job};
 
 /// All headers of a message have to fit into one frame of 128 KiB.
 const HISTORY_BYTES_MAX: usize = 24 << 10;
@@ -99,7 +100,7 @@ impl Envelope {
     /// `Encode`; `BadOption` for options that do not fit into a header.
     pub(in super::super) fn write(&self, queue: ShortString) -> Result<Message, Error> {
         let headers = self.headers()?;
-        let priority = u8::try_from(self.job.options.priority).unwrap_or(0);
+        let priority = u8::try_from(self.job.options.priority()).unwrap_or(0);
         let mut properties = without_user(&self.properties);
         if !headers.inner().is_empty() || properties.headers().is_some() {
             properties = properties.with_headers(headers);
@@ -210,15 +211,12 @@ fn stays(name: &str) -> bool {
 
 fn options_of(job: &Job) -> Result<Option<String>, Error> {
     // Its priority is a property, and its delay is over once it comes back from there.
-    let options = JobOptions {
-        priority: 0,
-        delay: None,
-        at: None,
-        // It has a header of its own, which other programs know.
-        traceparent: None,
-        ..job.options.clone()
-    };
-    if options == JobOptions::default() {
+    let mut options = job.options.clone();
+    options.priority = None;
+    (options.delay, options.at) = (None, None);
+    // It has a header of its own, which other programs know.
+    options.traceparent = None;
+    if options == Options::default() {
         return Ok(None);
     }
     let text = serde_json::to_string(&options).map_err(|e| {

@@ -57,11 +57,15 @@ impl Broker {
     }
 
     /// Makes a call through this queue, or that of its task.
-    fn call_in<T>(&self, queue: Option<&str>, call: Call<T>) -> CallHandle<T> {
-        let (queue_timeout, waits_out_passes) = {
-            let options = call.request.options();
-            (options.queue_timeout, options.waits_out_passes)
-        };
+    fn call_in<T>(&self, queue: Option<&str>, mut call: Call<T>) -> CallHandle<T> {
+        // Of the caller, not of the job.
+        let (queue_timeout, waits_out_passes) = call
+            .request
+            .options
+            .as_mut()
+            .map_or((None, false), |options| {
+                (options.queue_timeout.take(), options.waits_out_passes)
+            });
         let job = match self.call_to_job(queue, call) {
             Ok(job) => job,
             Err(error) => return CallHandle::rejected(error),

@@ -1,5 +1,6 @@
 //! [`Lease`] and [`TakenJob`]: a job in its holder's hands.
 
+use brigade_core::policy::RetryPolicy;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,11 @@ use super::Cancels;
 use crate::attempt_report::StopReceipt;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, JobId, RetryPolicy};
+use crate::job::{AttemptKind, JobId};
 use crate::outcome::RetryAdvice;
-use crate::schedule::Tick;
 use crate::store::{CancelRequest, Disposition, Leased, Settled, Settlement};
 use crate::traceparent::TraceParent;
+use brigade_core::Tick;
 
 /// A job that was taken: handed out and gone.
 #[derive(Clone, Debug)]
@@ -100,7 +101,7 @@ impl Lease {
 
     /// Its priority.
     pub fn priority(&self) -> i32 {
-        self.leased.job.options.priority
+        self.leased.job.options.priority()
     }
 
     /// Its key.

@@ -5,6 +5,7 @@
 //! itself. Only the time within which attempts have to begin is applied here for that job, as no
 //! store knows it ([`Policy::begins_by`]).
 
+use brigade_core::policy::RetryPolicy;
 use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
@@ -13,7 +14,7 @@ use super::held::Why;
 use super::pause::pause;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
-use crate::job::{AttemptKind, RetryPolicy, Unserved};
+use crate::job::{AttemptKind, Unserved};
 use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
 use crate::policy::NEXT_TOO_LATE;
 use crate::retry::{Retry, jitter};

@@ -27,10 +27,11 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
 use crate::job_context::JobContext;
-use crate::outcome::{CallError, Cancelled, Failure, Pass, shorten};
-use crate::schedule::Tick;
+use crate::outcome::{CallError, Cancelled, Failure, Pass};
 use crate::store::Leased;
 use crate::traceparent::TraceParent;
+use brigade_core::Tick;
+use brigade_core::printable::shorten;
 
 type Handling = Pin<Box<dyn Future<Output = EndedAttempt> + Send>>;
 

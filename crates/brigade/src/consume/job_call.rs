@@ -6,10 +6,11 @@ use super::consumer::RunningConsumer;
 use super::held::LOSSES_BESIDE_OTHERS;
 use crate::call::Call;
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, RetryPolicy};
+use crate::job::Job;
 use crate::job_context::JobContext;
 use crate::registry::{self, TaskEntry};
 use crate::store::Leased;
+use brigade_core::policy::RetryPolicy;
 use brigade_pool::Pool;
 
 impl RunningConsumer {
@@ -49,25 +50,11 @@ impl RunningConsumer {
         } else {
             format!("[{payload}]")
         };
-        let mut call = Call::of_json_text(task, arguments).for_job(job_context(leased)?);
-        if let Some(timeout) = job.options.timeout {
-            call = call.timeout(timeout);
-        }
-        if let Some(memory) = job.options.memory {
-            call = call.memory(memory);
-        }
-        if let Some(label) = &job.options.label {
-            call = call.label(label.clone());
-        }
-        if let Some(parent) = &job.options.traceparent {
-            call = call.traceparent(parent.clone());
-        }
-        if let Some(tick) = &job.options.tick {
-            call = call.for_tick(tick.at);
-        }
+        let mut call =
+            Call::of_json_text(task, arguments).for_job(job_context(leased)?, &job.options);
         // A pool does that for what it runs.
         if let Some(entry) = entry.filter(|_| self.pool.is_none()) {
-            call.request.fill(entry);
+            call.request.fill(|| entry.call_options());
         }
         // A job that ended a worker or a consumer runs alone in a fresh worker: it can hurt no
         // other job, and no earlier attempt can be at fault.

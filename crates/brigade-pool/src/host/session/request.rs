@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::Session;
 use crate::address;
-use crate::call::{CallOptions, CallTarget, RemoteAttempt, Request};
 use crate::error::{Error, ErrorKind};
+use crate::options::Options;
 use crate::registry;
+use crate::request::{AttemptOf, CallTarget, RemoteAttempt, Request};
 use crate::sync::lock;
 use crate::wire::remote::Run;
 use crate::wire::{self, Frame};
@@ -54,30 +55,29 @@ impl Session {
                 ));
             }
         };
-        let options = CallOptions {
-            timeout: run.timeout,
-            memory: run.memory,
-            capture_bytes: run
-                .capture
-                .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-            alone: run.alone,
-            fresh: run.fresh,
-            queue_timeout: run.ahead.then_some(AHEAD_WAIT),
-            tick: run.tick,
-            traceparent: run.traceparent,
-            job: run.job.map(|job| Arc::new(job.into_owned())),
-            origin: Some(RemoteAttempt {
+        let mut options = Options::default();
+        (options.timeout, options.memory) = (run.timeout, run.memory);
+        options.capture_bytes = run
+            .capture
+            .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        options.alone = run.alone;
+        options.queue_timeout = run.ahead.then_some(AHEAD_WAIT);
+        options.traceparent = run.traceparent;
+        let attempt_of = AttemptOf {
+            call: Some(RemoteAttempt {
                 call: run.number,
                 attempt: run.attempt,
             }),
-            ..CallOptions::default()
+            job: run.job.map(|job| Arc::new(job.into_owned())),
+            tick: run.tick,
+            fresh: run.fresh,
         };
-        let options = Some(Box::new(options));
         Ok(Request {
             target,
             codec: run.codec,
             payload: Ok(payload),
-            options,
+            options: Some(Box::new(options)),
+            attempt_of: Some(Box::new(attempt_of)),
             signature: None,
             args: None,
             queue: None,

@@ -16,8 +16,8 @@ use super::call_entry::{CallEntry, Phase};
 use super::choice::Requirements;
 use super::effects::Effects;
 use super::{Core, Stage};
-use crate::call::Request;
 use crate::error::Error;
+use crate::request::Request;
 
 /// What became of a new call.
 pub(in super::super) enum Admission {
@@ -77,7 +77,7 @@ impl Core {
             self.pick(&Requirements {
                 request: &request,
                 alone,
-                fresh: request.options().fresh,
+                fresh: request.attempt_of().fresh,
                 passes: &[],
             })
         } else {
@@ -118,7 +118,7 @@ impl Core {
         has_place: bool,
     ) -> CallId {
         self.generation = self.generation.wrapping_add(1);
-        let fresh = request.options().fresh;
+        let fresh = request.attempt_of().fresh;
         let key = self.calls.insert(CallEntry {
             generation: self.generation,
             cell,

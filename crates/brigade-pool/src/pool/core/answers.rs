@@ -19,7 +19,7 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Failure, RetryAdvice};
 use crate::output::Output;
-use crate::policy::{Charged, ChargedEnd, NoRetry, RetryDecision, RetryRule};
+use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryRule};
 use crate::progress::{PROGRESS_BYTES_MAX, Progress};
 use crate::refused::Refused;
 use crate::wire::{Frame, PanicNote, kind};
@@ -249,11 +249,7 @@ impl Core {
             crashed: entry.crashes,
         };
         let age = self.now - entry.made;
-        let left = match retry.within.map(|within| within.checked_sub(age)) {
-            Some(None) => return RetryDecision::Stop(NoRetry::TooLate),
-            Some(left) => left,
-            None => None,
-        };
+        let left = retry.within.map(|within| within.saturating_sub(age));
         rule.decide(before, end, left, jitter)
     }
 

@@ -15,7 +15,7 @@ use super::super::ids::WorkerId;
 use super::super::queue::QueuePosition;
 use super::super::stop_reason::StopReason;
 use crate::attempt_report::Step;
-use crate::call::Request;
+use crate::request::Request;
 
 /// How often a call is given to a worker that dies before it reads it.
 pub(super) const UNDELIVERED_MAX: u32 = 3;

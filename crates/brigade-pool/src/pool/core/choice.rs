@@ -9,8 +9,8 @@ use super::super::queue::LaneName;
 use super::Core;
 use super::call_entry::CallEntry;
 use super::worker_slot::{Rank, WorkerSlot, WorkerStage};
-use crate::call::{CallTarget, Request};
 use crate::registry;
+use crate::request::{CallTarget, Request};
 
 /// All slots of a worker: as many as one can have, so that one attempt more always counts.
 const LOAD_FULL: u64 = 65_536;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::deadlines::DueKey;
-use crate::call::{CallTarget, Request};
 use crate::registry;
+use crate::request::{CallTarget, Request};
 use crate::retry::Retry;
 use crate::wire::remote::{RandomId, ahead_max};
 

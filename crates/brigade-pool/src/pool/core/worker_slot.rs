@@ -13,7 +13,7 @@ use super::super::ids::{CallId, WorkerId};
 use super::super::worker_conn::WorkerConn;
 #[cfg(feature = "remote")]
 use super::host_info::HostState;
-use crate::call::Request;
+use crate::request::Request;
 
 /// A worker of the pool: a process of ours, or a remote host.
 pub(super) struct WorkerSlot {

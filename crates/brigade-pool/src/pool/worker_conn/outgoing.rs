@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::super::ids::CallId;
-use crate::call::{CallOptions, CallTarget, Request};
+use crate::request::{AttemptOf, CallTarget, Request};
 use crate::wire;
 
 /// An attempt, as its worker is sent it.
@@ -49,10 +49,10 @@ pub(super) fn target_of(request: &Request) -> wire::RunTarget<'_> {
 /// whose texts are of any length.
 pub(super) fn written<'a>(
     meta: &impl Serialize,
-    options: &CallOptions,
+    of: &AttemptOf,
     space: &'a mut [u8],
 ) -> Cow<'a, [u8]> {
-    if options.job.is_some() {
+    if of.job.is_some() {
         return Cow::Owned(postcard::to_stdvec(meta).expect("flat types of our own always encode"));
     }
     Cow::Borrowed(postcard::to_slice(meta, space).expect("task names are checked to be short"))

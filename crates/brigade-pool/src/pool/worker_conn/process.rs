@@ -34,12 +34,13 @@ use super::outgoing::{OutgoingAttempt, TASK_NAME_BYTES_MAX, target_of, written};
 use super::{Health, OwnProcess, WorkerConn};
 use crate::codec::Codec;
 use crate::link::Channel;
-use crate::outcome::{REASON_BYTES_MAX, shorten};
+use crate::outcome::REASON_BYTES_MAX;
 use crate::output::Output;
 use crate::process::proc_fs::resident_bytes;
 use crate::process::{Group, Pipe, Process};
 use crate::sync::lock;
 use crate::wire::{CallMeta, CancelFrame, kind};
+use brigade_core::printable::shorten;
 
 /// A control message is small; progress and results go over the data channel.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
@@ -119,21 +120,21 @@ impl WorkerConn for WorkerProcess {
     fn append(&self, attempt: &OutgoingAttempt<'_>) {
         let request = attempt.request;
         let options = request.options();
-        let origin = options.origin;
+        let of = request.attempt_of();
         let meta = CallMeta {
             target: target_of(request),
-            attempt: origin.map_or(attempt.number, |origin| origin.attempt),
+            attempt: of.call.map_or(attempt.number, |call| call.attempt),
             codec: request.codec,
             timeout: options.timeout,
             memory: options.memory,
             tell_start: attempt.tell_start,
-            tick: options.tick,
-            number: origin.map(|origin| origin.call),
-            job: options.job.as_deref().map(Cow::Borrowed),
+            tick: of.tick,
+            number: of.call.map(|call| call.call),
+            job: of.job.as_deref().map(Cow::Borrowed),
             traceparent: options.traceparent.clone(),
         };
         let mut space = [0; META_BYTES_MAX];
-        let meta = written(&meta, options, &mut space);
+        let meta = written(&meta, of, &mut space);
         let payload = request
             .payload
             .as_ref()

@@ -27,13 +27,14 @@ use super::super::stop_reason::StopReason;
 use super::WorkerConn;
 use super::outgoing::{OutgoingAttempt, TASK_NAME_BYTES_MAX, target_of, written};
 use crate::address;
-use crate::call::{CallTarget, Request};
 use crate::codec::Codec;
-use crate::outcome::{REASON_BYTES_MAX, shorten};
+use crate::outcome::REASON_BYTES_MAX;
 use crate::registry;
 use crate::remote::SendQueue;
+use crate::request::{CallTarget, Request};
 use crate::wire;
 use crate::wire::remote::{MAGIC, Run, StopCall, VERSION, Welcome, kind};
+use brigade_core::printable::shorten;
 
 /// A host over all its connections.
 pub(super) struct RemoteHost {
@@ -79,7 +80,8 @@ impl RemoteHost {
 
 impl WorkerConn for RemoteHost {
     fn append(&self, attempt: &OutgoingAttempt<'_>) {
-        let (request, options) = (attempt.request, attempt.request.options());
+        let request = attempt.request;
+        let (options, of) = (request.options(), request.attempt_of());
         let run = Run {
             target: listed(request),
             number: attempt.call.number(),
@@ -91,12 +93,12 @@ impl WorkerConn for RemoteHost {
             alone: attempt.alone,
             fresh: attempt.fresh,
             ahead: attempt.is_ahead,
-            tick: options.tick,
-            job: options.job.as_deref().map(Cow::Borrowed),
+            tick: of.tick,
+            job: of.job.as_deref().map(Cow::Borrowed),
             traceparent: options.traceparent.clone(),
         };
         let mut space = [0; TASK_NAME_BYTES_MAX + 192];
-        let run = written(&run, options, &mut space);
+        let run = written(&run, of, &mut space);
         let payload = request
             .payload
             .as_ref()

@@ -21,8 +21,9 @@ use super::super::{Core, Stage};
 use super::conn::{SentLog, SimConn, serial_of};
 use super::model::{Model, Rules, SimStage, SimWorker, Wishes};
 use super::settings::settings;
-use crate::call::{Call, Request};
+use crate::call::Call;
 use crate::event::Event;
+use crate::request::Request;
 use crate::retry::Retry;
 use crate::sync::lock;
 

@@ -10,7 +10,6 @@ use crate::error::{Error, ErrorKind};
 use crate::registry;
 use crate::remote::{FrameConnection, printable};
 use crate::retry::Retry;
-use crate::task;
 use crate::wire::remote::{Join, MAGIC, TaskLine, VERSION, kind};
 
 /// Tasks of one host.
@@ -116,5 +115,5 @@ fn accepted(join: Join, identity: &str) -> (HostInfo, HostArrival) {
 /// not fit there.
 fn other_signature(task: &TaskLine) -> Option<(&TaskLine, &'static str)> {
     let own = (registry::find(&task.name)?.signature)();
-    (!task::fits(own, &task.signature)).then_some((task, own))
+    (!crate::signature::fits(own, &task.signature)).then_some((task, own))
 }

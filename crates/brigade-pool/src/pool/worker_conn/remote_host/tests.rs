@@ -10,9 +10,9 @@ use super::super::super::core::{HostArrival, HostInfo};
 use super::introduction::{LABELS_MAX, introduce};
 use super::*;
 use crate::error::{Error, ErrorKind};
+use crate::invocation::{Invocation, Returned};
 use crate::registry::{TASKS, TaskEntry};
 use crate::remote::FrameConnection;
-use crate::task::{Invocation, Returned};
 use crate::wire::remote::{Join, TaskLine};
 
 /// A task of this program.
@@ -25,7 +25,7 @@ static SQUARE: TaskEntry = TaskEntry {
     place: "",
     codec: Codec::Postcard,
     idempotent: false,
-    signature: crate::task::signature::<(i64,), i64>,
+    signature: crate::signature::signature::<(i64,), i64>,
     body: || "",
     options: |call| call,
     invoke: |_, _, _| Invocation::Now(Returned::Passed(String::new())),

@@ -1,0 +1,322 @@
+//! [`Options`]: what a request says besides its task and its arguments, for calls and jobs alike.
+//!
+//! Both types set them by the same methods ([`option_setters`]); `policy::admission` checks them
+//! before a pool or a broker takes the request. What a request does not say, the task's
+//! registration says where it runs, and otherwise the default of the setter holds.
+//!
+//! Stores keep the options of a job as JSON in the form that this module gives them. Fields that
+//! only a pool knows are not part of it.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::clock::FAR;
+use crate::retry::Retry;
+use crate::tick::Tick;
+use crate::traceparent::TraceParent;
+
+/// What a request says besides its task and its arguments. Each field is described at the setter of
+/// its name, on [`Call`](crate::Call) or [`Job`](crate::Job).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// See [`Job::priority`](crate::Job::priority).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    /// See [`Job::retries`](crate::Job::retries).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+    /// See [`Job::retry`](crate::Job::retry).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// See [`Job::delay`](crate::Job::delay).
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "bounded_time"
+    )]
+    pub delay: Option<Duration>,
+    /// See [`Job::at`](crate::Job::at).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<SystemTime>,
+    /// See [`Job::key`](crate::Job::key).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Box<str>>,
+    /// See [`Job::partition`](crate::Job::partition).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<Box<str>>,
+    /// See [`Job::unique`](crate::Job::unique).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unique: Option<Box<str>>,
+    /// See [`Job::unique_for`](crate::Job::unique_for).
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "bounded_time"
+    )]
+    pub unique_for: Option<Duration>,
+    /// See [`Job::timeout`](crate::Job::timeout).
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "bounded_time"
+    )]
+    pub timeout: Option<Duration>,
+    /// See [`Job::memory`](crate::Job::memory).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// See [`Job::label`](crate::Job::label).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<Box<str>>,
+    /// See [`Job::keep`](crate::Job::keep).
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "bounded_time"
+    )]
+    pub keep: Option<Duration>,
+    /// The tick of a schedule that it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tick: Option<Tick>,
+    /// See [`Job::traceparent`](crate::Job::traceparent).
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "TraceParent::read_field"
+    )]
+    pub traceparent: Option<TraceParent>,
+    /// See [`Call::queue_timeout`](crate::Call::queue_timeout).
+    #[serde(skip)]
+    pub queue_timeout: Option<Duration>,
+    /// See [`Call::wait_out_passes`](crate::Call::wait_out_passes).
+    #[serde(skip)]
+    pub waits_out_passes: bool,
+    /// See [`Call::labels`](crate::Call::labels).
+    #[serde(skip)]
+    pub labels: Vec<Box<str>>,
+    /// See [`Call::capture`](crate::Call::capture).
+    #[serde(skip)]
+    pub capture_bytes: Option<usize>,
+    /// See [`Call::alone`](crate::Call::alone).
+    #[serde(skip)]
+    pub alone: bool,
+}
+
+/// The options of a request that says nothing.
+pub(crate) static NO_OPTIONS: Options = Options {
+    priority: None,
+    retries: None,
+    retry: None,
+    delay: None,
+    at: None,
+    key: None,
+    partition: None,
+    unique: None,
+    unique_for: None,
+    timeout: None,
+    memory: None,
+    label: None,
+    keep: None,
+    tick: None,
+    traceparent: None,
+    queue_timeout: None,
+    waits_out_passes: false,
+    labels: Vec::new(),
+    capture_bytes: None,
+    alone: false,
+};
+
+impl Options {
+    /// The priority, 0 by default.
+    pub fn priority(&self) -> i32 {
+        self.priority.unwrap_or(0)
+    }
+
+    /// The number of retries, 0 by default.
+    pub fn retries(&self) -> u32 {
+        self.retries.unwrap_or(0)
+    }
+
+    /// The pauses between attempts.
+    pub fn retry(&self) -> Retry {
+        self.retry.unwrap_or_default()
+    }
+
+    /// With no time longer than [`FAR`]: nothing overflows that is computed with them, here or at a
+    /// broker. When a job is due stays what it is: admission refuses what is too far away.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let time = |time: Option<Duration>| time.map(|time| time.min(FAR));
+        Self {
+            retry: self.retry.map(|retry| Retry {
+                base: retry.base.min(FAR),
+                cap: retry.cap.min(FAR),
+                within: time(retry.within),
+            }),
+            unique_for: time(self.unique_for),
+            timeout: time(self.timeout),
+            keep: time(self.keep),
+            ..self
+        }
+    }
+
+    /// The options of the job that a call is pushed as: without those that only a pool knows.
+    #[must_use]
+    pub(crate) fn of_job(self) -> Self {
+        Self {
+            queue_timeout: None,
+            waits_out_passes: false,
+            labels: Vec::new(),
+            capture_bytes: None,
+            alone: false,
+            ..self
+        }
+        .bounded()
+    }
+
+    /// The options of the call that runs one attempt of a job: what else the job says is its
+    /// broker's to do.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of_attempt(&self) -> Self {
+        Self {
+            timeout: self.timeout,
+            memory: self.memory,
+            label: self.label.clone(),
+            traceparent: self.traceparent.clone(),
+            retries: Some(0),
+            ..Self::default()
+        }
+    }
+}
+
+/// A time of at most [`FAR`]: other programs write options too.
+fn bounded_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    Option::<Duration>::deserialize(deserializer).map(|time| time.map(|time| time.min(FAR)))
+}
+
+/// The setters that [`Call`](crate::Call) and [`Job`](crate::Job) share, for a type that has
+/// `fn set(self, impl FnOnce(&mut Options)) -> Self`.
+macro_rules! option_setters {
+    () => {
+        /// Longest time one attempt may run; then it is stopped by the kill ladder. More than zero.
+        /// Default: what the task's registration says, otherwise no limit. Waiting for a worker
+        /// does not count.
+        pub fn timeout(self, run: Duration) -> Self {
+            self.set(|options| options.timeout = Some(run))
+        }
+
+        /// Bytes of memory that an attempt may use beyond what its worker used before it, both as
+        /// address space and as resident memory. Default: what the task's registration says,
+        /// otherwise no limit.
+        pub fn memory(self, bytes: u64) -> Self {
+            self.set(|options| options.memory = Some(bytes))
+        }
+
+        /// Requests of a higher priority leave the queue first; within one priority the order is
+        /// first in, first out. Default: 0. What runs already is not interrupted.
+        pub fn priority(self, priority: i32) -> Self {
+            self.set(|options| options.priority = Some(priority))
+        }
+
+        /// How often it is run again when it failed or panicked. Default: what the task's
+        /// registration says, otherwise 0. See [`retry`](Self::retry) for the pauses.
+        ///
+        /// A crash costs no retry: what crashed runs once more, at once and alone in a fresh
+        /// worker, and its second crash is its last. A call in a pool is repeated after a crash
+        /// only with at least one retry.
+        pub fn retries(self, retries: u32) -> Self {
+            self.set(|options| options.retries = Some(retries))
+        }
+
+        /// The pauses between attempts, and until when to try. Default: what the task's registration
+        /// says, otherwise the pool's (`Builder::retry`), at a broker [`Retry::default`]. The time
+        /// until when to try counts from the call or push.
+        pub fn retry(self, retry: Retry) -> Self {
+            self.set(|options| options.retry = Some(retry))
+        }
+
+        /// Waits this long before the first attempt. Default: none.
+        pub fn delay(self, delay: Duration) -> Self {
+            self.set(|options| options.delay = Some(delay))
+        }
+
+        /// Jobs of one key run strictly in the order of their pushes, one at a time; one that
+        /// failed holds the later ones until it is settled for good. A pool refuses it as
+        /// `Unsupported`.
+        pub fn key(self, key: impl Into<Box<str>>) -> Self {
+            self.set(|options| options.key = Some(key.into()))
+        }
+
+        /// While a job with this unique key is not settled for good, another push with it gives
+        /// that job's id instead. Once it is done, the next push is a new job; where the key is to
+        /// outlive success, say [`unique_for`](Self::unique_for). A pool refuses it as
+        /// `Unsupported`.
+        pub fn unique(self, key: impl Into<Box<str>>) -> Self {
+            self.set(|options| options.unique = Some(key.into()))
+        }
+
+        /// As [`unique`](Self::unique), and for this long after the push even if the job is settled
+        /// before, well or not: "once a day at most". A job that takes longer still holds its key
+        /// until it is settled.
+        pub fn unique_for(self, key: impl Into<Box<str>>, period: Duration) -> Self {
+            self.unique(key)
+                .set(|options| options.unique_for = Some(period))
+        }
+
+        /// What a job shares a part of its queue's [`Limits`](crate::Limits) with, a tenant for
+        /// instance. Default: its key. A pool refuses it as `Unsupported`.
+        pub fn partition(self, partition: impl Into<Box<str>>) -> Self {
+            self.set(|options| options.partition = Some(partition.into()))
+        }
+
+        /// Keeps the job and its result for this long after it is done. Default: it is removed at
+        /// once. A pool refuses it as `Unsupported`.
+        pub fn keep(self, keep: Duration) -> Self {
+            self.set(|options| options.keep = Some(keep))
+        }
+
+        /// A name for people, shown in events and logs. Default: none.
+        pub fn label(self, label: impl Into<Box<str>>) -> Self {
+            self.set(|options| options.label = Some(label.into()))
+        }
+
+        /// The trace that it belongs to; [`Context::traceparent`](crate::Context::traceparent) is
+        /// the same in each of its attempts, wherever they run. Default: none.
+        ///
+        /// ```
+        /// # use brigade::task;
+        /// # #[task] fn add(a: i64, b: i64) -> i64 { a + b }
+        /// # fn example() -> Result<(), brigade::Error> {
+        /// let header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        /// let call = add(1, 2).traceparent(header.parse()?);
+        /// # drop(call); Ok(()) }
+        /// ```
+        pub fn traceparent(self, parent: TraceParent) -> Self {
+            self.set(|options| options.traceparent = Some(parent))
+        }
+    };
+}
+
+pub(crate) use option_setters;
+
+/// Sets the options that `#[task]` names.
+#[derive(Default)]
+pub struct OptionsBuilder {
+    pub options: Options,
+}
+
+impl OptionsBuilder {
+    option_setters!();
+
+    /// See [`Call::queue_timeout`](crate::Call::queue_timeout).
+    pub fn queue_timeout(self, wait: Duration) -> Self {
+        self.set(|options| options.queue_timeout = Some(wait))
+    }
+
+    /// See [`Call::labels`](crate::Call::labels).
+    pub fn labels<L: Into<Box<str>>>(self, labels: impl IntoIterator<Item = L>) -> Self {
+        self.set(|options| options.labels = labels.into_iter().map(Into::into).collect())
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut Options)) -> Self {
+        set(&mut self.options);
+        self
+    }
+}
