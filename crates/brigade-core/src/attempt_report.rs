@@ -14,7 +14,29 @@ use crate::progress::PROGRESS_BYTES_MAX;
 /// Standard error that is kept for a report.
 pub const TAIL_BYTES: usize = 64 << 10;
 
-/// How an attempt ended that did not end by its own return, what it cost and what it said last.
+/// How an attempt ended that did not end by its own return, what it cost and what it wrote last.
+///
+/// ```standalone_crate
+/// use brigade::{CallError, Exit, Pool, task};
+///
+/// #[task]
+/// fn aborts() {
+///     eprintln!("about to abort");
+///     std::process::abort();
+/// }
+///
+/// #[brigade::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::builder().workers(1).start().await?;
+///     let Err(CallError::Crashed(report)) = pool.call(aborts()).await else {
+///         panic!("it aborts");
+///     };
+///     assert_eq!(report.exit, Some(Exit::Signal(6)));
+///     assert!(report.stderr.contains("about to abort"));
+///     pool.shutdown().await;
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AttemptReport {

@@ -24,8 +24,29 @@ use crate::request::{AttemptOf, CallTarget, Request};
 use crate::retry::Retry;
 use crate::traceparent::TraceParent;
 
-/// A described call of a task: `add(3, 4)` with its options. Hand it to a place, `pool.call(..)`,
-/// which runs it.
+/// A described call of a task: `add(3, 4)` with its options. Hand it to a [`Place`](crate::Place),
+/// `pool.call(..)` or `broker.call(..)`, which runs it, or push it as a job.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use brigade::task;
+///
+/// #[task]
+/// fn add(a: i64, b: i64) -> i64 {
+///     a + b
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), brigade::CallError> {
+/// let call = add(3, 4)
+///     .timeout(Duration::from_secs(5))
+///     .retries(2)
+///     .label("sum of the month");
+/// // A unit test needs no worker.
+/// assert_eq!(call.run_here().await?, 7);
+/// # Ok(()) }
+/// ```
 #[must_use = "a call does nothing until a pool or a broker is given it"]
 pub struct Call<T> {
     #[doc(hidden)]

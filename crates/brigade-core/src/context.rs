@@ -18,7 +18,27 @@ use crate::sync::lock;
 use crate::traceparent::TraceParent;
 
 /// A task's view of its attempt: take `&Context` as the first parameter. Cheap to clone; clones may
-/// outlive the attempt, what they say then is dropped.
+/// outlive the attempt, and what is reported through them then is dropped.
+///
+/// ```
+/// use brigade::{Context, task};
+///
+/// #[task]
+/// fn copies(cx: &Context, files: u32) -> u32 {
+///     for file in 0..files {
+///         if cx.is_cancelled() {
+///             return file;
+///         }
+///         cx.progress(f64::from(file) / f64::from(files), "copied one");
+///     }
+///     files
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), brigade::CallError> {
+/// assert_eq!(copies(3).run_here().await?, 3);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Context(Arc<AttemptContext>);
 

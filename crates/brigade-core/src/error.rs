@@ -7,7 +7,18 @@ use std::fmt;
 
 type ErrorSource = Box<dyn std::error::Error + Send + Sync>;
 
-/// What went wrong, for a program to branch on.
+/// What went wrong, for a program to branch on. `# Errors` sections name the kinds that are special
+/// to a method. Any operation of a broker may also fail with an error of the broker, see `Broker`.
+///
+/// Errors of a call reach its caller as [`CallError::Rejected`](crate::CallError::Rejected):
+///
+/// | kind | cause |
+/// |---|---|
+/// | `Encode`, `TooLarge` | the arguments cannot be carried |
+/// | `BadOption`, `Unsupported` | the place does not take what the call asks for |
+/// | `UnknownTask`, `BadArguments`, `OtherBuild` | the worker cannot run it |
+/// | `Decode` | the result is no value of the type that was asked for |
+/// | `Closed`, `NoRuntime`, `CannotStart` | the pool cannot run anything |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -53,7 +64,20 @@ pub enum ErrorKind {
     Refused,
 }
 
-/// Brigade could not do what was asked.
+/// Brigade could not do what was asked. How a task ended is no error but a
+/// [`CallError`](crate::CallError). The [kinds](ErrorKind) are few; the text says what is wrong, what
+/// was expected, and what to do.
+///
+/// ```
+/// use brigade::{Broker, ErrorKind};
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// let error = Broker::connect("carrier-pigeon:coop").await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::BadOption);
+/// assert!(!error.is_retryable());
+/// # }
+/// ```
 pub struct Error {
     kind: ErrorKind,
     context: Box<str>,

@@ -9,6 +9,18 @@ use serde::{Deserialize, Serialize};
 ///
 /// The pause after attempt n is drawn evenly from the upper half of `base * 2^(n-1)`, but never
 /// more than `cap`. Without the jitter, calls that failed together would come back together.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use brigade::Retry;
+///
+/// let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+/// let retry = Retry::exponential(second, minute).within(30 * minute);
+/// assert!(retry.pause_after(1) <= second);
+/// assert!(retry.pause_after(2) > second / 2);
+/// assert!(retry.pause_after(100) <= minute);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Retry {

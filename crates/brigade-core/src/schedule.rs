@@ -21,7 +21,27 @@ use crate::job::{Job, JobId};
 use crate::options::Options;
 use crate::tick::Tick;
 
-/// A job to push at each tick, see `Broker::schedule`.
+/// A job to push at each tick. Give it to `Broker::schedule`: any consumer that polls the broker
+/// fires the schedules that are due, each tick exactly once.
+///
+/// ```
+/// use brigade::{Broker, Schedule, task};
+///
+/// #[task]
+/// fn report(kind: String) {
+///     println!("a report of {kind}");
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}/jobs.db", directory.path().display());
+/// let broker = Broker::connect(&url).await?;
+/// let nightly = Schedule::cron("nightly report", "30 2 * * *", report("sales".to_owned()))?;
+/// let scheduled = broker.schedule(nightly.zone("Europe/Berlin")).await?;
+/// println!("the next tick is {:?}", scheduled.next);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a schedule does nothing until a broker has it"]
 pub struct Schedule {

@@ -89,6 +89,24 @@ pub use self::stats::{Stats, Times, WorkerInfo, WorkerState};
 
 /// Worker processes that run calls. Cheap to clone; when the last clone is dropped, the workers are
 /// killed: call [`shutdown`](Pool::shutdown) to let them finish.
+///
+/// ```standalone_crate
+/// use brigade::{Pool, task};
+///
+/// #[task]
+/// fn add(a: i64, b: i64) -> i64 {
+///     a + b
+/// }
+///
+/// #[brigade::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::builder().workers(1).start().await?;
+///     assert_eq!(pool.call(add(3, 4)).await?, 7);
+///     assert_eq!(pool.run(|a: i64, b: i64| a * b, (3, 4)).await?, 12);
+///     pool.shutdown().await;
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Pool(Arc<PoolOwner>);
 

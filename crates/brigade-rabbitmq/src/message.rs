@@ -26,7 +26,6 @@
 
 mod write;
 
-use brigade_core::options::Options;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,6 +40,7 @@ use crate::foreign::read_options;
 use crate::job::{AttemptRecord, Job, JobId, Unserved};
 use crate::policy::add_record;
 use crate::traceparent::TraceParent;
+use brigade_core::options::Options;
 
 /// The `app_id` of our messages.
 const OURS: &str = "brigade";

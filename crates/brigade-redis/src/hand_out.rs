@@ -5,7 +5,6 @@
 //! whatever becomes of the other queues. A job that cannot be read is set aside on the way: other
 //! programs push too. Behind that come the jobs of holders that are gone (`takeover`).
 
-use brigade_core::options::Options;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::Value;
@@ -22,6 +21,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{Job, Unserved};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::store::{DeliveryMode, LeaseRequest, Leased, Managed, Queues};
+use brigade_core::options::Options;
 use brigade_runtime::owner::own_name;
 
 /// What was handed out.

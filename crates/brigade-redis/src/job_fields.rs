@@ -3,7 +3,6 @@
 //! What other programs stored may be no text, or lack fields: it is read with defaults and never an
 //! error.
 
-use brigade_core::options::Options;
 use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -13,6 +12,7 @@ use super::keys::id_of;
 use super::reply::read;
 use crate::error::Error;
 use crate::job::{AttemptRecord, JobId, JobInfo, JobState, Parents, Unserved};
+use brigade_core::options::Options;
 
 pub(super) fn state_of(text: Option<&str>) -> JobState {
     JobState::ALL

@@ -4,7 +4,6 @@
 //! not at all. Plain jobs, which are due now and have to do with no other job, are stored the
 //! cheap way. Pushes that are too large for one script take the way of `stage`.
 
-use brigade_core::options::Options;
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
@@ -19,6 +18,7 @@ use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job};
 use crate::store::PushOutcome;
+use brigade_core::options::Options;
 
 /// What the script costs of itself for a job, in bytes of arguments that it reads in that time.
 const JOB_WEIGHT: usize = 200;

@@ -5,8 +5,6 @@
 //! and each has its own answer. A retry is decided here by `policy`; the script only compares its
 //! pause with the time that is left, by the server's clock.
 
-use brigade_core::options::Options;
-use brigade_core::policy::RetryPolicy;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -29,6 +27,8 @@ use crate::store::{
     CancelOutcome, CancelRequest, Disposition, Edit, Settled, Settlement, stays_in_its_queue,
 };
 use crate::sync::lock;
+use brigade_core::options::Options;
+use brigade_core::policy::RetryPolicy;
 
 /// Queues, or jobs, that are looked at in one round trip.
 const QUEUES_PAGE: usize = 500;

@@ -4,7 +4,6 @@
 //! Each is one transaction. A leased job is never changed by one: a cancel leaves a request for its
 //! holder, and all else is refused. Changes of any number of jobs go in steps (`steps`).
 
-use brigade_core::options::Options;
 use rusqlite::{Row, params};
 
 use super::parent_results::DependencyResult;
@@ -12,6 +11,7 @@ use super::push::begins_by;
 use super::store::{Store, code, row_id};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobState};
+use brigade_core::options::Options;
 use brigade_core::store::{CancelOutcome, Edit, stays_in_its_queue};
 
 impl Store<'_> {

@@ -15,7 +15,6 @@
 //! An id of a job that waits is greater than those of its parents, and a key's jobs go in the order
 //! of their ids, so nothing waits in a circle.
 
-use brigade_core::options::Options;
 use rusqlite::{Row, params};
 
 use super::parent_results::{DependencyResult, hands_on};
@@ -23,6 +22,7 @@ use super::push::{begins_by, due_of};
 use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobState};
+use brigade_core::options::Options;
 use brigade_core::store::PushOutcome;
 
 /// A job that ended, as far as others want to know.

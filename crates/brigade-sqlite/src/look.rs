@@ -5,13 +5,13 @@
 //! text: what cannot be read becomes a default and never an error, so that one bad row hides no
 //! other.
 
-use brigade_core::options::Options;
 use rusqlite::{Row, params};
 
 use super::store::{Store, code, row_id};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobState, Parents, Unserved};
 pub(super) use crate::schedule::time_of as time;
+use brigade_core::options::Options;
 use brigade_core::store::{CancelRequest, JobFilter, QueueCounts};
 
 const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, \

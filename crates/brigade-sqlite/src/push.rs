@@ -4,7 +4,6 @@
 //! application's runs them by its [`SqlTransaction`](super::SqlTransaction). A unique key is looked
 //! up first, in the same transaction, so a duplicate is never stored.
 
-use brigade_core::options::Options;
 use std::time::Duration;
 
 use rusqlite::ToSql;
@@ -15,6 +14,7 @@ use super::sql_value::SqlValue;
 use super::store::{Now, Store, code, millis, no_room, wall_millis};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobState};
+use brigade_core::options::Options;
 use brigade_core::store::PushOutcome;
 
 /// Runs the statements of a push.

@@ -5,7 +5,6 @@
 //! and one that fails is undone alone. What becomes of a failed job is decided by `policy`; here it
 //! is stored, with the job's history, and its dependents go on (`flow`).
 
-use brigade_core::options::Options;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -22,6 +21,7 @@ use crate::policy::{
     add_record,
 };
 use crate::retry::jitter;
+use brigade_core::options::Options;
 use brigade_core::store::{Disposition, Settled, Settlement};
 
 /// What decides over a leased job.

@@ -53,14 +53,25 @@ pub use control::{ConsumerHandle, ConsumerStats};
 pub use handler::{HandlerEnd, HandlerStop, LeasedJob};
 pub use served::{Served, SettledAttempt};
 
-/// Serves tasks from a broker, see [`Broker::consumer`].
+/// Takes jobs from queues of a broker, runs and settles them: [`Broker::consumer`]. Unless
+/// [`in_process`](Consumer::in_process) is said, each attempt runs in a worker process.
 ///
-/// ```no_run
-/// # use brigade::{Broker, Pool, task};
-/// # #[task] fn hello(name: String) -> String { name }
-/// # async fn run() -> Result<(), brigade::Error> {
-/// let (broker, pool) = (Broker::connect("sqlite:jobs.db").await?, Pool::builder().start().await?);
-/// broker.consumer().task(hello).weighted("mails", 3).weighted("reports", 1).on(&pool).run_until(brigade::stop_signal()).await?;
+/// ```
+/// use brigade::{Broker, task};
+///
+/// #[task]
+/// fn greet(name: String) {
+///     println!("hello {name}");
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}/jobs.db", directory.path().display());
+/// let broker = Broker::connect(&url).await?;
+/// broker.push(greet("Ann".to_owned())).await?;
+/// let served = broker.consumer().task(greet).in_process().run_until_empty().await?;
+/// assert_eq!(served.done, 1);
 /// # Ok(()) }
 /// ```
 #[must_use = "a consumer does nothing until it runs"]

@@ -1,8 +1,18 @@
 //! Brigade runs functions in worker processes that may crash, hang or leak without hurting anything
-//! else. Anything that runs can be stopped, and the error of a call says how it ended and what it
-//! cost.
+//! else. Anything that runs can be stopped, and every call that gives no value says how it ended
+//! and what it cost.
+//!
+//! The same call runs in a pool on this machine, on workers of other hosts, or through a broker:
+//! an SQLite file, Redis or RabbitMQ. Distribution is left to those engines.
+//!
+//! # Quick start
+//!
+//! A task is an ordinary function. Calling it describes a [`Call`]; a [`Pool`] runs it in a worker
+//! process.
 //!
 //! ```no_run
+//! use std::time::Duration;
+//!
 //! use brigade::{Pool, task};
 //!
 //! #[task]
@@ -10,34 +20,72 @@
 //!     a + b
 //! }
 //!
-//! #[brigade::main]
+//! #[brigade::main] // worker processes start here and never reach main
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let pool = Pool::builder().workers(4).start().await?;
 //!     assert_eq!(pool.call(add(3, 4)).await?, 7);
+//!
+//!     // Any plain function of this program, without a registration.
 //!     assert_eq!(pool.run(|a: i64, b: i64| a * b, (3, 4)).await?, 12);
+//!
+//!     // A call starts when it is made. It can be stopped at any time.
+//!     let call = pool.call(add(1, 2).timeout(Duration::from_secs(5)));
+//!     call.cancel("the user left").await;
+//!
 //!     pool.shutdown().await;
 //!     Ok(())
 //! }
 //! ```
 //!
-//! # What to look at
+//! A [`Broker`] keeps jobs until a [`Consumer`] has run them, whatever dies meanwhile.
 //!
-//! | you want to | see |
+//! ```
+//! # use std::time::Duration;
+//! use brigade::{Broker, task};
+//!
+//! #[task]
+//! fn greet(name: String) {
+//!     println!("hello {name}");
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let url = format!("sqlite:{}/jobs.db", directory.path().display());
+//! let broker = Broker::connect(&url).await?; // sqlite:jobs.db, redis://.., amqp://..
+//! broker.push(greet("Ann".to_owned()).retries(3)).await?;
+//!
+//! // Serves the task's queue. Without `.in_process()` each attempt runs in a worker process.
+//! broker
+//!     .consumer()
+//!     .task(greet)
+//!     .in_process()
+//!     .run_until(async { tokio::time::sleep(Duration::from_millis(100)).await })
+//!     .await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # The main types
+//!
+//! | type | what it is |
 //! |---|---|
-//! | make a function callable by name | [`task`](macro@task), [`Context`] |
-//! | run any function of this program | [`Pool::run`], [`Call::of`] |
-//! | set a timeout, a memory limit, retries | [`Call`] |
-//! | size, recycle, pin, limit workers | [`Builder`] |
-//! | stop, await, watch a call | [`CallHandle`] |
-//! | know how it ended | [`CallError`], [`AttemptReport`], [`AttemptOutcome`] |
-//! | run a stream of inputs | [`Pool::map`] |
-//! | build state once per worker | [`Builder::init`], [`Context::state`] |
-//! | see what happens | [`Pool::stats`], [`Pool::workers`], [`Pool::events`] |
-//! | run jobs one after another, or many and then one | [`Chain`], [`Group`] |
-//! | keep jobs at a broker | [`Broker`], [`Queue`], [`Consumer`] |
-//! | let workers of other hosts join | [`Builder::listen`], [`remote`](mod@remote) |
-//! | push jobs by the clock | [`Schedule`], [`Broker::schedule`] |
-//! | test code that pushes jobs | [`testing`] |
+//! | [`task`](macro@task), [`Context`] | a named function; what it knows of its attempt |
+//! | [`Call`] | a described call: task, arguments, [`Options`] |
+//! | [`Pool`], [`Builder`] | worker processes on this machine that run calls; their settings |
+//! | [`CallHandle`] | a running call: a future of its result, to stop and to watch |
+//! | [`CallError`], [`AttemptReport`] | how a call ended that gave no value, and what is known of it |
+//! | [`Error`], [`ErrorKind`] | what Brigade could not do |
+//! | [`Broker`], [`Queue`] | where jobs wait; one queue of it |
+//! | [`Job`], [`Lease`] | a durable request; a job that was handed out |
+//! | [`Consumer`] | takes jobs from queues, runs and settles them |
+//! | [`Schedule`] | pushes a job by the clock |
+//! | [`Chain`], [`Group`] | jobs that depend on each other |
+//! | [`Retry`], [`Limits`] | pauses between attempts; limits of a queue over all hosts |
+//! | [`Place`] | "a pool or a broker", for code that runs with either |
+//!
+//! Further: [`Pool::map`] for a stream of inputs, [`Builder::init`] and [`Context::state`] for state
+//! that each worker builds once, [`Pool::events`] and [`Pool::stats`] to observe, [`remote`](mod@remote) for
+//! workers on other hosts, [`testing`] for tests of code that pushes jobs.
 //!
 //! # Cargo features
 //!

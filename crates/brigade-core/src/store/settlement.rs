@@ -1,6 +1,5 @@
 //! [`Settlement`]: what the holder of a lease says about it, and what the store answers.
 
-use crate::policy::RetryPolicy;
 use std::time::Duration;
 
 use super::answer::Answer;
@@ -8,6 +7,7 @@ use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::clock::FAR;
 use crate::job::{AttemptKind, JobId};
 use crate::outcome::RetryAdvice;
+use crate::policy::RetryPolicy;
 
 /// What the holder of a lease says about it.
 #[derive(Clone, Debug)]

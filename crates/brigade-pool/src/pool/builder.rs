@@ -29,6 +29,20 @@ use crate::wire::HookCall;
 
 /// Settings of a pool: [`Pool::builder`]. Every setter names its default; `start` refuses what
 /// makes no sense.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use brigade::Pool;
+///
+/// let second = Duration::from_secs(1);
+/// let builder = Pool::builder()
+///     .workers(4)
+///     .queue_max(10_000) // calls that may wait
+///     .kill_after(second, second) // after it was asked, and after SIGTERM
+///     .recycle_after(1_000); // a new process after so many calls
+/// # drop(builder);
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing until it is started"]
 pub struct Builder {

@@ -4,7 +4,6 @@
 //! written from the envelope. Options, history and reasons are bounded, as all headers of a message
 //! have to fit into one frame (`fit` takes more out if they do not).
 
-use brigade_core::options::Options;
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{FieldTable, ShortString};
@@ -15,6 +14,7 @@ use super::super::values::{REASON_BYTES_MAX, millis_since_1970, new_id, shortene
 use super::{DELIVERIES, Envelope, OURS, REASON, TRACEPARENT};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptRecord, Job};
+use brigade_core::options::Options;
 
 /// All headers of a message have to fit into one frame of 128 KiB.
 const HISTORY_BYTES_MAX: usize = 24 << 10;

@@ -19,6 +19,28 @@ use crate::why::Explanation;
 
 /// A connection to a broker, where jobs wait. Cheap to clone.
 ///
+/// ```
+/// use std::time::Duration;
+///
+/// use brigade::{Broker, JobState, task};
+///
+/// #[task]
+/// fn greet(name: String) {
+///     println!("hello {name}");
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}/jobs.db", directory.path().display());
+/// let broker = Broker::connect(&url).await?; // sqlite:jobs.db, redis://.., amqp://..
+/// let pushed = broker.push(greet("Ann".to_owned()).delay(Duration::from_secs(3600))).await?;
+/// let job = broker.job(pushed.id()).await?.expect("it waits");
+/// assert_eq!(job.state, JobState::Scheduled);
+/// broker.cancel(pushed.id(), "not needed").await?;
+/// # Ok(()) }
+/// ```
+///
 /// # Errors of a broker
 ///
 /// Every operation may fail with one of these kinds. Each method names only those special to it.

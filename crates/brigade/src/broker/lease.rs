@@ -1,6 +1,5 @@
 //! [`Lease`] and [`TakenJob`]: a job in its holder's hands.
 
-use brigade_core::policy::RetryPolicy;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use crate::outcome::RetryAdvice;
 use crate::store::{CancelRequest, Disposition, Leased, Settled, Settlement};
 use crate::traceparent::TraceParent;
 use brigade_core::Tick;
+use brigade_core::policy::RetryPolicy;
 
 /// A job that was taken: handed out and gone.
 #[derive(Clone, Debug)]
@@ -51,6 +51,24 @@ impl TakenJob {
 /// A job on a lease. Settle it; one that is dropped comes back when the lease runs out. A clone is
 /// the same lease, kept to settle it once more if the broker could not be reached: only the first
 /// settlement counts.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use brigade::{Broker, Settled};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}/jobs.db", directory.path().display());
+/// let emails = Broker::connect(&url).await?.queue("emails");
+/// emails.push("ann@example.org").await?;
+/// // At least once: the job comes back if this process dies before it is settled.
+/// let lease = emails.lease(Duration::from_secs(30), Duration::ZERO).await?.expect("there is one");
+/// assert_eq!(lease.payload::<String>()?, "ann@example.org");
+/// assert_eq!(lease.ack().await?, Settled::Accepted(None));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 #[must_use = "a lease that is not settled runs out"]
 pub struct Lease {

@@ -15,6 +15,24 @@ use crate::policy::check_name;
 use crate::store::{DeliveryMode, LeaseRequest, Leased, Queues};
 
 /// A named list of jobs at a broker. Cheap to clone.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use brigade::Broker;
+/// use serde_json::{Value, json};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}/jobs.db", directory.path().display());
+/// let emails = Broker::connect(&url).await?.queue("emails");
+/// emails.push(&json!({"to": "ann@example.org"})).await?;
+/// // At most once: a job that was taken is gone from the queue.
+/// let job = emails.take(Duration::ZERO).await?.expect("there is one");
+/// assert_eq!(job.payload::<Value>()?["to"], "ann@example.org");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Queue {
     broker: Broker,

@@ -5,7 +5,6 @@
 //! itself. Only the time within which attempts have to begin is applied here for that job, as no
 //! store knows it ([`Policy::begins_by`]).
 
-use brigade_core::policy::RetryPolicy;
 use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
@@ -19,6 +18,7 @@ use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
 use crate::policy::NEXT_TOO_LATE;
 use crate::retry::{Retry, jitter};
 use crate::store::{Disposition, Leased};
+use brigade_core::policy::RetryPolicy;
 
 /// Shortest and longest pause of a job that no consumer could run so far: other consumers get it
 /// meanwhile, and none spins.
