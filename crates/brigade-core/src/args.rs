@@ -1,4 +1,9 @@
 //! [`Args`]: the positional arguments of a task.
+//!
+//! Arguments travel as a list, in whichever format. A list that ends early leaves the arguments at
+//! its end `None`, where they are an `Option`: so a task can be given one more argument while
+//! callers of the old form are still there. Any other number of arguments is an error, and names
+//! the argument.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,4 +1,9 @@
 //! [`Call`]: a request that has been described and not yet made.
+//!
+//! A call is a [`Request`] with the type of its result. Its constructors describe tasks by their
+//! code, by their name, and functions by their address; its setters write [`Options`]. `run_here`
+//! runs it in the caller's own process, which is for unit tests, and for consumers that run tasks in
+//! their own process.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,4 +1,8 @@
 //! Jobs: durable requests in a queue. Values only, the same for every broker.
+//!
+//! [`Job`] is what a producer pushes, [`JobInfo`] what a broker shows of it, [`AttemptRecord`] what
+//! its history keeps of an attempt. They are stored and sent to other programs: a change of a field
+//! is an addition, with a default for what was stored before.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

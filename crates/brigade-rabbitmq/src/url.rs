@@ -127,7 +127,7 @@ impl RabbitMqConfig {
             .ok_or("write user:password@ before the host")?;
         let port = if is_tls { TLS_PORT } else { PORT };
         let hosts = hosts.split(',').map(|host| host_and_port(host, port));
-        let mut options = url::Options::parse(query)?;
+        let mut options = url::UrlOptions::parse(query)?;
         let config = Self {
             hosts: hosts.collect::<UrlResult<_>>()?,
             user: url::decode(user)?,
@@ -228,7 +228,7 @@ fn vhost(path: &str) -> UrlResult<String> {
 
 /// An option with one of these values; the first is its default.
 fn choice<T: Copy>(
-    options: &mut url::Options,
+    options: &mut url::UrlOptions,
     name: &str,
     values: &[(&str, T); 2],
     about: &str,
@@ -241,7 +241,7 @@ fn choice<T: Copy>(
     value.map(|(_, value)| *value).ok_or_else(wrong)
 }
 
-fn namespace(options: &mut url::Options) -> UrlResult<String> {
+fn namespace(options: &mut url::UrlOptions) -> UrlResult<String> {
     let name = options.take("ns").unwrap_or_default();
     if name.len() > NAMESPACE_BYTES_MAX || name.chars().any(char::is_control) {
         return Err(format!(
@@ -251,7 +251,7 @@ fn namespace(options: &mut url::Options) -> UrlResult<String> {
     Ok(name)
 }
 
-fn answer_timeout(options: &mut url::Options) -> UrlResult<Duration> {
+fn answer_timeout(options: &mut url::UrlOptions) -> UrlResult<Duration> {
     match options.duration("response_timeout")? {
         None => Ok(ANSWER_TIMEOUT),
         Some(time) if time <= ANSWER_TIMEOUT_MAX => Ok(time),
@@ -259,7 +259,7 @@ fn answer_timeout(options: &mut url::Options) -> UrlResult<Duration> {
     }
 }
 
-fn heartbeat(options: &mut url::Options) -> UrlResult<Duration> {
+fn heartbeat(options: &mut url::UrlOptions) -> UrlResult<Duration> {
     let time = options.duration("heartbeat")?.unwrap_or(HEARTBEAT);
     // In whole seconds on the wire.
     if time.subsec_nanos() == 0 && time.as_secs() <= 3600 {
@@ -270,7 +270,7 @@ fn heartbeat(options: &mut url::Options) -> UrlResult<Duration> {
     Err(why.to_owned())
 }
 
-fn management(options: &mut url::Options) -> UrlResult<Option<Management>> {
+fn management(options: &mut url::UrlOptions) -> UrlResult<Option<Management>> {
     let Some(text) = options.take("management") else {
         return Ok(None);
     };
@@ -287,7 +287,7 @@ fn management(options: &mut url::Options) -> UrlResult<Option<Management>> {
     Ok(Some(Management { host, port, is_tls }))
 }
 
-fn queues(options: &mut url::Options) -> UrlResult<QueueType> {
+fn queues(options: &mut url::UrlOptions) -> UrlResult<QueueType> {
     let (kind, priorities) = (options.take("queues"), options.take("priorities"));
     let why = match (kind.as_deref(), priorities) {
         (None | Some("classic"), None) => return Ok(QueueType::Classic),
@@ -305,7 +305,7 @@ fn queues(options: &mut url::Options) -> UrlResult<QueueType> {
 }
 
 /// Refuses options that no part of the configuration has taken.
-fn none_left(options: &url::Options, is_tls: bool) -> UrlResult<()> {
+fn none_left(options: &url::UrlOptions, is_tls: bool) -> UrlResult<()> {
     let why = match options.left() {
         None => return Ok(()),
         Some(name) if TlsOptions::has(name) && !is_tls => {

@@ -252,11 +252,11 @@ fn decode(text: &str) -> Result<String, Error> {
 }
 
 /// What stands behind the `?`; taken out one by one.
-struct RedisUrlOptions(url::Options);
+struct RedisUrlOptions(url::UrlOptions);
 
 impl RedisUrlOptions {
     fn parse(query: &str) -> Result<Self, Error> {
-        url::Options::parse(query).map(Self).map_err(bad)
+        url::UrlOptions::parse(query).map(Self).map_err(bad)
     }
 
     fn take(&mut self, name: &str) -> Option<String> {

@@ -67,9 +67,9 @@ impl TlsOptions {
 }
 
 /// What stands behind the `?`; taken out one by one.
-pub struct Options(BTreeMap<String, String>);
+pub struct UrlOptions(BTreeMap<String, String>);
 
-impl Options {
+impl UrlOptions {
     pub fn parse(query: &str) -> Parsed<Self> {
         let mut options = BTreeMap::new();
         for option in query.split('&').filter(|option| !option.is_empty()) {
