@@ -32,7 +32,7 @@ use crate::traceparent::TraceParent;
 /// A described call of a task: `add(3, 4)` with its options. Hand it to a [`Place`](crate::Place),
 /// `pool.call(..)` or `broker.call(..)`, which runs it, or push it as a job.
 ///
-/// ```
+/// ```standalone_crate
 /// use std::time::Duration;
 ///
 /// use brigade::task;

@@ -20,7 +20,7 @@ use crate::traceparent::TraceParent;
 /// A task's view of its attempt: take `&Context` as the first parameter. Cheap to clone; clones may
 /// outlive the attempt, and what is reported through them then is dropped.
 ///
-/// ```
+/// ```standalone_crate
 /// use brigade::{Context, task};
 ///
 /// #[task]

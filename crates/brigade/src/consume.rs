@@ -56,7 +56,7 @@ pub use served::{Served, SettledAttempt};
 /// Takes jobs from queues of a broker, runs and settles them: [`Broker::consumer`]. Unless
 /// [`in_process`](Consumer::in_process) is said, each attempt runs in a worker process.
 ///
-/// ```
+/// ```standalone_crate
 /// use brigade::{Broker, task};
 ///
 /// #[task]

@@ -39,7 +39,7 @@
 //!
 //! A [`Broker`] keeps jobs until a [`Consumer`] has run them, whatever dies meanwhile.
 //!
-//! ```
+//! ```standalone_crate
 //! # use std::time::Duration;
 //! use brigade::{Broker, task};
 //!
