@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::fault::AmqpFault;
 use crate::error::{Error, ErrorKind};
-use brigade_core::store::url::{self, TlsOptions};
+use brigade_core::store::url::{self, ServerUrl, TlsOptions};
 use brigade_runtime::tls::Tls;
 
 /// How long an answer may take, with all that it needs: a connection that is made again, a broker
@@ -96,43 +96,23 @@ impl RabbitMqConfig {
     }
 
     fn read(url: &str) -> UrlResult<Self> {
-        let (scheme, rest) = url
-            .split_once("://")
-            .ok_or("write amqp://host, with two slashes")?;
-        let is_tls = match scheme {
+        let url = ServerUrl::parse(url, "amqp://host")?;
+        let is_tls = match url.scheme {
             "amqp" => false,
             "amqps" => true,
             _ => return Err("the schemes are amqp and amqps, which is with TLS".into()),
         };
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        if rest.contains('#') || query.contains('#') {
-            return Err("write %23 for # in a password; a URL of RabbitMQ has no fragment".into());
-        }
-        if query.contains('@') && !rest.contains('@') {
-            let why = "there is an @ behind a question mark: write %3F for a ? in a password, %40 \
-                for an @ in an option";
-            return Err(why.into());
-        }
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if path.contains('@') {
-            let why =
-                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @";
-            return Err(why.into());
-        }
-        let (login, hosts) = authority
-            .rsplit_once('@')
-            .unwrap_or(("guest:guest", authority));
-        let (user, password) = login
-            .split_once(':')
-            .ok_or("write user:password@ before the host")?;
         let port = if is_tls { TLS_PORT } else { PORT };
-        let hosts = hosts.split(',').map(|host| host_and_port(host, port));
-        let mut options = url::UrlOptions::parse(query)?;
+        let hosts = url.hosts.split(',').map(|host| host_and_port(host, port));
+        // RabbitMQ's own user, whom it lets in from its host alone.
+        let default_login = || ("guest".to_owned(), "guest".to_owned());
+        let (user, password) = url.login.unwrap_or_else(default_login);
+        let mut options = url.options;
         let config = Self {
             hosts: hosts.collect::<UrlResult<_>>()?,
-            user: url::decode(user)?,
-            password: url::decode(password)?,
-            vhost: vhost(path)?,
+            user,
+            password,
+            vhost: vhost(url.path)?,
             tls: is_tls.then(|| options.tls()).transpose()?,
             namespace: namespace(&mut options)?,
             heartbeat: heartbeat(&mut options)?,

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
-use brigade_core::store::url::{self, TlsOptions};
+use brigade_core::store::url::{self, ServerUrl, TlsOptions};
 
 /// How long the server may take for an answer before the call ends as uncertain.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,45 +76,22 @@ impl RedisConfig {
     ///
     /// `BadOption`, with what to write.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
-        let (scheme, rest) = url
-            .split_once("://")
-            .ok_or_else(|| bad("write redis://host, with two slashes"))?;
-        let (kind, is_tls) = kind_of(scheme)?;
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        if rest.contains('#') || query.contains('#') {
-            return Err(bad(
-                "write %23 for # in a password; a URL of Redis has no fragment",
-            ));
-        }
-        if query.contains('@') && !rest.contains('@') && kind != UrlKind::Unix {
-            return Err(bad(
-                "there is an @ behind a question mark: write %3F for a ? in a password, %40 for an \
-                    @ in an option",
-            ));
-        }
-        let mut options = RedisUrlOptions::parse(query)?;
-        let (authority, path) = match kind {
-            UrlKind::Unix => ("", rest),
-            _ => rest.split_once('/').unwrap_or((rest, "")),
-        };
-        if path.contains('@') && kind != UrlKind::Unix {
-            return Err(bad(
-                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @",
-            ));
-        }
-        let (login, hosts) = login_of(authority)?;
+        let url = ServerUrl::parse(url, "redis://host").map_err(bad)?;
+        let (kind, is_tls) = kind_of(url.scheme)?;
+        let (hosts, path) = (url.hosts, url.path);
+        let mut options = RedisUrlOptions(url.options);
         let (layout, database) = match kind {
             UrlKind::One => (ServerLayout::One(address(hosts, PORT)?), database(path)?),
             UrlKind::Cluster => (cluster(hosts, path)?, 0),
             UrlKind::Sentinel => sentinel(hosts, path)?,
             UrlKind::Unix => (
-                socket(path)?,
+                socket(hosts, path)?,
                 database(&options.take("db").unwrap_or_default())?,
             ),
         };
         let login = match kind {
             UrlKind::Unix => options.login("user", "password"),
-            _ => login,
+            _ => url.login.map(Login::from).unwrap_or_default(),
         };
         let sentinel_login = match kind {
             UrlKind::Sentinel => options.login("sentinel_user", "sentinel_password"),
@@ -172,25 +149,15 @@ fn kind_of(scheme: &str) -> Result<(UrlKind, bool), Error> {
     })
 }
 
-/// The user and the password before the `@`, and what is behind it.
-fn login_of(authority: &str) -> Result<(Login, &str), Error> {
-    let Some((login, hosts)) = authority.rsplit_once('@') else {
-        return Ok((Login::default(), authority));
-    };
-    let Some((user, password)) = login.split_once(':') else {
-        return Err(bad(
-            "write user:password@, or :password@ for the default user",
-        ));
-    };
-    let (user, password) = (decode(user)?, decode(password)?);
-    let filled = |text: String| (!text.is_empty()).then_some(text);
-    Ok((
-        Login {
+impl From<(String, String)> for Login {
+    /// An empty user is the default one.
+    fn from((user, password): (String, String)) -> Self {
+        let filled = |text: String| (!text.is_empty()).then_some(text);
+        Self {
             user: filled(user),
             password: filled(password),
-        },
-        hosts,
-    ))
+        }
+    }
 }
 
 fn addresses(hosts: &str, port: u16) -> Result<Vec<Address>, Error> {
@@ -230,12 +197,14 @@ fn sentinel(hosts: &str, path: &str) -> Result<(ServerLayout, i64), Error> {
     Ok((layout, database(path)?))
 }
 
-fn socket(path: &str) -> Result<ServerLayout, Error> {
-    if !path.starts_with('/') {
+fn socket(hosts: &str, path: &str) -> Result<ServerLayout, Error> {
+    if !hosts.is_empty() || path.is_empty() {
         return Err(bad("write three slashes and the path of the socket: \
                 redis+unix:///run/redis.sock"));
     }
-    Ok(ServerLayout::One(Address::Unix(decode(path)?.into())))
+    Ok(ServerLayout::One(Address::Unix(
+        format!("/{}", decode(path)?).into(),
+    )))
 }
 
 fn database(path: &str) -> Result<i64, Error> {
@@ -255,10 +224,6 @@ fn decode(text: &str) -> Result<String, Error> {
 struct RedisUrlOptions(url::UrlOptions);
 
 impl RedisUrlOptions {
-    fn parse(query: &str) -> Result<Self, Error> {
-        url::UrlOptions::parse(query).map(Self).map_err(bad)
-    }
-
     fn take(&mut self, name: &str) -> Option<String> {
         self.0.take(name)
     }

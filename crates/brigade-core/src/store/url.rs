@@ -10,6 +10,62 @@ pub mod redact;
 
 type Parsed<T> = Result<T, String>;
 
+/// The URL of a server, in its parts: `scheme://[user:password@]hosts[/path][?options]`.
+pub struct ServerUrl<'a> {
+    pub scheme: &'a str,
+    /// User and password, with their `%` undone.
+    pub login: Option<(String, String)>,
+    /// One host or several, see [`host_and_port`]; empty in the URL of a socket.
+    pub hosts: &'a str,
+    /// Behind the first slash after the hosts.
+    pub path: &'a str,
+    pub options: UrlOptions,
+}
+
+impl<'a> ServerUrl<'a> {
+    /// Takes a URL apart. `example` is the beginning of a right one, for the error.
+    pub fn parse(url: &'a str, example: &str) -> Parsed<Self> {
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| format!("write {example}, with two slashes"))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if rest.contains('#') || query.contains('#') {
+            return Err("write %23 for # in a password; this URL has no fragment".to_owned());
+        }
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        // Most likely the end of a password that has one of these characters.
+        if path.contains('@') && !authority.is_empty() {
+            return Err(
+                "there is an @ behind a slash: write %2F for a slash in a password, %40 for an @"
+                    .to_owned(),
+            );
+        }
+        if query.contains('@') && !rest.contains('@') && !authority.is_empty() {
+            return Err(
+                "there is an @ behind a question mark: write %3F for a ? in a password, %40 for \
+                an @ in an option"
+                    .to_owned(),
+            );
+        }
+        let (login, hosts) = match authority.rsplit_once('@') {
+            None => (None, authority),
+            Some((login, hosts)) => {
+                let (user, password) = login
+                    .split_once(':')
+                    .ok_or("write user:password@ before the host")?;
+                (Some((decode(user)?, decode(password)?)), hosts)
+            }
+        };
+        Ok(Self {
+            scheme,
+            login,
+            hosts,
+            path,
+            options: UrlOptions::parse(query)?,
+        })
+    }
+}
+
 /// `host[:port]`, an IPv6 address in brackets.
 pub fn host_and_port(text: &str, default_port: u16) -> Parsed<(&str, u16)> {
     if !text.starts_with('[') && text.matches(':').count() > 1 {
