@@ -201,6 +201,7 @@ fn print(peer: &str, workload: &str, value: f64, unit: &str) {
     println!(r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#);
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of the workloads")]
 fn run(runtime: &Runtime, workload: &str, time: Duration) -> Result<(f64, &'static str)> {
     let us = |time: Duration| (time.as_secs_f64() * 1e6, "us");
     let ms = |time: Duration| (time.as_secs_f64() * 1e3, "ms");

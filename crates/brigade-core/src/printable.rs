@@ -31,6 +31,11 @@ pub fn one_line(text: &str, bytes_max: usize) -> Cow<'_, str> {
     Cow::Owned(printable(&lines.join("; "), bytes_max))
 }
 
+/// The beginning of a text.
+pub fn shorten(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,9 +62,4 @@ mod tests {
         );
         assert_eq!(one_line("long", 2), "lo");
     }
-}
-
-/// The beginning of a text.
-pub fn shorten(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
 }

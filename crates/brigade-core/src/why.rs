@@ -129,7 +129,7 @@ impl fmt::Display for Explanation {
             self.job, self.queue, self.state
         )?;
         if self.reasons.is_empty() {
-            return f.write_str(": the next worker that asks for jobs of its queue gets it");
+            return f.write_str(": the next consumer that asks for jobs of its queue gets it");
         }
         let mut before = ": ";
         for reason in &self.reasons {
@@ -152,16 +152,7 @@ impl fmt::Display for Blocker {
                 holder,
                 lease_left,
                 cancel,
-            } => {
-                write!(
-                    f,
-                    "process {holder} has it, on a lease that holds for another {}",
-                    short(*lease_left)
-                )?;
-                cancel.as_ref().map_or(Ok(()), |reason| {
-                    write!(f, ", and was asked to cancel it: {reason}")
-                })
-            }
+            } => write_running(f, holder, *lease_left, cancel.as_deref()),
             Self::Ended {
                 reason: Some(reason),
             } => f.write_str(reason),
@@ -177,19 +168,7 @@ impl fmt::Display for Blocker {
                 f,
                 "job {job}, which is {state}, comes before it in its key {key}"
             ),
-            Self::Flow { unsettled, jobs } => {
-                let names: Vec<&str> = jobs.iter().map(JobId::as_str).collect();
-                let more = if *unsettled > jobs.len() as u64 {
-                    ", .."
-                } else {
-                    ""
-                };
-                write!(
-                    f,
-                    "it comes after {unsettled} unsettled of its flow ({}{more})",
-                    names.join(", ")
-                )
-            }
+            Self::Flow { unsettled, jobs } => write_flow(f, *unsettled, jobs),
             Self::Paused => f.write_str("its queue is paused"),
             Self::RunningLimit {
                 partition,
@@ -222,6 +201,36 @@ impl fmt::Display for Blocker {
             ),
         }
     }
+}
+
+fn write_running(
+    f: &mut fmt::Formatter<'_>,
+    holder: &str,
+    lease_left: Duration,
+    cancel: Option<&str>,
+) -> fmt::Result {
+    write!(
+        f,
+        "process {holder} has it, on a lease that holds for another {}",
+        short(lease_left)
+    )?;
+    cancel.map_or(Ok(()), |reason| {
+        write!(f, ", and was asked to cancel it: {reason}")
+    })
+}
+
+fn write_flow(f: &mut fmt::Formatter<'_>, unsettled: u64, jobs: &[JobId]) -> fmt::Result {
+    let names: Vec<&str> = jobs.iter().map(JobId::as_str).collect();
+    let more = if unsettled > jobs.len() as u64 {
+        ", .."
+    } else {
+        ""
+    };
+    write!(
+        f,
+        "it comes after {unsettled} unsettled of its flow ({}{more})",
+        names.join(", ")
+    )
 }
 
 impl fmt::Display for Unserved {

@@ -153,9 +153,15 @@ fn json_has_every_digest_every_certificate_and_nothing_else() {
     let report = json(&output);
     assert_eq!(report["good"], true);
 
-    let digested = &report["digested"];
-    let expected = expected(tree.path());
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    check_digests(&report["digested"], &expected(tree.path()));
+    check_trial(&report["trial"]);
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+fn check_digests(digested: &Value, expected: &[(String, u64, String, String)]) {
     let list: Vec<_> = digested["list"]
         .as_array()
         .unwrap()
@@ -187,8 +193,9 @@ fn json_has_every_digest_every_certificate_and_nothing_else() {
             .sum::<u64>(),
         expected.len() as u64
     );
+}
 
-    let trial = &report["trial"];
+fn check_trial(trial: &Value) {
     assert_eq!(
         (&trial["good_made"], &trial["good_right"]),
         (&1000.into(), &1000.into())

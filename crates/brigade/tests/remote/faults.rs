@@ -131,6 +131,15 @@ pub(crate) async fn seeded() {
     );
 
     all_there(&pool).await;
+    check_counts(&pool, &seen, calls, kills);
+    check(&ledger, calls);
+    settle(own, before).await;
+    pool.shutdown().await;
+    drop(hosts);
+}
+
+/// Each call ended once, as the pool counts, too.
+fn check_counts(pool: &Pool, seen: &Seen, calls: usize, kills: usize) {
     let made = |count: &AtomicU64| count.load(Ordering::Acquire);
     let (right, failed, crashed, lost) = (
         made(&seen.right),
@@ -153,10 +162,6 @@ pub(crate) async fn seeded() {
     // A host holds as many as it has slots, and the sixteen that may go ahead of their turn.
     let held = (2 * 4 + 16) * kills as u64;
     assert!(lost <= held, "{kills} kills explain at most {held}");
-    check(&ledger, calls);
-    settle(own, before).await;
-    pool.shutdown().await;
-    drop(hosts);
 }
 
 async fn all_there(pool: &Pool) {
