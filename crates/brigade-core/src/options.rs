@@ -1,6 +1,6 @@
 //! [`Options`]: what a request says besides its task and its arguments, for calls and jobs alike.
 //!
-//! Both types set them by the same methods ([`option_setters`]); `policy::admission` checks them
+//! Both types set them by the same methods (the macro `option_setters`); `policy::admission` checks them
 //! before a pool or a broker takes the request. What a request does not say, the task's
 //! registration says where it runs, and otherwise the default of the setter holds.
 //!
