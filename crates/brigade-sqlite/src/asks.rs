@@ -123,15 +123,22 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Looks which holders are gone, now and then, or `at_once`. To be called outside of a
-    /// transaction: it looks at all processes.
-    pub(super) fn look_for_the_gone(&self, at_once: bool) -> Result<(), Error> {
-        let every = if self.cache.borrow().is_ending {
+    /// Whether a look at the holders is recent enough for a hand-out; `at_once`: for one that does
+    /// not wait.
+    pub(super) fn knows_the_gone(&self, at_once: bool) -> bool {
+        let cache = self.cache.borrow();
+        let every = if cache.is_ending || at_once {
             LOOK_SOON
         } else {
             LOOK_EVERY
         };
-        if !at_once && !self.is_time(self.cache.borrow().looked, every) {
+        !self.is_time(cache.looked, every)
+    }
+
+    /// Looks which holders are gone, now and then, or `at_once`. To be called outside of a
+    /// transaction: it looks at all processes.
+    pub(super) fn look_for_the_gone(&self, at_once: bool) -> Result<(), Error> {
+        if !at_once && self.knows_the_gone(false) {
             return Ok(());
         }
         let holders = self.rows(

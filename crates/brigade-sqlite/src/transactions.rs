@@ -124,7 +124,7 @@ impl Transactions {
                 && done + writers.len() < BATCH_MAX
                 && began.elapsed() < GATHER_MAX
             {
-                batch.extend(inbox.more(OperationAccess::is_look));
+                batch.extend(inbox.more(|access| access.is_look() && may_join(&store, access)));
             }
         }
         writers
@@ -157,9 +157,10 @@ impl Transactions {
             }
             done += 1;
             if done == batch.len() && done < BATCH_MAX && began.elapsed() < GATHER_MAX {
-                batch.extend(
-                    inbox.more(|access| sync == Synced::Now || access.sync() == Synced::Later),
-                );
+                batch.extend(inbox.more(|access| {
+                    let is_covered = sync == Synced::Now || access.sync() == Synced::Later;
+                    is_covered && may_join(&store, access)
+                }));
             }
         }
         self.commit().map_err(Undone::ByAll)
@@ -254,5 +255,15 @@ impl Transactions {
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute([]));
         executed.map(drop).map_err(|e| sql_error(what, e))
+    }
+}
+
+/// Whether an operation may share a transaction that has begun. Hand-outs look for holders that are
+/// gone before their transaction, so one that is due to look begins its own: without that, it would
+/// hand out later jobs before those that a holder has left.
+fn may_join(store: &Store<'_>, access: OperationAccess) -> bool {
+    match access {
+        OperationAccess::HandOut { at_once, .. } => store.knows_the_gone(at_once),
+        OperationAccess::Look | OperationAccess::Write(_) => true,
     }
 }
