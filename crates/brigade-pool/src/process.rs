@@ -25,7 +25,7 @@ mod standard_stream;
 mod tree;
 mod watch;
 
-pub(crate) use cgroup::Group;
+pub(crate) use cgroup::ControlGroup;
 pub use cgroup::GroupLimits;
 pub(crate) use command::Command;
 pub(crate) use console::flush as flush_console;

@@ -221,7 +221,7 @@ fn namespace() -> &'static str {
 }
 
 /// What proc_pid_stat(5) says of a process.
-struct Stat {
+struct OwnerStat {
     state: String,
     flags: u64,
     threads: u64,
@@ -229,7 +229,7 @@ struct Stat {
     start: String,
 }
 
-impl Stat {
+impl OwnerStat {
     /// A zombie whose other threads run is none: its first thread ended.
     fn is_dead(&self) -> bool {
         self.state == "X" || self.state == "Z" && self.threads < 2
@@ -237,12 +237,12 @@ impl Stat {
 }
 
 /// `None` if it is gone, or hidden.
-fn stat(pid: &str) -> Option<Stat> {
+fn stat(pid: &str) -> Option<OwnerStat> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // From field 3 on: the name before it may have spaces and brackets.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    Some(Stat {
+    Some(OwnerStat {
         state: (*fields.first()?).to_owned(),
         flags: number(9)?,
         threads: number(20)?,

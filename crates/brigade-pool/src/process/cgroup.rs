@@ -29,7 +29,7 @@ pub struct GroupLimits {
 }
 
 /// The control group of one worker. Removed when dropped, best effort: it must be empty by then.
-pub(crate) struct Group {
+pub(crate) struct ControlGroup {
     /// For `cgroup.kill`.
     unified: Option<PathBuf>,
     memory: Option<PathBuf>,
@@ -37,7 +37,7 @@ pub(crate) struct Group {
     pids: Option<PathBuf>,
 }
 
-impl Group {
+impl ControlGroup {
     /// Makes a group for the worker of this cookie, with these limits. The first time, those that
     /// dead hosts left are removed.
     ///
@@ -159,7 +159,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ControlGroup {
     fn drop(&mut self) {
         for path in self.paths() {
             fs::remove_dir(path).ok();

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::consumer::RunningConsumer;
 use super::disposition::{EndedAttempt, disposition_of};
 use super::handler::{Handled, HandlerStop};
-use super::held::{Held, LOSSES_BESIDE_OTHERS, Why};
+use super::held::{HeldJob, LOSSES_BESIDE_OTHERS, Why};
 use super::here::Here;
 use super::job_call::job_context;
 use super::panic_text::text_of;
@@ -120,7 +120,7 @@ impl RunningConsumer {
     fn hold(self: &Arc<Self>, leased: &Leased) -> Hold {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (stop, lost) = (CancellationToken::new(), CancellationToken::new());
-        let held = Held {
+        let held = HeldJob {
             id: leased.id.clone(),
             token: leased.token,
             queue: leased.job.queue.clone(),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::control::Control;
 use super::disposition::Policy;
 use super::handler::Handler;
-use super::held::Held;
+use super::held::HeldJob;
 use super::served::{OnSettled, Served};
 use super::serving::Serving;
 use super::settings::{ConsumerPlace, ConsumerSettings, Until};
@@ -53,7 +53,7 @@ pub(super) struct RunningConsumer {
     pub(super) untold: Arc<Semaphore>,
     /// Held by the one job that has to run alone.
     pub(super) alone: Arc<Semaphore>,
-    pub(super) held: Mutex<HashMap<u64, Held>>,
+    pub(super) held: Mutex<HashMap<u64, HeldJob>>,
     /// Notified when a job is held that was not.
     pub(super) holding: Notify,
     pub(super) numbers: AtomicU64,

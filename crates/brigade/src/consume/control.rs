@@ -96,13 +96,13 @@ impl Drop for Unsettled {
 pub(super) struct Control {
     pub(super) draining: CancellationToken,
     pub(super) killing: CancellationToken,
-    state: Mutex<State>,
+    state: Mutex<ControlState>,
     /// Of `unsettled`, `asks` and `serving`.
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct ControlState {
     paused: Paused,
     /// Ends the ask for jobs that is under way, because it asks for the wrong queues.
     ask: CancellationToken,
@@ -180,7 +180,7 @@ impl Control {
         self.once(|state| state.asks.then_some(())).await;
     }
 
-    async fn once<R>(&self, look: impl Fn(&State) -> Option<R>) -> R {
+    async fn once<R>(&self, look: impl Fn(&ControlState) -> Option<R>) -> R {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();

@@ -9,7 +9,7 @@ use crate::job::JobId;
 pub(super) const LOSSES_BESIDE_OTHERS: u32 = 2;
 
 /// A job that the consumer holds.
-pub(super) struct Held {
+pub(super) struct HeldJob {
     pub(super) id: JobId,
     pub(super) token: i64,
     pub(super) queue: Box<str>,

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::RunningConsumer;
-use super::held::{Held, Why};
+use super::held::{HeldJob, Why};
 use super::pause::pause;
 use super::settings::Until;
 use crate::clock::BootTime;
@@ -237,7 +237,7 @@ impl RunningConsumer {
         let holds_any = || !lock(&self.held).is_empty();
         let cancels = self.broker.cancels();
         let find = cancels.find(holds_any, |cancel| {
-            let is_it = |held: &Held| held.id == cancel.id && held.token == cancel.token;
+            let is_it = |held: &HeldJob| held.id == cancel.id && held.token == cancel.token;
             let number = lock(&self.held)
                 .iter()
                 .find(|(_, held)| is_it(held))

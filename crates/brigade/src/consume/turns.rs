@@ -23,11 +23,11 @@ pub(super) struct Turns {
     /// Whose turn is next, by its place among all; meant for equal weights.
     next: usize,
     /// By place among all; `None` with equal weights. Strict ones have none.
-    shares: Option<Vec<Share>>,
+    shares: Option<Vec<QueueShare>>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Share {
+struct QueueShare {
     weight: i64,
     credit: i64,
 }
@@ -39,7 +39,7 @@ impl Turns {
             turns.iter().map(|(name, _)| name.clone()),
         ));
         let is_equal = turns.windows(2).all(|pair| pair[0].1 == pair[1].1);
-        let mut shares = vec![Share::default(); all.names().len()];
+        let mut shares = vec![QueueShare::default(); all.names().len()];
         for (name, weight) in turns {
             // Of a name that comes twice, the first counts.
             if let Some(share) = all
@@ -82,7 +82,7 @@ impl Turns {
         };
         let share = |name: &str| {
             all.place(name)
-                .map_or(Share::default(), |place| shares[place])
+                .map_or(QueueShare::default(), |place| shares[place])
         };
         let credit = |place: &usize| share(&open.names()[*place]).promise();
         let mut turns: Vec<usize> = (open.strict()..open.names().len()).collect();
@@ -160,7 +160,7 @@ impl Turns {
     }
 }
 
-impl Share {
+impl QueueShare {
     fn promise(self) -> i64 {
         self.credit + self.weight
     }

@@ -37,7 +37,7 @@ use crate::link::Channel;
 use crate::outcome::REASON_BYTES_MAX;
 use crate::output::Output;
 use crate::process::proc_fs::resident_bytes;
-use crate::process::{Group, Pipe, Process};
+use crate::process::{ControlGroup, Pipe, Process};
 use crate::sync::lock;
 use crate::wire::{CallMeta, CancelFrame, kind};
 use brigade_core::printable::shorten;
@@ -60,7 +60,7 @@ pub(in super::super) struct WorkerProcess {
     stderr: Pipe,
     /// Whether the output of its attempt is captured.
     is_capturing: AtomicBool,
-    group: Option<Group>,
+    group: Option<ControlGroup>,
     /// Cancelled when it has nothing more to do.
     retire: CancellationToken,
     health: PingState,

@@ -10,7 +10,7 @@ use super::super::super::shared::Shared;
 use super::service::ServiceEnd;
 use super::{WorkerProcess, control};
 use crate::attempt_report::Exit;
-use crate::process::{self, Group};
+use crate::process::{self, ControlGroup};
 use crate::sync::lock;
 use crate::wire::Decoder;
 
@@ -89,7 +89,10 @@ fn worker_exit(worker: &WorkerProcess, service: ServiceEnd) -> WorkerExit {
         broken: reports
             .broken
             .filter(|_| matches!(service, ServiceEnd::BrokenOff) || !reports.closed),
-        cgroup_oom: worker.group.as_ref().is_some_and(Group::was_out_of_memory),
+        cgroup_oom: worker
+            .group
+            .as_ref()
+            .is_some_and(ControlGroup::was_out_of_memory),
         stderr: worker.stderr.tail(),
         output: worker.end_capture(),
         unread: worker.unread.load(Ordering::Relaxed),

@@ -30,7 +30,7 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, Channel};
 use crate::process::proc_fs::starved_for;
-use crate::process::{self, Command, Group, Pipe, Process, Spawned, WORKER_VARIABLE};
+use crate::process::{self, Command, ControlGroup, Pipe, Process, Spawned, WORKER_VARIABLE};
 use crate::wire::{
     self, Decoder, Hello, MAGIC, Ready, StartFailed, TaskDefaults, VERSION, WorkerSettings, kind,
 };
@@ -106,11 +106,11 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<Started, Erro
 }
 
 /// Puts the process into a control group of its own, if there are limits for one.
-fn control_group(config: &Config, process: &Process) -> Result<Option<Group>, Error> {
+fn control_group(config: &Config, process: &Process) -> Result<Option<ControlGroup>, Error> {
     let Some(limits) = &config.group else {
         return Ok(None);
     };
-    let group = Group::create(&process.cookie, limits)?;
+    let group = ControlGroup::create(&process.cookie, limits)?;
     group
         .add(process.pid.as_raw_nonzero().get().cast_unsigned())
         .map_err(|e| Error::os(format!("move the worker into its control group: {e}"), e))?;
