@@ -1,7 +1,14 @@
 //! The attempt report: everything known about an attempt that did not end by its own return.
 //!
-//! Values only: they are stored with jobs and sent between hosts, so they serialize, and unknown
-//! endings of later versions are additions, never changes.
+//! The code that ran the attempt makes its report at the end; from then on it belongs to the caller
+//! or to the job's history. Reports are values only: they are stored with jobs and sent between
+//! hosts, so they serialize, and unknown endings of later versions are additions, never changes.
+//!
+//! Invariants: of standard error only the last 64 KiB are kept, and messages are cut and put on one
+//! line where an ending is printed. Costs are those of the whole worker process, and zero while it
+//! lives on.
+//!
+//! Nothing here observes processes or decides about retries.
 
 use std::fmt;
 use std::time::Duration;

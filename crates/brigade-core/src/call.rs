@@ -183,7 +183,7 @@ impl<T: DeserializeOwned> Call<T> {
         self.run_here_as(None, |_| {}).await
     }
 
-    /// Runs the call here and tells its progress. `begun` is given its context.
+    /// Runs the call here and reports its progress. `begun` is given its context.
     #[doc(hidden)]
     pub async fn run_here_as(
         mut self,
@@ -245,7 +245,7 @@ impl<T> Call<T> {
 
     /// Keeps what the attempt writes to its standard output and error, up to this many bytes each,
     /// for [`CallHandle::output`](crate::CallHandle::output), instead of passing it through. What is
-    /// over is counted and dropped. Such a call runs alone in its worker. A broker refuses it as
+    /// over is counted and dropped. The call runs alone in its worker. A broker refuses it as
     /// `Unsupported`.
     pub fn capture(self, bytes_max: usize) -> Self {
         self.set(|options| options.capture_bytes = Some(bytes_max))

@@ -2,6 +2,10 @@
 //!
 //! Times come from users, files and the network, so every sum of a moment and a time goes through
 //! here: one that is too far to be written down is [`FAR`] from now, which no process lives to see.
+//!
+//! A [`Clock`] belongs to one connection to a broker; its clones share how far it was moved. Time
+//! only moves forwards; the wall clock can also be set back, which lets no time pass. [`BootTime`]
+//! is of this host and boot only: it is neither stored nor sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

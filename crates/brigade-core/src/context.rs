@@ -1,4 +1,14 @@
-//! [`Context`]: what a running task can ask and say.
+//! [`Context`]: what a running task can ask and report.
+//!
+//! The process that starts the attempt, a worker or the caller's own, fills an `AttemptContext`;
+//! after that it is shared by the task, its clones of the context and the code that cancels it.
+//! Only the cancel state changes.
+//!
+//! Invariants: the first cancel counts and later ones do nothing. Its reason is stored before the
+//! attempt counts as cancelled. Each abort listener runs once, and a hanging listener does not keep
+//! the worker from reading messages. Reporting progress never waits for the caller.
+//!
+//! It stops nothing by force: the pool does that, by signals.
 
 use std::any::Any;
 use std::fmt;

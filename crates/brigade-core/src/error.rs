@@ -2,6 +2,10 @@
 //!
 //! How a task ended is not an error but an outcome, see [`CallError`](crate::CallError). `Display`
 //! prints its own level only, in lower case, so that it fits after "failed to".
+//!
+//! An error is a value without shared state. Its [kind](ErrorKind) is for programs, its text for
+//! people. An error of a broker that is not marked uncertain means that the request was not carried
+//! out.
 
 use std::fmt;
 

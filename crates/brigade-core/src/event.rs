@@ -1,4 +1,12 @@
 //! [`Event`]: one feed for logs, metrics and dashboards. Each change of state emits one event.
+//!
+//! The pool emits the events; every reader has its own place in the feed. Events are values that
+//! own their texts, so they are cheap to clone and may outlive the pool.
+//!
+//! Invariants: the pool never waits for a reader. One that is too slow loses the oldest events and
+//! gets [`Event::Missed`] with their number.
+//!
+//! Events are not stored, and no decision of the pool depends on them.
 
 use std::sync::Arc;
 use std::time::Duration;

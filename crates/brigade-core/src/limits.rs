@@ -1,4 +1,13 @@
 //! How much of a queue may run, and start, at once. Values only, the same for every broker.
+//!
+//! The broker stores the limits of a queue and applies them to the consumers of all hosts when it
+//! hands out jobs. A limit that is not set does not limit; a stored form without a field reads as
+//! not set.
+//!
+//! Invariants: [`Limits::check`] refuses limits that no job could pass, and rates whose memory at
+//! the broker would have no bound, since it remembers each start for the time of the rate.
+//!
+//! Nothing here counts jobs or waits.
 
 use std::fmt;
 use std::time::Duration;

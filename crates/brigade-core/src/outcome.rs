@@ -1,4 +1,8 @@
 //! How a call ended when it did not end with a value, and what a task can say besides a value.
+//!
+//! These are values: a worker or a pool makes them, the caller owns them. Wherever a task's error
+//! comes from, its texts are bounded, so that it fits into one frame. [`Pass`] and the notes of a
+//! [`Failure`] are found below wrappers like `anyhow::Error` too, by their sources.
 
 use std::fmt;
 use std::time::Duration;
@@ -83,8 +87,7 @@ pub struct Failure {
     pub sources: Vec<String>,
     /// Type name of the error, for people: it may change with the compiler.
     pub type_name: String,
-    /// What the task adds for programs. An error of its own below `Failure` for the same reason as
-    /// [`PassReason`].
+    /// What the task adds for programs. A separate error, for the same reason as [`PassReason`].
     note: FailureNote,
 }
 
@@ -196,8 +199,7 @@ impl Failure {
     }
 }
 
-/// An error travels as text: all of it together stays below the 64 KiB that every frame has room
-/// for.
+/// An error travels as text: all of it stays below the 64 KiB that every frame has room for.
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 const SOURCE_BYTES_MAX: usize = 1 << 10;
 const DETAILS_BYTES_MAX: usize = 24 << 10;

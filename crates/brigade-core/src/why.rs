@@ -1,4 +1,12 @@
 //! Why a job is not running. The facts come from the code that hands out jobs, the words from here.
+//!
+//! A store makes an [`Explanation`] from its data and the caller owns it; it is true for that
+//! moment only. It serializes, for programs that read JSON.
+//!
+//! Invariants: every reason that holds is listed, not only the first. A job without a reason is
+//! given to the next consumer that asks for jobs of its queue.
+//!
+//! Nothing here asks a broker or decides which job is next.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

@@ -66,7 +66,7 @@ impl Answers {
         answers
     }
 
-    /// Tells a caller that a worker has its call, if it wants to know.
+    /// Reports to a caller that a worker has its call, if it wants to know.
     pub(super) fn report_begun(&self, asked: &BasicProperties) {
         if wants(asked).is_some_and(|wants| wants == BEGUN) {
             let headers = table([(BEGUN, AMQPValue::Boolean(true))]);
@@ -74,7 +74,7 @@ impl Answers {
         }
     }
 
-    /// Tells a caller how far its call is, if it wants to know.
+    /// Reports to a caller how far its call is, if it wants to know.
     pub(super) fn report_progress(&self, asked: &BasicProperties, progress: Progress) {
         if wants(asked).is_some() {
             // As text, which every client can read: some have no doubles in headers.

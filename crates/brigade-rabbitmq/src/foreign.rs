@@ -1,7 +1,12 @@
 //! Options of a job as programs in other languages give them: JSON that people write by hand.
 //!
 //! Times are text (`"2s"`, `"1h 30m"`) or whole milliseconds. What is not known is an error and not
-//! left out: an option that is mistyped would be believed to hold.
+//! left out: an option that is mistyped would be believed to hold. A field that is `null` counts as
+//! not given.
+//!
+//! These are functions without state. They read one header of one message; messages of this library
+//! have another form and do not come here. Ranges are not checked here but by the caller, with
+//! those of all other options.
 
 use brigade_core::options::Options;
 use std::time::Duration;

@@ -14,7 +14,7 @@
 //! broker has the message at least once:
 //!
 //! - When this process or its connection ends, the copies in that queue expire and go back to the
-//!   queue of jobs. No process consumes from such a queue again: each channel has its own. So a
+//!   queue of jobs. No process consumes from that queue again: each channel has its own. So a
 //!   copy that arrives is one whose original is not acked yet. If the lease has ended by then, the
 //!   copy is dropped: the settlement of the original counts, or the broker has given the original
 //!   to another consumer.

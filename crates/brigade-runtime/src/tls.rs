@@ -1,4 +1,13 @@
 //! TLS to brokers, with a provider of its own: nothing is installed for the whole process.
+//!
+//! A [`Tls`] belongs to the settings of one broker connection; clones share its configuration. All
+//! certificates and keys are read once, when it is made, and not again for new connections.
+//!
+//! Invariants: a server is verified against the given authority, or those of the system, and
+//! against the host of the URL or the given name. Only `?insecure` turns that off, for this
+//! connection alone.
+//!
+//! It opens no sockets. [`hint`] turns a failed handshake into a text on what to do about it.
 
 use std::fs;
 use std::io;

@@ -4,39 +4,10 @@
 //! The broker is the real one, SQLite, in memory: what holds in the test holds in production.
 //! Its clock can be moved ([`Broker::clock`]), so no test waits for a delay or a retry.
 //!
-//! ```standalone_crate
-//! use std::time::Duration;
+//! [`broker()`] has an example.
 //!
-//! use brigade::{Broker, Failure, task, testing};
-//!
-//! #[task(retries = 3)]
-//! fn welcome(address: String) -> Result<String, Failure> {
-//!     if address.contains('@') { Ok(format!("welcome, {address}")) } else { Err(Failure::permanent("no address")) }
-//! }
-//!
-//! /// The code under test.
-//! async fn sign_up(broker: &Broker, address: &str) -> Result<(), brigade::Error> {
-//!     broker.push(welcome(address.to_owned()).delay(Duration::from_secs(3600))).await?;
-//!     Ok(())
-//! }
-//!
-//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-//! # runtime.block_on(async {
-//! let broker = testing::broker().await;
-//! sign_up(&broker, "ann@example.org").await.unwrap();
-//!
-//! // What was pushed, as a whole or in detail.
-//! testing::assert_pushed(&broker, welcome("ann@example.org".to_owned())).await;
-//! let pushed = testing::pushed(&broker, "welcome").await;
-//! assert_eq!((pushed.len(), pushed[0].task()), (1, Some("welcome")));
-//! assert_eq!(pushed[0].args::<(String,)>(), ("ann@example.org".to_owned(),));
-//!
-//! // It runs here, when it is due.
-//! assert_eq!(testing::drain(&broker).await.done, 0);
-//! broker.clock().advance(Duration::from_secs(3601));
-//! assert_eq!(testing::drain(&broker).await.done, 1);
-//! # });
-//! ```
+//! Nothing here keeps state: the broker owns the jobs, and its last clone ends it. [`drain()`] runs
+//! jobs in this process, one call at a time, and leaves alone what is not due yet.
 //!
 //! A test of one task alone needs no broker: [`Call::run_here`](crate::Call::run_here). A test with
 //! worker processes has [`test_workers!`](crate::test_workers) at the top of its file and ends with
@@ -58,6 +29,44 @@ use crate::job::{Job, JobInfo};
 use crate::to_job::ToJob;
 
 /// A broker in memory, which is gone with its last clone.
+///
+/// ```standalone_crate
+/// use std::time::Duration;
+///
+/// use brigade::{Broker, Failure, task, testing};
+///
+/// #[task(retries = 3)]
+/// fn welcome(address: String) -> Result<String, Failure> {
+///     if address.contains('@') {
+///         Ok(format!("welcome, {address}"))
+///     } else {
+///         Err(Failure::permanent("no address"))
+///     }
+/// }
+///
+/// /// The code under test.
+/// async fn sign_up(broker: &Broker, address: &str) -> Result<(), brigade::Error> {
+///     broker.push(welcome(address.to_owned()).delay(Duration::from_secs(3600))).await?;
+///     Ok(())
+/// }
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// # runtime.block_on(async {
+/// let broker = testing::broker().await;
+/// sign_up(&broker, "ann@example.org").await.unwrap();
+///
+/// // What was pushed, as a whole or in detail.
+/// testing::assert_pushed(&broker, welcome("ann@example.org".to_owned())).await;
+/// let pushed = testing::pushed(&broker, "welcome").await;
+/// assert_eq!((pushed.len(), pushed[0].task()), (1, Some("welcome")));
+/// assert_eq!(pushed[0].args::<(String,)>(), ("ann@example.org".to_owned(),));
+///
+/// // It runs here, when it is due.
+/// assert_eq!(testing::drain(&broker).await.done, 0);
+/// broker.clock().advance(Duration::from_secs(3601));
+/// assert_eq!(testing::drain(&broker).await.done, 1);
+/// # });
+/// ```
 ///
 /// # Panics
 ///

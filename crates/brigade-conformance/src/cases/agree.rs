@@ -72,7 +72,7 @@ async fn by_queues(broker: &Broker) -> States {
         .collect()
 }
 
-/// And whether somebody serves it, as `check` has it.
+/// And whether a consumer serves it, as `check` reports it.
 async fn by_why(broker: &Broker, ids: &[JobId], moment: &str) -> States {
     let (mut states, mut lonely) = (Vec::new(), HashSet::new());
     for id in ids {

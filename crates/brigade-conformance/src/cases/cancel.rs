@@ -250,7 +250,7 @@ async fn what_its_holder_sets_aside_has_that_in_its_history(subject: Subject) {
     );
 }
 
-/// Another connection finds the same: what is told here is stored.
+/// Another connection finds the same: the receipt is stored.
 async fn a_receipt_is_there_for_whoever_looks_later(subject: Subject) {
     let queue = subject.broker.queue("q");
     let id = queue.push(&1).await.unwrap();
@@ -274,7 +274,7 @@ async fn a_call_that_waits_for_another_s_job_does_not_cancel_it(subject: Subject
     let call = || brigade::Call::<i32>::json("q", &[1]).unique("once");
     let first = broker.call(call());
     let rest = async {
-        // It is there, and in nobody's hands.
+        // It is stored, and no consumer holds it.
         queue
             .lease(LONG, LONG)
             .await

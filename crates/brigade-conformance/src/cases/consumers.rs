@@ -2,8 +2,8 @@
 //! too long.
 //!
 //! A consumer gives back a job whose task it does not know or whose arguments do not fit, without
-//! charge; after a day such a job is a dead letter with the reason. [`beside`] runs a consumer next to the
-//! rest of a case, and [`elsewhere`] is a second connection where a store has those.
+//! charge; after a day that job is a dead letter with the reason. One helper runs a consumer
+//! during the rest of a case, and [`elsewhere`] is a second connection where a store has those.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ fn doubles(number: i64) -> i64 {
     2 * number
 }
 
-/// Serves beside the test until it is done.
+/// Runs the consumer until the test is done.
 pub(super) async fn beside<F: Future>(worker: Consumer, test: F) -> (F::Output, brigade::Served) {
     let handle = worker.handle();
     let served = tokio::spawn(worker.run_until(std::future::pending::<()>()));
@@ -149,7 +149,7 @@ async fn a_job_that_no_consumer_can_run_is_a_dead_letter_when_its_time_for_that_
         );
         assert_eq!((job.failed, job.crashed), (0, 0));
     }
-    // A person gives it another chance, which begins anew.
+    // A person retries it: its counters begin at zero.
     assert!(broker.retry(&ids[0]).await.unwrap());
     let job = broker.job(&ids[0]).await.unwrap().unwrap();
     assert_eq!((job.unserved, job.lost), (None, 0));

@@ -286,7 +286,7 @@ async fn a_call_that_is_dropped_while_it_is_pushed_is_cancelled_too(subject: Sub
             .broker
             .call(brigade::Call::<i32>::json("q", &json!([1])))
     };
-    // One poll sends the push; nobody takes its answer.
+    // One poll sends the push; no caller reads its answer.
     for _ in 0..5 {
         assert!(tokio::time::timeout(NOW, call()).await.is_err());
     }

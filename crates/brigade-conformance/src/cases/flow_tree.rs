@@ -81,7 +81,7 @@ impl FlowModel {
         self.0.len() - 1
     }
 
-    /// Every job's status; members stand before whoever waits for them.
+    /// Every job's status; members stand before the jobs that wait for them.
     pub(super) fn statuses(&mut self) -> Vec<ModelStatus> {
         let mut all: Vec<ModelStatus> = Vec::new();
         for at in 0..self.0.len() {

@@ -408,7 +408,7 @@ async fn what_is_removed_is_missed_and_what_is_taken_is_done(Subject { broker, .
     assert_eq!(info(&broker, &ids[1]).await.payload, "[null]");
     broker.queue("q").purge().await.unwrap();
 
-    // Whoever waits is removed: its member runs for itself.
+    // The waiting job is removed: its member still runs.
     let ids = push(&broker, Chain::new(step()).then_job(elsewhere())).await;
     assert_eq!(broker.queue("elsewhere").purge().await.unwrap(), 1);
     run(&broker, &json!([]), &json!(1)).await;

@@ -1,7 +1,7 @@
 //! The life of a job as a consumer sees it, in real time: for stores that cannot list jobs and
 //! whose clock tests cannot move, and for all others.
 //!
-//! Pauses are long enough to be told from none on a busy machine; nothing is asserted to be fast.
+//! Pauses are long enough to differ from none on a busy machine; nothing is asserted to be fast.
 //! The last case asks for each thing that a store may lack: what is not declared is refused as
 //! `Unsupported`, before anything is stored.
 
@@ -29,7 +29,7 @@ pub(super) const CASES: &[Case] = &[
 
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
-/// Long enough to be told from none on a busy machine.
+/// Long enough to differ from none on a busy machine.
 const PAUSE: Duration = Duration::from_millis(300);
 
 async fn lease(queue: &Queue) -> Lease {

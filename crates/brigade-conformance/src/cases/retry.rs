@@ -2,7 +2,7 @@
 //!
 //! A job with `Retry::within` has no attempt after that time: it is a dead letter with the reason,
 //! whether it never began, or failed and its next attempt would begin too late. A retry by a person
-//! begins the time anew, with all counters at zero.
+//! starts the time again, with all counters at zero.
 
 use std::time::{Duration, SystemTime};
 

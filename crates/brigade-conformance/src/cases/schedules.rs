@@ -189,7 +189,7 @@ async fn a_deploy_neither_fires_nor_skips_a_tick(Subject { broker, .. }: Subject
         .unwrap()
         .next;
     wall.set(first + MINUTE / 2);
-    // It is due and nobody has asked yet; the same is said again, with another job and
+    // It is due and no consumer has asked yet; the same is said again, with another job and
     // policy.
     let other = Schedule::cron("s", "0 3 * * *", broker.queue("q").job(&"new").unwrap())
         .unwrap()
@@ -206,7 +206,7 @@ async fn a_deploy_neither_fires_nor_skips_a_tick(Subject { broker, .. }: Subject
         first + DAY
     );
     assert!(ticks(&broker).await.is_empty());
-    // Another zone, expression or kind begins anew, from the next tick on.
+    // Another zone, expression or kind starts again, from the next tick on.
     let anew = [
         cron(&broker, "0 3 * * *").zone("Asia/Tokyo"),
         cron(&broker, "5 3 * * *"),

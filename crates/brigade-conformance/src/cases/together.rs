@@ -75,7 +75,7 @@ async fn each_of_many_pushes_at_once_is_told_of_its_own_jobs(subject: Subject) {
         assert_eq!(job.payload, number.to_string());
         assert_eq!(job.state == JobState::Scheduled, number % 5 == 1);
     }
-    // Of each queue one has the unique key, and it is the one that was told so.
+    // In each queue one job has the unique key, and it is the one whose push was answered as new.
     assert_eq!(
         marked.iter().filter(|(_, is_new, _)| *is_new).count(),
         2,

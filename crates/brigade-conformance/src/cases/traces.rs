@@ -82,7 +82,7 @@ async fn a_job_without_a_trace_has_none(subject: Subject) {
     assert_eq!(noted, ["1 none none"]);
 }
 
-/// A call whose answer somebody awaits carries it as a job does.
+/// A call carries its trace as a job does.
 async fn the_trace_of_a_call_arrives_too(subject: Subject) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("traces");

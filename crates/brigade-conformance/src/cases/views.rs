@@ -60,13 +60,13 @@ async fn all_views_tell_the_same_state_at_every_moment(Subject { broker, .. }: S
             ready
         ]
     );
-    // Nobody asks for jobs while the time of a delay, of a pause, of a result comes to its end.
+    // No consumer asks for jobs while the time of a delay, a pause or a result comes to its end.
     broker.clock().advance(LONG + Duration::from_secs(1));
     assert_eq!(
         agree(&broker, &ids, "all of it is due").await,
         [ready, ready, None, ready]
     );
-    // Within the minute after somebody asked, and after it.
+    // Within the minute after a consumer asked, and after it.
     queue
         .lease(LONG, NOW)
         .await
@@ -86,7 +86,7 @@ async fn all_views_tell_the_same_state_at_every_moment(Subject { broker, .. }: S
     );
 }
 
-/// Nobody asks for jobs: a look is all that can notice.
+/// No consumer asks for jobs: only the views themselves can notice.
 async fn all_views_tell_the_same_of_a_lease_that_ran_out(Subject { broker, .. }: Subject) {
     let queue = broker.queue("q");
     let id = queue.push(&1).await.unwrap();

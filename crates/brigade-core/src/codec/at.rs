@@ -1,4 +1,14 @@
-//! [`At`]: where in a value its writer or reader is, and what holds there.
+//! `At`: where in a value its writer or reader is, and what holds there.
+//!
+//! An `At` is a small copy on the stack of the serializer or deserializer. Each step into the value
+//! makes a new one, whose path points back at the one before; nothing is shared or allocated until
+//! an error prints the path.
+//!
+//! Invariants: each level of nesting takes one from `depth`, and a value that is nested deeper than
+//! that is refused, so a decoder cannot overflow its stack. The flags of a level (`in_some`, `raw`,
+//! `wide`) hold through newtypes and end at the next list, map or struct.
+//!
+//! Reading and writing themselves are in `read` and `write`.
 
 use std::fmt;
 

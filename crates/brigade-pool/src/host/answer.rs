@@ -1,4 +1,14 @@
-//! What a host says of a call that ended.
+//! The answer that a host sends for a call that ended.
+//!
+//! It encodes the outcome of a call for the pool that the host joined: the length of an
+//! `AnswerHead` as four bytes, little endian, the head itself, what was captured of standard output
+//! and error, and then the result.
+//!
+//! Invariants: a result over the limit is refused and not sent. Captured output is cut to the room
+//! that the result leaves. Everything in the head is bounded, so it stays below
+//! `ANSWER_HEAD_BYTES_MAX`. A call that another host may run is returned or passed, not refused.
+//!
+//! These are functions without state; sending and acknowledging answers is the session's work.
 
 use crate::attempt_report::{Step, StopReceipt};
 use crate::error::{Error, ErrorKind};

@@ -1,5 +1,16 @@
 //! The messages inside frames. Control types are flat: a recursive one could overflow the stack of
 //! the process that decodes it.
+//!
+//! Messages are values between a pool and its worker processes on the same host, and have no state.
+//! The number of a frame's kind also says in which direction and on which of the two sockets it
+//! goes.
+//!
+//! Invariants: `Hello` and `Ready` carry magic, version and build, so each side knows with whom it
+//! speaks before the first call. A function travels as its distance from a known one only between
+//! processes of one build, over their private sockets. A crash note has a fixed size, since a
+//! signal handler writes it.
+//!
+//! Framing is in `frame`, the messages between hosts are in `remote`.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};

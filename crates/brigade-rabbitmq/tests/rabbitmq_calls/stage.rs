@@ -218,7 +218,7 @@ impl Plain {
             passive: true,
             ..QueueDeclareOptions::default()
         };
-        // The broker closes the channel if there is no such queue.
+        // The broker closes the channel if there is no queue of this name.
         let channel = self.fresh().await;
         let found = channel
             .queue_declare(queue.into(), options, FieldTable::default())

@@ -1,4 +1,13 @@
 //! [`Broker`]: the handle of a connection to a broker.
+//!
+//! The store behind it owns all state: jobs, queues, leases. The handle adds the clock that tests
+//! move and one watcher for cancels; clones share all three. Most methods check their input, call
+//! the store once and return its answer; `wait` and `stop` ask again after each change.
+//!
+//! Invariants: a job is checked against the limits and against what the broker declares before the
+//! store sees it. A request whose error is not marked uncertain was not carried out.
+//!
+//! It does not retry failed requests. Connecting, calls and schedules have their own files here.
 
 use std::fmt;
 use std::sync::Arc;

@@ -2,8 +2,7 @@
 //!
 //! A broker that delivers answers itself gets the call as a [`DirectCall`]. At every other one a
 //! call is a job whose result is kept and waited for (`called`). Both give a future of the result,
-//! which [`BrokerCall`] drives: whoever waits for anything of the call polls it, and its waker wakes
-//! all who wait.
+//! which [`BrokerCall`] drives: every waiter polls it, and its waker wakes all who wait.
 
 use std::future::ready;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,14 @@
-//! Jobs that somebody awaits: pushed, waited for, and cancelled if the caller goes away.
+//! Calls as jobs: pushed, waited for, and cancelled if the caller goes away. For brokers that do
+//! not deliver answers themselves.
+//!
+//! The broker owns the job and its result. `Awaiting` belongs to one caller and knows whether there
+//! is a job to cancel: the push is under way, the job is stored, or neither.
+//!
+//! Invariants: only a job that this caller pushed is cancelled when its future is dropped, never a
+//! duplicate that was there before. A push that is under way is awaited first, in the background,
+//! since it may store the job. The limit on waiting holds only until the first attempt begins.
+//!
+//! It runs nothing, and it does not cancel when it is used outside of an async runtime.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +26,7 @@ use crate::shutdown::Scope;
 use crate::store::{CallerLink, PushOutcome};
 
 impl Broker {
-    /// The result of the job that `push` gives the id of, as its caller is told it. Dropping the
+    /// The result of the job that `push` gives the id of, as its caller gets it. Dropping the
     /// future cancels the job, also while the push is on its way, unless it is another's: a job
     /// that had its unique key already.
     pub(crate) async fn result_of<T: DeserializeOwned>(
@@ -136,7 +146,7 @@ struct Awaiting {
 enum Awaited {
     /// It has ended, or is not ours to cancel.
     Nothing,
-    /// It may be stored already: only the end of the push tells.
+    /// It may be stored already: only the end of the push shows that.
     Pushing(Pin<Box<dyn Future<Output = Result<PushOutcome, Error>> + Send>>),
     Pushed(JobId),
 }

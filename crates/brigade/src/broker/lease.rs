@@ -1,4 +1,14 @@
-//! [`Lease`] and [`TakenJob`]: a job in its holder's hands.
+//! [`Lease`] and [`TakenJob`]: a job that was handed out, and how its holder settles it.
+//!
+//! The broker owns the lease and decides when it has run out. A `Lease` is the job as it was handed
+//! out plus the token of this hand-out; a `TakenJob` is only the job, which has left the queue.
+//!
+//! Invariants: each settlement carries the token, so the first one that ends the lease counts and
+//! later ones, also those of clones, are answered as stale. A settlement that fails leaves the
+//! lease running, unless its error is uncertain.
+//!
+//! Dropping a lease sends nothing: the job comes back when the lease runs out. Nothing here extends
+//! leases or stops attempts by itself; consumers do that.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,13 @@
-//! [`Queue`]: one queue of a broker.
+//! [`Queue`]: one queue of a broker, by name.
+//!
+//! A `Queue` is a broker handle and a name. The broker owns the jobs, the pause and the limits.
+//! Making a `Queue` sends nothing and declares nothing.
+//!
+//! Invariants: a request for jobs, a pause, a limit or a purge checks the name first, and a push
+//! checks it with the rest of the job. [`Queue::take`] delivers at most once, [`Queue::lease`] at
+//! least once.
+//!
+//! It runs no jobs and keeps no list of queues: see `Broker::consumer` and `Broker::queues`.
 
 use std::time::Duration;
 

@@ -1,4 +1,16 @@
 //! A running consumer: its parts, and its life in order.
+//!
+//! `Running` is the owner's side: it starts the consumer in a task of its own and kills it when it
+//! is dropped. `RunningConsumer` is shared by the tasks of the consumer: the loop that leases,
+//! those that renew leases, look for cancels, watch leases and announce the consumer, and one per
+//! attempt.
+//!
+//! Invariants: each held job has one of the `prefetch` permits of `room` or, while the broker does
+//! not accept its settlement, one of the 1024 permits of `untold`. The background tasks end only
+//! after all attempts are settled. A pool that the consumer started itself is shut down with it,
+//! also when the consumer cannot begin; a pool that was given to it is not.
+//!
+//! It does not decide what becomes of a job (`disposition`) and does not run attempts (`attempt`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,9 +70,9 @@ pub(super) struct RunningConsumer {
     pub(super) holding: Notify,
     pub(super) numbers: AtomicU64,
     pub(super) control: Arc<Control>,
-    /// Nothing waits any longer for attempts in this process that do not end.
     /// How the list of live consumers shows it.
     pub(super) announcement: LiveConsumer,
+    /// Cancelled when nothing waits any longer for attempts in this process that do not end.
     pub(super) abandoning: CancellationToken,
     pub(super) scope: Scope,
 }

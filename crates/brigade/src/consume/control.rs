@@ -1,4 +1,14 @@
 //! [`ConsumerHandle`]: controls a running consumer and shows its state.
+//!
+//! `Control` is shared by a consumer and all of its handles, and owns what both sides see: the
+//! pauses of this consumer, its counters, whether it asks for jobs, and two tokens, for draining
+//! and for killing. The mutex is never held across an await.
+//!
+//! Invariants: the tokens are never reset, and killing implies draining. Each attempt counts as
+//! unsettled until its `Unsettled` guard is dropped. A change of the pauses ends the request for
+//! jobs that is under way, so that the next one asks for the right queues.
+//!
+//! A pause here is local to one consumer and reaches no broker; `Queue::pause` does that.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};

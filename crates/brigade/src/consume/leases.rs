@@ -1,4 +1,16 @@
 //! Leasing, renewing, looking for cancels, draining: what a consumer does apart from attempts.
+//!
+//! These are loops of `RunningConsumer`, which owns the held jobs (`held`) and the permits
+//! (`room`). `lease_on` and `drain` run one after the other; the others run in the background until
+//! the consumer has drained.
+//!
+//! Invariants: a request asks for no more jobs than there are free permits. Jobs that arrive while
+//! the consumer drains are given back. The time until which a lease is trusted is counted from
+//! before the renewal was sent, by the boot clock, which includes a suspended host. An attempt is
+//! stopped when that time is over, when another holder has the lease, or when its job is to be
+//! cancelled.
+//!
+//! Errors of the broker are logged and tried again; of them only `Closed` ends the consumer.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -1,4 +1,14 @@
 //! What a side authenticates with: a shared key, certificates, or both.
+//!
+//! [`Credentials`] are values that a listener or a connecting host is given and keeps. A key is
+//! read and parsed when it is set, certificate files when they are used.
+//!
+//! Invariants: nothing secret shows in `Debug`, logs or errors. `check` refuses credentials with
+//! which the two sides could not authenticate each other at an address, before anything is opened.
+//! Names of certificates are compared without regard to case, and a star stands for exactly one
+//! label.
+//!
+//! The handshake itself is in `hello` (keys) and `tls` (certificates).
 
 use std::fmt;
 use std::path::Path;

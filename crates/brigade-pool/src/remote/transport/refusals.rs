@@ -1,4 +1,13 @@
 //! Counts of refused connections, and one log line per origin and minute.
+//!
+//! Each listener owns one `Report`; [`Refusals`] is a copy of its counts since the listener began.
+//!
+//! Invariants: each refused connection is counted once, under one reason. The memory is bounded: at
+//! most 1024 origins are remembered and all others share one entry, so a flood from many addresses
+//! can fill neither the memory nor the log. A log line gives the number of refusals that were not
+//! logged.
+//!
+//! It does not block or slow down any peer.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,4 +1,15 @@
-//! The sockets below the handshake: TCP and Unix sockets, their options, and the files of the latter.
+//! The sockets below the handshake: TCP and Unix sockets, their options, and the files of the
+//! latter.
+//!
+//! A `ListeningSocket` owns its socket and, for a Unix socket, the file and its lock. A
+//! `RawConnection` is a connection before the handshake.
+//!
+//! Invariants: only the holder of the lock `<path>.lock` may replace a stale socket file, and
+//! nothing but a socket is ever removed. The file is open to its owner alone from the start. At the
+//! end the file is removed only if it is still the one that this listener made. TCP connections
+//! notice a vanished peer within about half a minute.
+//!
+//! Nothing here authenticates, reads or writes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -2,7 +2,7 @@
 //
 //   node client.cjs MODULES URL serve QUEUE            adds the two numbers of each request
 //   node client.cjs MODULES URL call QUEUE COUNT       makes calls and prints their answers, in order, one per line
-//   node client.cjs MODULES URL ask QUEUE ARGUMENTS    makes one call and prints what it is told
+//   node client.cjs MODULES URL ask QUEUE ARGUMENTS    makes one call and prints the answer
 'use strict';
 const [modules, url, what, queue, rest] = process.argv.slice(2);
 const amqp = require(require.resolve('amqplib', { paths: [modules] }));
