@@ -10,6 +10,10 @@
 //!
 //! Nothing here observes processes or decides about retries.
 
+mod cost;
+mod exit;
+mod stop_receipt;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -17,6 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::printable::one_line;
 use crate::progress::PROGRESS_BYTES_MAX;
+
+pub use self::cost::Cost;
+pub use self::exit::{Exit, signal_name};
+pub use self::stop_receipt::{Step, StopReceipt};
 
 /// Standard error that is kept for a report.
 pub const TAIL_BYTES: usize = 64 << 10;
@@ -137,90 +145,6 @@ pub enum MemoryLimit {
     Cgroup,
 }
 
-/// How a process exited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Exit {
-    /// It returned this code.
-    Code(i32),
-    /// This signal ended it.
-    Signal(i32),
-    /// It has ended, and how is not known: another part of the host program waited for it
-    /// (`waitpid(-1)`, or SIGCHLD ignored). What it cost is not known either, but for a peak that
-    /// was seen before.
-    Unknown,
-    /// It could not be ended and may still run: it runs as a user whom the host program may not
-    /// signal, or the kernel holds it.
-    Alive,
-}
-
-/// A step of the kill ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Step {
-    /// It had not started, so nothing had to be stopped.
-    NotStarted,
-    /// It was asked and stopped by itself; its worker lives on.
-    Asked,
-    /// SIGTERM ended its process tree.
-    Terminated,
-    /// SIGKILL ended its process tree.
-    Killed,
-}
-
-/// What a stop did and when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct StopReceipt {
-    /// The step that did it.
-    pub step: Step,
-    /// When nothing of the attempt was left.
-    pub at: std::time::SystemTime,
-    /// From the request to that moment.
-    #[serde(with = "crate::codec::seconds")]
-    pub took: Duration,
-}
-
-impl StopReceipt {
-    /// A receipt of this moment, for a holder of a lease that has its own way to stop what it runs.
-    pub fn new(step: Step, took: Duration) -> Self {
-        Self {
-            step,
-            at: std::time::SystemTime::now(),
-            took,
-        }
-    }
-}
-
-impl fmt::Display for StopReceipt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} after {:.1?}", self.step, self.took)
-    }
-}
-
-/// What an attempt cost. CPU and memory are those of the worker process over its whole life; they
-/// are zero while it lives on. CPU time is as the kernel counted it when the process ended
-/// (`wait4(2)`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Cost {
-    /// Time from the start of the attempt to its end.
-    #[serde(with = "crate::codec::seconds")]
-    pub wall: Duration,
-    /// CPU time in user mode.
-    #[serde(with = "crate::codec::seconds")]
-    pub cpu_user: Duration,
-    /// CPU time in the kernel.
-    #[serde(with = "crate::codec::seconds")]
-    pub cpu_system: Duration,
-    /// Largest resident memory in bytes of the worker itself (`VmHWM`), as it said at its end.
-    /// Where it could not (SIGKILL, `_exit`), the kernel's count (`ru_maxrss`) if that is more than
-    /// what the host program had when it started the worker, which the count begins with; otherwise
-    /// the largest that was seen: at each `check_interval` and
-    /// before each signal.
-    pub memory_peak: u64,
-}
-
 impl fmt::Display for AttemptOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -254,34 +178,6 @@ impl fmt::Display for AttemptOutcome {
             }
             Self::Unknown => f.write_str("its process ended"),
         }
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(signal) => match signal_name(*signal) {
-                Some(name) => write!(f, "{name}"),
-                None => write!(f, "signal {signal}"),
-            },
-            Self::Unknown => f.write_str(
-                "how is not known: another part of the host program \
-                reaped it (a wait for any child)",
-            ),
-            Self::Alive => f.write_str("the process could not be ended and may still run"),
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotStarted => "it had not started",
-            Self::Asked => "stopped when asked",
-            Self::Terminated => "stopped by SIGTERM",
-            Self::Killed => "stopped by SIGKILL",
-        })
     }
 }
 
@@ -426,47 +322,12 @@ impl AttemptReport {
     }
 }
 
-impl Cost {
-    /// User and kernel mode together.
-    pub fn cpu(&self) -> Duration {
-        self.cpu_user.saturating_add(self.cpu_system)
-    }
-}
-
 /// Names of tasks, hosts and places in a line.
 const NAME_BYTES_MAX: usize = 256;
 /// Messages in a line.
 const TEXT_BYTES_MAX: usize = 16 << 10;
 /// No attempt lasts longer: a century.
 const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-pub fn signal_name(signal: i32) -> Option<&'static str> {
-    Some(match signal {
-        libc::SIGHUP => "SIGHUP",
-        libc::SIGINT => "SIGINT",
-        libc::SIGQUIT => "SIGQUIT",
-        libc::SIGILL => "SIGILL",
-        libc::SIGTRAP => "SIGTRAP",
-        libc::SIGABRT => "SIGABRT",
-        libc::SIGBUS => "SIGBUS",
-        libc::SIGFPE => "SIGFPE",
-        libc::SIGKILL => "SIGKILL",
-        libc::SIGUSR1 => "SIGUSR1",
-        libc::SIGSEGV => "SIGSEGV",
-        libc::SIGUSR2 => "SIGUSR2",
-        libc::SIGPIPE => "SIGPIPE",
-        libc::SIGALRM => "SIGALRM",
-        libc::SIGTERM => "SIGTERM",
-        libc::SIGSTOP => "SIGSTOP",
-        libc::SIGTSTP => "SIGTSTP",
-        libc::SIGTTIN => "SIGTTIN",
-        libc::SIGTTOU => "SIGTTOU",
-        libc::SIGXCPU => "SIGXCPU",
-        libc::SIGXFSZ => "SIGXFSZ",
-        libc::SIGSYS => "SIGSYS",
-        _ => return None,
-    })
-}
 
 #[cfg(test)]
 mod tests {

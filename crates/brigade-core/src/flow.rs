@@ -9,243 +9,19 @@
 //! The push returns the error of a job that cannot be joined (an argument that is not JSON, a
 //! function that is not a task), as for any job.
 
-use std::any::type_name;
-use std::fmt;
-use std::marker::PhantomData;
-use std::time::Duration;
+mod chain;
+mod flow_step;
+mod group;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::args::Args;
-use crate::call::Call;
-use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
-use crate::function::Function;
 use crate::job::{DependentKind, FlowLink, Job};
-use crate::registry;
-use crate::task::Task;
 use crate::to_job::ToJob;
 
-/// Jobs that lead to one last job, whose result is a `T`: each is run when the one before it is
-/// done, with that one's result as its first argument.
-///
-/// ```no_run
-/// use brigade::{Broker, Chain, Task, task};
-///
-/// #[task]
-/// fn fetch(url: String) -> String {
-///     format!("the page of {url}")
-/// }
-///
-/// #[task(retries = 3)]
-/// fn count(page: String, word: String) -> usize {
-///     page.matches(&word).count()
-/// }
-///
-/// /// A task of another program.
-/// const STORE: Task<(usize,), bool> = Task::new("store");
-///
-/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let broker = Broker::connect("sqlite:jobs.db").await?;
-/// let chain = || Chain::new(fetch("example.org".into())).then_with(count, ("page".into(),)).then(STORE);
-/// let flow = broker.push_flow(chain()).await?; // all steps are safe now
-/// println!("{} jobs, the last is {}", flow.jobs.len(), flow.last());
-/// let stored: bool = broker.call_flow(chain()).await?; // pushes and waits
-/// # Ok(())
-/// # }
-/// ```
-///
-/// A step that ends otherwise than done stops the chain: the later ones become dead letters that
-/// name it, and retrying it with `Broker::retry` brings them back.
-#[must_use = "a chain does nothing until it is pushed"]
-pub struct Chain<T> {
-    flow: Flow,
-    output: PhantomData<fn() -> T>,
-}
-
-impl<T> Chain<T> {
-    /// Begins with a call of a task, or any job.
-    pub fn new<J: ToJob<Output = T>>(first: J) -> Self {
-        Self::of(Flow::one(first.to_job()))
-    }
-
-    fn of(flow: Flow) -> Self {
-        Self {
-            flow,
-            output: PhantomData,
-        }
-    }
-
-    /// Then this task, with the result of the step before as its only argument: a function that is
-    /// a `#[task]`, or a [`Task`] constant.
-    pub fn then<P: FlowStep<(T,)>>(self, step: P) -> Chain<P::Output> {
-        Chain::of(
-            self.flow
-                .then(DependentKind::Front, step.job("[]".to_owned())),
-        )
-    }
-
-    /// Then this task, with the result of the step before and these further arguments, a tuple.
-    pub fn then_with<P: FlowStep<R::Args>, R: Following<T>>(
-        self,
-        step: P,
-        rest: R,
-    ) -> Chain<P::Output> {
-        Chain::of(self.flow.then(
-            DependentKind::Front,
-            json_of(&rest).and_then(|rest| step.job(rest)),
-        ))
-    }
-
-    /// Then this job, or this call. Its payload is an array of the arguments after the first, which
-    /// is the result of the step before.
-    pub fn then_job<J: ToJob>(self, job: J) -> Chain<J::Output> {
-        Chain::of(self.flow.then(DependentKind::Front, job.to_job()))
-    }
-
-    /// Sets options on the step that was added last, as in `.then(store).with(|job|
-    /// job.retries(5).delay(pause))`. A delay begins when the step before is done.
-    pub fn with(mut self, set: impl FnOnce(Job) -> Job) -> Self {
-        self.flow.set_last(|job| {
-            // Whatever is set, its place stays.
-            let link = job.link.clone();
-            Job { link, ..set(job) }
-        });
-        self
-    }
-
-    /// Keeps the last job and its result for this long after it is done. Default: it is removed at
-    /// once.
-    pub fn keep(self, time: Duration) -> Self {
-        self.with(|job| job.keep(time))
-    }
-}
-
-impl<T> fmt::Debug for Chain<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chain")
-            .field("jobs", &self.flow.jobs.len())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Jobs that run side by side, each with a `T` as its result, and what comes after all of them.
-/// Members are calls, jobs, chains and groups.
-///
-/// ```no_run
-/// use brigade::{Broker, Group, task};
-///
-/// #[task]
-/// fn measure(part: u32) -> u64 {
-///     u64::from(part) * 10
-/// }
-///
-/// #[task]
-/// fn total(parts: Vec<u64>) -> u64 {
-///     parts.into_iter().sum()
-/// }
-///
-/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let broker = Broker::connect("sqlite:jobs.db").await?;
-/// let sum: u64 = broker.call_flow(Group::new((1..=3).map(measure)).collect(total)).await?;
-/// let each: Vec<u64> = broker.call_flow(Group::new((1..=3).map(measure))).await?; // in the order of the members
-/// # Ok(())
-/// # }
-/// ```
-///
-/// Pushed as it is, a group has one more job, which is not run: it is done, with the array of the
-/// results, when all parents are, and stays for [`keep`](Group::keep); or it is a dead letter with
-/// the reasons of those that ended otherwise.
-#[must_use = "a group does nothing until it is pushed"]
-pub struct Group<T> {
-    /// The members' jobs, one after another.
-    flow: Flow,
-    /// Where each member's last job stands.
-    lasts: Vec<usize>,
-    keep: Option<Duration>,
-    output: PhantomData<fn() -> T>,
-}
-
-/// The queue of a group's own job, if it has no member whose queue it could be.
-const GROUP_QUEUE: &str = "groups";
-
-impl<T> Group<T> {
-    /// These jobs, calls, chains or groups; results are gathered in this order.
-    pub fn new<F: ToFlow<Output = T>>(members: impl IntoIterator<Item = F>) -> Self {
-        let group = Self {
-            flow: Flow::default(),
-            lasts: Vec::new(),
-            keep: None,
-            output: PhantomData,
-        };
-        members.into_iter().fold(group, Self::and)
-    }
-
-    /// One more member, which may be of another kind than the others.
-    pub fn and<F: ToFlow<Output = T>>(mut self, member: F) -> Self {
-        match member.to_flow() {
-            Ok(member) => self.lasts.extend(self.flow.append(member)),
-            Err(error) => self.flow.problem = self.flow.problem.or(Some(error)),
-        }
-        self
-    }
-
-    /// Then this job or call, as it is, when all members are done.
-    pub fn then<J: ToJob>(self, job: J) -> Chain<J::Output> {
-        self.close(DependentKind::Then, job.to_job())
-    }
-
-    /// Then this task, with an array of the members' results as its only argument: a function that
-    /// is a `#[task]`, or a [`Task`] constant.
-    pub fn collect<P: FlowStep<(Vec<T>,)>>(self, step: P) -> Chain<P::Output> {
-        self.close(DependentKind::Collect, step.job("[]".to_owned()))
-    }
-
-    /// Then this task, with an array of the members' results and these further arguments, a tuple.
-    pub fn collect_with<P: FlowStep<R::Args>, R: Following<Vec<T>>>(
-        self,
-        step: P,
-        rest: R,
-    ) -> Chain<P::Output> {
-        self.close(
-            DependentKind::Collect,
-            json_of(&rest).and_then(|rest| step.job(rest)),
-        )
-    }
-
-    /// Then this job, or this call. Its payload is an array of the arguments after the first, which
-    /// is the array of the members' results.
-    pub fn collect_job<J: ToJob>(self, job: J) -> Chain<J::Output> {
-        self.close(DependentKind::Collect, job.to_job())
-    }
-
-    /// Then this job or call, as it is, when all members are settled for good, however they ended.
-    pub fn finally<J: ToJob>(self, job: J) -> Chain<J::Output> {
-        self.close(DependentKind::Finally, job.to_job())
-    }
-
-    /// How long the group's own job, and with it the results, stay after it is done. Default: 1
-    /// hour; for a member of another group, which has the results by then, not at all. Without
-    /// meaning once something comes after the group.
-    pub fn keep(mut self, time: Duration) -> Self {
-        self.keep = Some(time);
-        self
-    }
-
-    fn close<S>(self, dependent_kind: DependentKind, job: Result<Job, Error>) -> Chain<S> {
-        Chain::of(self.flow.close(&self.lasts, dependent_kind, job))
-    }
-}
-
-impl<T> fmt::Debug for Group<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group")
-            .field("members", &self.lasts.len())
-            .finish_non_exhaustive()
-    }
-}
+pub use self::chain::Chain;
+pub use self::flow_step::{FlowStep, Following};
+pub use self::group::Group;
 
 /// What can be pushed as a flow and be a member of a group: a [`Chain`], a [`Group`], and whatever
 /// is a job by itself.
@@ -270,114 +46,12 @@ impl<J: ToJob> ToFlow for J {
     }
 }
 
-impl<T> ToFlow for Chain<T> {
-    type Output = T;
-
-    fn to_flow(self) -> Result<Flow, Error> {
-        self.flow.checked()
-    }
-}
-
-impl<T> ToFlow for Group<T> {
-    type Output = Vec<T>;
-
-    fn to_flow(self) -> Result<Flow, Error> {
-        let queue = self
-            .flow
-            .jobs
-            .first()
-            .map_or(GROUP_QUEUE.into(), |job| job.queue.clone());
-        let mut barrier = Job::new(queue, None, "null");
-        barrier.options.keep = self.keep;
-        self.flow
-            .close(&self.lasts, DependentKind::Barrier, Ok(barrier))
-            .checked()
-    }
-}
-
 impl ToFlow for Flow {
     type Output = serde_json::Value;
 
     fn to_flow(self) -> Result<Self, Error> {
         self.checked()
     }
-}
-
-/// A task that may stand behind others in a flow; `A` are its arguments: a function that is a
-/// `#[task]`, or a [`Task`] constant.
-pub trait FlowStep<A> {
-    /// Its result.
-    type Output;
-
-    /// The job, with a JSON array of the arguments that are known.
-    ///
-    /// # Errors
-    ///
-    /// `UnknownTask` for a function that is no task.
-    #[doc(hidden)]
-    fn job(self, known: String) -> Result<Job, Error>;
-}
-
-impl<A: Args, S: DeserializeOwned> FlowStep<A> for Task<A, S> {
-    type Output = S;
-
-    fn job(self, known: String) -> Result<Job, Error> {
-        Call::<S>::of_json_text(self.name().to_owned(), known).to_job()
-    }
-}
-
-impl<F, A, S> FlowStep<A> for F
-where
-    F: Function<A, Output = Call<S>>,
-{
-    type Output = S;
-
-    fn job(self, known: String) -> Result<Job, Error> {
-        let name = type_name::<F>();
-        let Some(task) = registry::described_by(name) else {
-            let text = format!(
-                "join {name} to a flow: it is no #[task]; give the task's function itself, or a \
-                    Task constant"
-            );
-            return Err(Error::new(ErrorKind::UnknownTask, text));
-        };
-        let mut call = Call::<()>::of_json_text(task.name.to_owned(), known);
-        call.request.queue = Some(task.queue);
-        call.request.options = Some(Box::new(task.call_options()));
-        call.to_job()
-    }
-}
-
-/// Arguments that follow a result: a tuple of up to 11 serde types.
-pub trait Following<R>: Serialize {
-    /// The result and these.
-    type Args;
-}
-
-macro_rules! following {
-    ($($name:ident)+) => {
-        impl<R, $($name: Serialize),+> Following<R> for ($($name,)+) {
-            type Args = (R, $($name),+);
-        }
-    };
-}
-
-following!(A);
-following!(A B);
-following!(A B C);
-following!(A B C D);
-following!(A B C D E);
-following!(A B C D E F);
-following!(A B C D E F G);
-following!(A B C D E F G H);
-following!(A B C D E F G H I);
-following!(A B C D E F G H I J);
-following!(A B C D E F G H I J K);
-
-fn json_of(rest: &impl Serialize) -> Result<String, Error> {
-    let json = Codec::Json.encode(rest)?;
-    String::from_utf8(json)
-        .map_err(|e| Error::new(ErrorKind::Encode, "write arguments as JSON").with_source(e))
 }
 
 /// Jobs of one push, each before the one that waits for it.
@@ -479,6 +153,7 @@ fn takes_results(job: Job, dependent_kind: DependentKind) -> Result<Job, Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Call;
 
     fn job(name: &str) -> Job {
         Job::new(name, None, "[]")

@@ -7,6 +7,8 @@
 //! JSON is not read through this: its crate has a limit of depth, and nothing in it has a form of
 //! its own.
 
+mod elements;
+
 use std::fmt;
 
 use serde::de::{
@@ -51,9 +53,11 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
     type Error = LocatedError<D::Error>;
 
     forward! {
-        deserialize_any deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_u8 deserialize_u16
-        deserialize_u32 deserialize_u64 deserialize_f32 deserialize_f64 deserialize_char deserialize_str deserialize_string
-        deserialize_bytes deserialize_byte_buf deserialize_seq deserialize_map deserialize_identifier
+        deserialize_any deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32
+        deserialize_i64 deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+        deserialize_f32 deserialize_f64 deserialize_char deserialize_str deserialize_string
+        deserialize_bytes deserialize_byte_buf deserialize_seq deserialize_map
+        deserialize_identifier
     }
 
     fn is_human_readable(&self) -> bool {
@@ -296,9 +300,10 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
     }
 
     visit! {
-        visit_bool(bool) visit_i8(i8) visit_i16(i16) visit_i32(i32) visit_i64(i64) visit_u8(u8) visit_u16(u16) visit_u32(u32) visit_u64(u64)
-        visit_i128(i128) visit_u128(u128) visit_f32(f32) visit_f64(f64) visit_char(char) visit_bytes(&[u8]) visit_borrowed_bytes(&'de [u8])
-        visit_byte_buf(Vec<u8>)
+        visit_bool(bool) visit_i8(i8) visit_i16(i16) visit_i32(i32) visit_i64(i64) visit_u8(u8)
+        visit_u16(u16) visit_u32(u32) visit_u64(u64) visit_i128(i128) visit_u128(u128)
+        visit_f32(f32) visit_f64(f64) visit_char(char) visit_bytes(&[u8])
+        visit_borrowed_bytes(&'de [u8]) visit_byte_buf(Vec<u8>)
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<V::Value, E> {
@@ -438,123 +443,5 @@ impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for NestedSome<'_, V> {
                 at: visit.at,
             })
             .map_err(|told| told.0)
-    }
-}
-
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<'_, S> {
-    type Value = S::Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
-        self.seed
-            .deserialize(Reader { inner, at: self.at })
-            .map_err(|told| told.0)
-    }
-}
-
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for ElementReader<'_, A> {
-    type Error = LocatedError<A::Error>;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Self::Error> {
-        self.inner
-            .next_element_seed(Seed { seed, at: self.at })
-            .map_err(LocatedError)
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
-    }
-}
-
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for ElementReader<'_, A> {
-    type Error = LocatedError<A::Error>;
-
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Self::Error> {
-        self.inner
-            .next_key_seed(Seed { seed, at: self.at })
-            .map_err(LocatedError)
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<S::Value, Self::Error> {
-        self.inner
-            .next_value_seed(Seed { seed, at: self.at })
-            .map_err(LocatedError)
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
-    }
-}
-
-impl<'de, 'p, A: EnumAccess<'de>> EnumAccess<'de> for ElementReader<'p, A> {
-    type Error = LocatedError<A::Error>;
-    type Variant = ElementReader<'p, A::Variant>;
-
-    fn variant_seed<S: DeserializeSeed<'de>>(
-        self,
-        seed: S,
-    ) -> Result<(S::Value, Self::Variant), Self::Error> {
-        let (value, inner) = self
-            .inner
-            .variant_seed(Seed { seed, at: self.at })
-            .map_err(LocatedError)?;
-        Ok((value, ElementReader { inner, at: self.at }))
-    }
-}
-
-impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for ElementReader<'_, A> {
-    type Error = LocatedError<A::Error>;
-
-    fn unit_variant(self) -> Result<(), Self::Error> {
-        self.inner.unit_variant().map_err(LocatedError)
-    }
-
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(
-        self,
-        seed: S,
-    ) -> Result<S::Value, Self::Error> {
-        self.inner
-            .newtype_variant_seed(Seed { seed, at: self.at })
-            .map_err(LocatedError)
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        self.inner
-            .tuple_variant(
-                len,
-                Visit {
-                    visitor,
-                    at: self.at,
-                },
-            )
-            .map_err(LocatedError)
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        self.inner
-            .struct_variant(
-                fields,
-                Visit {
-                    visitor,
-                    at: self.at,
-                },
-            )
-            .map_err(LocatedError)
     }
 }

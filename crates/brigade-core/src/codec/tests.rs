@@ -1,13 +1,14 @@
 //! What arrives, and what is refused, of each kind of value and in each format.
 
+mod depth;
 mod generated;
+mod numbers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serializer, de, ser};
 use serde_json::{Value, json};
 
@@ -237,87 +238,6 @@ fn attributes_that_change_the_shape_arrive_equal() {
 }
 
 #[test]
-fn numbers_arrive_exactly() {
-    arrives(&(
-        i8::MIN,
-        i16::MIN,
-        i32::MIN,
-        i64::MIN,
-        u8::MAX,
-        u16::MAX,
-        u32::MAX,
-        u64::MAX,
-    ));
-    for wide in [
-        0,
-        1,
-        u128::from(u64::MAX),
-        u128::from(u64::MAX) + 1,
-        u128::MAX,
-    ] {
-        arrives(&(wide, Some(wide), New(wide)));
-    }
-    for wide in [
-        0,
-        -1,
-        i128::from(i64::MIN),
-        i128::from(i64::MIN) - 1,
-        i128::from(u64::MAX) + 1,
-        i128::MIN,
-        i128::MAX,
-    ] {
-        arrives(&[wide]);
-    }
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..2000 {
-        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-        let single = f32::from_bits(u32::try_from(random >> 32).unwrap());
-        let double = f64::from_bits(random);
-        if single.is_finite() && double.is_finite() {
-            for codec in ALL {
-                let back: (f32, f64) = there_and_back(codec, &(single, double)).unwrap();
-                assert_eq!(
-                    (back.0.to_bits(), back.1.to_bits()),
-                    (single.to_bits(), double.to_bits()),
-                    "{codec}"
-                );
-            }
-        }
-    }
-}
-
-#[test]
-fn not_a_number_and_infinity_are_no_null_in_json_and_arrive_elsewhere() {
-    #[derive(Debug, Serialize, Deserialize, PartialEq)]
-    struct Order {
-        items: Vec<Price>,
-    }
-    #[derive(Debug, Serialize, Deserialize, PartialEq)]
-    struct Price {
-        price: f64,
-    }
-    for price in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        let order = Order {
-            items: vec![Price { price: 1.0 }, Price { price }],
-        };
-        let error = Codec::Json.encode(&order).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Encode);
-        assert!(error.to_string().contains("at .items[1].price"), "{error}");
-        for codec in [Codec::MessagePack, Codec::Postcard] {
-            assert_eq!(
-                there_and_back(codec, &order).unwrap().items[1]
-                    .price
-                    .to_bits(),
-                price.to_bits()
-            );
-        }
-    }
-    assert!(
-        Codec::Json.encode(&f32::NAN).is_err() && Codec::Json.encode(&Some(f32::INFINITY)).is_err()
-    );
-}
-
-#[test]
 fn options_within_options_arrive_or_are_refused_and_are_never_another() {
     type Nested = Option<Option<Option<u8>>>;
     let nested: [Nested; 4] = [None, Some(None), Some(Some(None)), Some(Some(Some(5)))];
@@ -483,117 +403,6 @@ fn binary_data_is_raw_in_messagepack_and_keeps_the_memory_it_came_in() {
     let back: (u8, Bytes) =
         payload::sharing(&packed, |packed| Codec::MessagePack.decode(packed)).unwrap();
     assert!(back == value && packed.as_ptr_range().contains(&back.1.as_ptr()));
-}
-
-// -- depth
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-enum Expr {
-    Leaf(u32),
-    Add(Box<Expr>, u32),
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Chain {
-    next: Option<Box<Chain>>,
-    name: String,
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Tree {
-    Leaf(u8),
-    Node(Vec<Tree>),
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Shell(Option<Box<Shell>>);
-
-fn expr(depth: u32) -> Expr {
-    (1..depth).fold(Expr::Leaf(0), |left, n| Expr::Add(Box::new(left), n))
-}
-
-fn chain(depth: u32) -> Chain {
-    (1..depth).fold(
-        Chain {
-            next: None,
-            name: "end".into(),
-        },
-        |next, _| Chain {
-            next: Some(Box::new(next)),
-            name: "more".into(),
-        },
-    )
-}
-
-fn tree(depth: u32) -> Tree {
-    (1..depth).fold(Tree::Leaf(0), |inner, _| Tree::Node(vec![inner]))
-}
-
-fn shell(depth: u32) -> Shell {
-    (1..depth).fold(Shell(None), |inner, _| Shell(Some(Box::new(inner))))
-}
-
-/// On a thread as small as those of a runtime.
-fn on_a_small_stack(test: fn()) {
-    std::thread::Builder::new()
-        .stack_size(2 << 20)
-        .spawn(test)
-        .unwrap()
-        .join()
-        .unwrap();
-}
-
-#[test]
-fn a_value_up_to_the_limit_arrives_and_a_deeper_one_is_refused_by_writer_and_reader() {
-    on_a_small_stack(|| {
-        for codec in ALL {
-            for depth in [1, 20, 30, 60, 63, 64, 65, 120, 127, 128, 129, 5000] {
-                equal_or_error(codec, &expr(depth));
-                equal_or_error(codec, &chain(depth));
-                equal_or_error(codec, &shell(depth));
-                equal_or_error(codec, &tree(depth));
-            }
-            assert!(
-                there_and_back(codec, &expr(60)).is_ok()
-                    && there_and_back(codec, &chain(60)).is_ok(),
-                "{codec}"
-            );
-            let error = codec.encode(&expr(5000)).unwrap_err();
-            assert!(
-                error.kind() == ErrorKind::Encode
-                    && error.to_string().contains(&DEPTH_MAX.to_string()),
-                "{error}"
-            );
-        }
-    });
-}
-
-#[test]
-fn deep_bytes_of_a_stranger_are_refused_by_every_reader() {
-    fn refused<T: DeserializeOwned + Debug>(codec: Codec, bytes: &[u8]) {
-        let error = codec.decode::<T>(bytes).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
-    }
-    on_a_small_stack(|| {
-        const DEEP: usize = 1_000_000;
-        let packed = Codec::MessagePack;
-        refused::<Tree>(packed, &[0x91].repeat(DEEP));
-        refused::<Value>(packed, &[0x91].repeat(DEEP));
-        refused::<IgnoredAny>(packed, &[0x91].repeat(DEEP));
-        refused::<Skips>(
-            packed,
-            &[&[0x81, 0xa1, b'x'][..], &[0x81, 0x01].repeat(DEEP)].concat(),
-        );
-        refused::<Expr>(packed, &[0x81, 0xa3, b'A', b'd', b'd', 0x92].repeat(DEEP));
-        refused::<Chain>(packed, &[0x81, 0xa4, b'n', b'e', b'x', b't'].repeat(DEEP));
-        refused::<Expr>(Codec::Postcard, &[1].repeat(DEEP));
-        refused::<Chain>(Codec::Postcard, &[1].repeat(DEEP));
-        refused::<Shell>(Codec::Postcard, &[1].repeat(DEEP));
-        refused::<Tree>(Codec::Json, &[b'['].repeat(DEEP));
-        refused::<Expr>(Codec::Json, &br#"{"Add":["#.repeat(DEEP));
-        refused::<Value>(Codec::Json, &br#"{"":"#.repeat(DEEP));
-    });
 }
 
 #[test]

@@ -9,8 +9,10 @@
 //!
 //! `BRIGADE_SEED` repeats a run; `BRIGADE_FULL=1` draws a hundred times as many.
 
+mod draw;
 mod read;
 mod shape;
+mod typed;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,7 +21,8 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use self::shape::{Data, Draw, Shape};
+use self::draw::Draw;
+use self::shape::{Data, Shape};
 use super::{Codec, DEPTH_MAX};
 use crate::error::ErrorKind;
 
@@ -30,7 +33,8 @@ const STACK_BYTES: usize = 64 << 20;
 
 thread_local! {
     /// The types that `Any<0>` and `Any<1>` are now.
-    static TYPES: RefCell<[Rc<Shape>; 2]> = RefCell::new([Rc::new(Shape::Unit), Rc::new(Shape::Unit)]);
+    static TYPES: RefCell<[Rc<Shape>; 2]> =
+        RefCell::new([Rc::new(Shape::Unit), Rc::new(Shape::Unit)]);
 }
 
 fn with_types<R>(types: [Rc<Shape>; 2], act: impl FnOnce() -> R) -> R {
