@@ -174,8 +174,13 @@ async fn attack_pool(pool: Pool, seed: Random) {
             },
         )
         .await;
-        let bait = pool.call(Call::<i64>::json("bait", &[1]));
-        let Some((RUN, id, _)) = peer.recv().await else {
+        let mut bait = pool.call(Call::<i64>::json("bait", &[1]));
+        let received = tokio::select! {
+            received = peer.recv() => received,
+            // It went to the session before this one, which was ending.
+            _ = &mut bait => continue,
+        };
+        let Some((RUN, id, _)) = received else {
             continue;
         };
         // The pool drops what came before the session ended, so little at a time.
