@@ -106,7 +106,8 @@ pub trait RunningCall: Send + Sync {
 pub struct CallHandle<T> {
     call: Arc<dyn RunningCall>,
     codec: Codec,
-    is_detached: bool,
+    /// The outcome was taken, or the call runs on by itself: dropping the handle does nothing.
+    is_over: bool,
     output: PhantomData<fn() -> T>,
 }
 
@@ -117,7 +118,7 @@ impl<T> CallHandle<T> {
         Self {
             call,
             codec,
-            is_detached: false,
+            is_over: false,
             output: PhantomData,
         }
     }
@@ -179,7 +180,7 @@ impl<T> CallHandle<T> {
 
     /// Lets the call run on without its handle.
     pub fn detach(mut self) {
-        self.is_detached = true;
+        self.is_over = true;
         Arc::clone(&self.call).detach();
     }
 
@@ -193,8 +194,9 @@ impl<T> CallHandle<T> {
 impl<T: DeserializeOwned> Future for CallHandle<T> {
     type Output = Result<T, CallError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = std::task::ready!(self.call.poll_outcome(cx));
+        self.is_over = true;
         Poll::Ready(
             outcome.and_then(|bytes| Ok(sharing(&bytes, |bytes| self.codec.decode(bytes))?)),
         )
@@ -203,7 +205,7 @@ impl<T: DeserializeOwned> Future for CallHandle<T> {
 
 impl<T> Drop for CallHandle<T> {
     fn drop(&mut self) {
-        if !self.is_detached {
+        if !self.is_over {
             self.call.abandon();
         }
     }

@@ -61,7 +61,6 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::cell::Cell;
 use self::core::{Admission, Stage};
 use self::shared::Shared;
 use crate::args::Args;
@@ -126,7 +125,7 @@ impl Pool {
     /// queue is full, it waits for room while the handle is awaited.
     pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
         let (shared, codec) = (self.shared(), call.request.codec);
-        let cell = Arc::new(Cell::with_handle(shared.as_call_pool()));
+        let cell = shared.cell();
         match shared.admit(call.request, &cell) {
             Admission::Admitted(id) => cell.admitted(id),
             Admission::Full(request) => cell.wait_for_room(shared.waiting(request, &cell)),
@@ -143,7 +142,7 @@ impl Pool {
     /// `Encode` ..).
     pub fn try_call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<CallHandle<T>, Error> {
         let (shared, codec) = (self.shared(), call.request.codec);
-        let cell = Arc::new(Cell::with_handle(shared.as_call_pool()));
+        let cell = shared.cell();
         match shared.admit(call.request, &cell) {
             Admission::Admitted(id) => {
                 cell.admitted(id);

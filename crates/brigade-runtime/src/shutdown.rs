@@ -55,6 +55,11 @@ impl Scope {
         Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id())
     }
 
+    /// The runtime of this scope.
+    pub fn runtime_id(&self) -> tokio::runtime::Id {
+        self.runtime.id()
+    }
+
     /// A flag that is set as soon as the runtime runs anything.
     pub fn probe(&self) -> Arc<AtomicBool> {
         let ran = Arc::new(AtomicBool::new(false));

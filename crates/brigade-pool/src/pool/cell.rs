@@ -2,15 +2,17 @@
 //! stop.
 //!
 //! The dispatcher's shell fills a cell, the handle reads it. A cell is finished exactly once
-//! (`finish` asserts it), and its wakers are woken outside of its lock. A call that was made for
+//! (`finish` asserts it), and the wakers of its callers are woken outside of its lock. A call that was made for
 //! another pool has a [`Relay`] in place of a handle.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use tokio::runtime::{Handle, Id};
 
 use super::ids::CallId;
 use super::runtime_check::RuntimeCheck;
@@ -34,7 +36,10 @@ pub(crate) struct Cell {
     /// The pool that a handle needs. The pool owns the cells of its calls, so a strong reference
     /// would keep both alive for ever.
     pool: Option<Weak<dyn CallPool>>,
-    id: OnceLock<CallId>,
+    /// The pool's runtime: who polls there need not look whether it is driven.
+    runtime: Option<Id>,
+    /// The number of the call as in frames; 0 until the pool has admitted it.
+    id: AtomicU64,
 }
 
 /// A call that waits for room in the queue.
@@ -59,9 +64,6 @@ pub(super) trait CallPool: Send + Sync {
 
     /// Admits a call once it has its place of the queue.
     fn admit_later(self: Arc<Self>, waiting: WaitingCall);
-
-    /// Whether the caller is a task of the pool's own runtime.
-    fn is_on_its_runtime(&self) -> bool;
 
     /// The error for a caller, if the pool's runtime is not driven.
     fn runtime_error(&self, call: Option<CallId>) -> Option<Error>;
@@ -117,9 +119,10 @@ struct Extra {
 
 impl Cell {
     /// A call of this pool that a handle awaits.
-    pub(super) fn with_handle(pool: Weak<dyn CallPool>) -> Self {
+    pub(super) fn with_handle(pool: Weak<dyn CallPool>, runtime: Id) -> Self {
         Self {
             pool: Some(pool),
+            runtime: Some(runtime),
             ..Self::default()
         }
     }
@@ -131,12 +134,19 @@ impl Cell {
 
     /// The pool has admitted the call under this id.
     pub(super) fn admitted(&self, call: CallId) {
-        self.id.get_or_init(|| call);
+        self.id.store(call.to_wire(), Ordering::Release);
     }
 
     /// The call in the pool, once it was admitted.
     pub(super) fn call(&self) -> Option<CallId> {
-        self.id.get().copied()
+        let id = self.id.load(Ordering::Acquire);
+        (id != 0).then(|| CallId::from_wire(id))
+    }
+
+    /// Whether the caller is a task of the pool's own runtime, which is certainly driven.
+    pub(super) fn is_on_its_runtime(&self) -> bool {
+        self.runtime.is_some()
+            && Handle::try_current().map(|runtime| runtime.id()).ok() == self.runtime
     }
 
     /// A call whose outcome a relay gets.

@@ -10,12 +10,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::cell::{CallPool, Cell, CellPoll, EncodedOutcome, WaitingCall};
-use super::core::{Admission, Core};
+use super::core::Admission;
 use super::ids::CallId;
 use super::shared::Shared;
 use crate::attempt_report::{Step, StopReceipt};
 use crate::call_handle::RunningCall;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
 use crate::output::Output;
 use crate::progress::Progress;
@@ -33,7 +33,17 @@ impl RunningCall for Cell {
                 CellPoll::Pending => break,
             }
         }
-        match self.runtime_error(cx) {
+        if self.is_on_its_runtime() {
+            return Poll::Pending;
+        }
+        let Some(pool) = self.pool() else {
+            // The pool may have ended the call between the two looks.
+            return match self.poll(cx) {
+                CellPoll::Ended(outcome) => Poll::Ready(outcome),
+                CellPoll::HasRoom(_) | CellPoll::Pending => Poll::Ready(Err(pool_gone().into())),
+            };
+        };
+        match self.runtime_error(&*pool, cx) {
             Some(error) => Poll::Ready(Err(error.into())),
             None => Poll::Pending,
         }
@@ -67,8 +77,11 @@ impl RunningCall for Cell {
     }
 
     fn detach(self: Arc<Self>) {
-        if let (Some(waiting), Some(pool)) = (self.take_waiting(), self.pool()) {
-            pool.admit_later(waiting);
+        match (self.take_waiting(), self.pool()) {
+            (Some(waiting), Some(pool)) => pool.admit_later(waiting),
+            // A reader of its progress must not wait for ever.
+            (Some(_), None) => self.finish(Err(pool_gone().into()), None, None),
+            (None, _) => {}
         }
     }
 
@@ -96,7 +109,7 @@ impl Cell {
                     self.admitted(call);
                 }
             }
-            None => self.finish(Err(Core::runtime_ended().into()), None, None),
+            None => self.finish(Err(pool_gone().into()), None, None),
         }
     }
 
@@ -113,11 +126,8 @@ impl Cell {
 
     /// Checks now and then whether the pool's runtime is driven, where the handle is awaited outside
     /// of it. If it is not, the call is cancelled, for when the runtime is driven again.
-    fn runtime_error(&self, cx: &mut Context<'_>) -> Option<Error> {
-        let Some(pool) = self.pool() else {
-            return Some(Core::runtime_ended());
-        };
-        if pool.is_on_its_runtime() || !self.poll_check(cx) {
+    fn runtime_error(&self, pool: &dyn CallPool, cx: &mut Context<'_>) -> Option<Error> {
+        if !self.poll_check(cx) {
             return None;
         }
         let error = pool.runtime_error(self.call())?;
@@ -126,11 +136,16 @@ impl Cell {
     }
 }
 
+/// The last handle of the pool was dropped, and its workers are gone.
+fn pool_gone() -> Error {
+    Error::new(ErrorKind::Closed, "call a pool that was shut down")
+}
+
 impl Shared {
-    /// This pool, for the cells of its calls.
-    pub(super) fn as_call_pool(self: &Arc<Self>) -> Weak<dyn CallPool> {
+    /// The cell of a call of this pool that a handle awaits.
+    pub(super) fn cell(self: &Arc<Self>) -> Arc<Cell> {
         let pool: Weak<Self> = Arc::downgrade(self);
-        pool
+        Arc::new(Cell::with_handle(pool, self.scope.runtime_id()))
     }
 
     /// A call that waits for room in the queue.
@@ -174,10 +189,6 @@ impl CallPool for Shared {
             waiting.place.as_mut().await;
             shared.admit_waiting(waiting);
         });
-    }
-
-    fn is_on_its_runtime(&self) -> bool {
-        self.scope.is_current()
     }
 
     fn runtime_error(&self, call: Option<CallId>) -> Option<Error> {

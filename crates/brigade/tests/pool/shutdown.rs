@@ -259,3 +259,29 @@ async fn pm7_dropping_the_last_pool_kills_its_workers_and_tells_the_callers() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_call_that_waits_for_room_ends_with_its_pool() {
+    soon(async {
+        let pool = Pool::builder()
+            .workers(1)
+            .queue_max(1)
+            .start()
+            .await
+            .unwrap();
+        let running = pool.call(spin());
+        begun(&running).await;
+        let (queued, process) = (pool.call(add(1, 2)), pids(&pool)[0]);
+        let (awaited, detached) = (pool.call(add(3, 4)), pool.call(add(5, 6)));
+        let mut progress = detached.progress();
+        drop(pool);
+        assert!(matches!(running.await, Err(CallError::Cancelled(_))));
+        gone(process).await;
+        for call in [queued, awaited] {
+            assert_eq!(call.await.unwrap_err().rejected(), Some(ErrorKind::Closed));
+        }
+        detached.detach();
+        assert!(progress.next().await.is_none());
+    })
+    .await;
+}

@@ -117,7 +117,8 @@ impl Core {
         alone: bool,
         has_place: bool,
     ) -> CallId {
-        self.generation = self.generation.wrapping_add(1);
+        // Never 0, so that no id is 0 in frames.
+        self.generation = self.generation.wrapping_add(1).max(1);
         let fresh = request.attempt_of().fresh;
         let key = self.calls.insert(CallEntry {
             generation: self.generation,

@@ -21,6 +21,7 @@ use super::super::super::config::Config;
 use super::super::super::ids::WorkerId;
 use super::super::super::logs;
 use super::super::super::shared::Shared;
+use super::super::outgoing::TASK_NAME_BYTES_MAX;
 use super::health::PingState;
 use super::reports::FinalReports;
 use super::service::pump;
@@ -241,12 +242,13 @@ async fn failed(process: Process, control: &Channel, reason: &str, stderr: &Pipe
     Error::new(ErrorKind::CannotStart, text)
 }
 
+/// The most tasks of another program whose options a pool keeps.
+const PROGRAM_TASKS_MAX: usize = 10_000;
 /// From a failed start to the end of the process.
 const START_END_GRACE: Duration = Duration::from_millis(50);
 
 /// Waits for READY. Returns the tasks that it brings.
 async fn shake_hands(control: &Channel, own_program: bool) -> Result<Vec<TaskDefaults>, Error> {
-    let broke = |how: &str| Error::new(ErrorKind::CannotStart, how.to_owned());
     let mut decoder = Decoder::new(CONTROL_BYTES_MAX);
     loop {
         if let Some(frame) = decoder.next()? {
@@ -272,7 +274,7 @@ async fn shake_hands(control: &Channel, own_program: bool) -> Result<Vec<TaskDef
                                 same file",
                         ));
                     }
-                    return Ok(ready.tasks);
+                    return check_tasks(ready.tasks, own_program);
                 }
                 _ => return Err(broke("its first message is not a handshake")),
             }
@@ -281,6 +283,32 @@ async fn shake_hands(control: &Channel, own_program: bool) -> Result<Vec<TaskDef
             return Err(broke("it ended before it was ready"));
         }
     }
+}
+
+fn broke(how: &str) -> Error {
+    Error::new(ErrorKind::CannotStart, how.to_owned())
+}
+
+/// The options of the tasks of another program. This program's own pool knows its tasks itself.
+fn check_tasks(tasks: Vec<TaskDefaults>, own_program: bool) -> Result<Vec<TaskDefaults>, Error> {
+    if own_program && !tasks.is_empty() {
+        return Err(broke("it names tasks, which only another program does"));
+    }
+    if tasks.len() > PROGRAM_TASKS_MAX {
+        return Err(broke(&format!(
+            "it has {} tasks, {PROGRAM_TASKS_MAX} at most are allowed",
+            tasks.len()
+        )));
+    }
+    let is_valid = |task: &TaskDefaults| {
+        task.name.len() <= TASK_NAME_BYTES_MAX && task.timeout != Some(Duration::ZERO)
+    };
+    if !tasks.iter().all(is_valid) {
+        return Err(broke(
+            "a task of it has a name that is too long, or a timeout of zero",
+        ));
+    }
+    Ok(tasks)
 }
 
 fn command(config: &Config, cookie: &str) -> Command {
@@ -334,4 +362,35 @@ fn allowed_cpu(number: u32) -> Option<u32> {
         .collect();
     let cpu = allowed.get((number as usize - 1) % allowed.len().max(1))?;
     u32::try_from(*cpu).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(name: &str, timeout: Option<Duration>) -> TaskDefaults {
+        TaskDefaults {
+            name: name.to_owned(),
+            timeout,
+            memory: None,
+            retries: None,
+            retry: None,
+        }
+    }
+
+    #[test]
+    fn tasks_of_another_program_are_checked() {
+        let many = |count| (0..count).map(|n| task(&n.to_string(), None)).collect();
+        assert_eq!(
+            check_tasks(many(PROGRAM_TASKS_MAX), false).unwrap().len(),
+            PROGRAM_TASKS_MAX
+        );
+        check_tasks(many(PROGRAM_TASKS_MAX + 1), false).unwrap_err();
+        check_tasks(many(0), true).unwrap();
+        check_tasks(many(1), true).unwrap_err();
+        let longest = "n".repeat(TASK_NAME_BYTES_MAX);
+        check_tasks(vec![task(&longest, None)], false).unwrap();
+        check_tasks(vec![task(&format!("{longest}n"), None)], false).unwrap_err();
+        check_tasks(vec![task("zero", Some(Duration::ZERO))], false).unwrap_err();
+    }
 }
