@@ -54,6 +54,22 @@ async fn calls_and_cancels(place: &impl Place) {
     assert!(sum.is_finished());
     assert_eq!(soon(sum.cancel("too late")).await, None);
 
+    let looked_at = place.call(adds(1, 1));
+    soon(async {
+        while !looked_at.is_finished() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    assert_eq!(soon(looked_at).await.unwrap(), 2);
+    let detached = place.call(adds(5, 6));
+    let mut progress = detached.progress();
+    detached.detach();
+    assert!(
+        soon(progress.next()).await.is_none(),
+        "it ends with its call"
+    );
+
     let handle = place.call(runs_until_asked(path()));
     soon(made(&file)).await;
     assert!(!handle.is_finished());

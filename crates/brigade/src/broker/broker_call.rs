@@ -4,7 +4,7 @@
 //! call is a job whose result is kept and waited for (`called`). Both give a future of the result,
 //! which [`BrokerCall`] drives: every waiter polls it, and its waker wakes all who wait.
 
-use std::future::ready;
+use std::future::{poll_fn, ready};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -143,8 +143,8 @@ struct BrokerCall {
 }
 
 struct BrokerCallState {
-    /// Gives the outcome; dropped, it cancels the call. `None` once the call has ended or was let
-    /// go.
+    /// Gives the outcome; dropped, it cancels the call. `None` once the call has ended or was
+    /// abandoned.
     result: Option<CallResult>,
     outcome: Option<Result<Bytes, CallError>>,
     receipt: Option<StopReceipt>,
@@ -204,6 +204,10 @@ impl RunningCall for BrokerCall {
     }
 
     fn is_finished(&self) -> bool {
+        // Nothing else may have looked since it ended.
+        if Scope::current().is_some() {
+            return self.drive();
+        }
         lock(&self.state).result.is_none()
     }
 
@@ -241,9 +245,9 @@ impl RunningCall for BrokerCall {
     }
 
     fn detach(self: Arc<Self>) {
-        let result = lock(&self.state).result.take();
-        if let (Some(result), Some(scope)) = (result, Scope::current()) {
-            scope.spawn(async move { drop(result.await) });
+        // Streams of its progress and cancels that are awaited end with it, as with a handle.
+        if let Some(scope) = Scope::current() {
+            scope.spawn(async move { drop(poll_fn(|cx| self.poll_stopped(cx)).await) });
         }
     }
 }
