@@ -83,8 +83,9 @@ use brigade_runtime::shutdown;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Steps of a sweep that a look waits for.
 const LOOK_STEPS_MAX: usize = 20;
-/// The same while the end of a job is passed on in a long flow: a look shows all of it, or none.
-const FLOW_LOOK_STEPS_MAX: usize = 5000;
+/// How long a look waits while the end of a job is passed on in a long flow, so that it shows all of
+/// it or none. Longer than the longest flow takes; after that it shows what is there.
+const FLOW_LOOK_MAX: Duration = Duration::from_secs(30);
 
 struct Sqlite {
     thread: DbThread,
@@ -360,7 +361,7 @@ impl Sqlite {
         look: impl Fn(&Store<'_>) -> Result<T, Error> + Send + Sync + 'static,
     ) -> Result<T, Error> {
         let look = Arc::new(look);
-        let mut steps = 0;
+        let (mut steps, asked) = (0, Instant::now());
         loop {
             let look = Arc::clone(&look);
             let began = Instant::now();
@@ -372,8 +373,8 @@ impl Sqlite {
             let view = self
                 .thread
                 .run(access, move |store| {
-                    let is_last = steps >= LOOK_STEPS_MAX && !store.has_flow_ends()?;
-                    if is_last || steps >= FLOW_LOOK_STEPS_MAX {
+                    let is_enough = steps >= LOOK_STEPS_MAX;
+                    if is_enough && (asked.elapsed() >= FLOW_LOOK_MAX || !store.has_flow_ends()?) {
                         look(store).map(Some)
                     } else {
                         store.look_at_now(&*look)
