@@ -228,7 +228,11 @@ impl PublishPolicy for Calls {
         match outcome {
             Published::Safe => {}
             // A call waits for its worker, so there has to be a queue to wait in.
-            Published::Unroutable => self.store(request),
+            Published::Unroutable => {
+                if self.open.sent(request.number).is_some() {
+                    self.store(request);
+                }
+            }
             other => {
                 if let Err(error) = other.into_result("make a call") {
                     self.open.end(request.number, Err(error.into()));
