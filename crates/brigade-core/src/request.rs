@@ -1,8 +1,8 @@
 //! [`Request`]: a call without its type, as pools and brokers handle it.
 //!
 //! It holds what a caller says: the target, the arguments and the [`Options`]. What the call is an
-//! attempt of ([`AttemptOf`]) is set by consumers and pools, never by users. [`Request::fill`] is the
-//! one place that adds what the task's registration says.
+//! attempt of ([`AttemptOf`]) is set by consumers and pools, never by users. [`Request::fill`] adds
+//! what the task's registration in this program says.
 
 use std::borrow::Cow;
 use std::sync::Arc;

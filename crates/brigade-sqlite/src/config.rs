@@ -87,32 +87,38 @@ impl SqliteConfig {
             safety: Safety::Full,
             shared: false,
         };
+        config.read_options(options).map_err(|why| wrong(&why))?;
+        Ok(config)
+    }
+
+    /// What stands behind the `?`; the error is a sentence for people.
+    fn read_options(&mut self, options: &str) -> Result<(), String> {
         let mut known = Vec::new();
         for option in options.split('&').filter(|option| !option.is_empty()) {
             let name = option.split('=').next().unwrap_or(option);
             match option {
-                "synchronous=full" => config.safety = Safety::Full,
-                "synchronous=normal" => config.safety = Safety::Normal,
-                "shared=true" => config.shared = true,
-                "shared=false" => config.shared = false,
+                "synchronous=full" => self.safety = Safety::Full,
+                "synchronous=normal" => self.safety = Safety::Normal,
+                "shared=true" => self.shared = true,
+                "shared=false" => self.shared = false,
                 _ if ["synchronous", "shared"].contains(&name) => {
-                    return Err(wrong(&format!(
-                        "the option {name} has a value that there is not (supported: {OPTIONS})"
-                    )));
+                    return Err(format!(
+                        "the option {name} has an unknown value (supported: {OPTIONS})"
+                    ));
                 }
                 _ => {
-                    return Err(wrong(&format!(
+                    return Err(format!(
                         "it has an unknown option (supported: {OPTIONS}); a ? in the name of a \
                             file is written %3F"
-                    )));
+                    ));
                 }
             }
             if known.contains(&name) {
-                return Err(wrong(&format!("the option {name} is given twice")));
+                return Err(format!("the option {name} is given twice"));
             }
             known.push(name);
         }
-        Ok(config)
+        Ok(())
     }
 }
 

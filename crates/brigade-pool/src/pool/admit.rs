@@ -1,8 +1,8 @@
-//! The way of a call into the pool: it is checked, and then admitted by the dispatcher.
+//! Admission of calls: the checks come first, then the dispatcher.
 //!
 //! What could not run anywhere is refused before the dispatcher is locked: arguments that are too
-//! large or could not be encoded, types that do not fit, options that a pool does not have. What the
-//! call does not say the registration of this program's task says.
+//! large or could not be encoded, types that do not fit, options that a pool does not have. Options
+//! that a call leaves open come from the task's registration in this program.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,5 @@
 //! The options of the tasks of another program, which a pool runs as its workers
-//! (`Builder::program`): that program says them when a worker is ready.
+//! (`Builder::program`): a worker sends them in READY.
 
 use std::collections::HashMap;
 
@@ -17,13 +17,17 @@ impl ProgramTasks {
         Self(tasks.into_iter().map(by_name).collect())
     }
 
-    /// Fills in what a call does not say, as `Request::fill` does for the tasks of this program.
+    /// Fills in timeout, memory and retries where a call leaves them open. Its other options are
+    /// those of the call: only `Request::fill`, in a program that has the task, knows them all.
     pub(super) fn fill(&self, request: &mut Request) {
         let CallTarget::Task { name } = &request.target else {
             return;
         };
-        // A caller who has the task's code has said all of it with the call.
-        let Some(task) = self.0.get(&**name).filter(|_| request.queue.is_none()) else {
+        // A caller who has the task's code has set all of it with the call.
+        if self.0.is_empty() || request.queue.is_some() {
+            return;
+        }
+        let Some(task) = self.0.get(&**name) else {
             return;
         };
         let of_another_pool = request.attempt_of().call.is_some();

@@ -247,7 +247,9 @@ impl RunningCall for BrokerCall {
     fn detach(self: Arc<Self>) {
         // Streams of its progress and cancels that are awaited end with it, as with a handle.
         if let Some(scope) = Scope::current() {
-            scope.spawn(async move { drop(poll_fn(|cx| self.poll_stopped(cx)).await) });
+            scope.spawn(async move {
+                poll_fn(|cx| self.poll_stopped(cx)).await;
+            });
         }
     }
 }

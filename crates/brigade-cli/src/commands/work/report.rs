@@ -99,22 +99,7 @@ impl Report {
                 .map(|text| compact_json(&text));
         }
         if let Some(reason) = reason {
-            let next = match (ending, job) {
-                (
-                    ProgramOutcome::Failed(_),
-                    Some(JobInfo {
-                        state: JobState::Dead,
-                        ..
-                    }),
-                ) => "; it is a dead letter now".to_owned(),
-                (
-                    ProgramOutcome::Failed(_),
-                    Some(JobInfo {
-                        due_at: Some(due), ..
-                    }),
-                ) => format!("; next attempt at {}", local(*due)),
-                _ => String::new(),
-            };
+            let next = next_of(ending, job);
             // A reason of many lines has them all in `brigade job`.
             let mut lines = reason.lines();
             let (first, last) = (lines.next().unwrap_or_default(), lines.next_back());
@@ -164,5 +149,17 @@ impl Report {
             .map(|(count, name)| format!(", {count} {name}"))
             .collect();
         note!("{done} done{others}");
+    }
+}
+
+/// What becomes of the job of a failed attempt, as the end of a line.
+fn next_of(ending: &ProgramOutcome, job: Option<&JobInfo>) -> String {
+    let (ProgramOutcome::Failed(_), Some(job)) = (ending, job) else {
+        return String::new();
+    };
+    match job.due_at {
+        _ if job.state == JobState::Dead => "; it is a dead letter now".to_owned(),
+        Some(due) => format!("; next attempt at {}", local(due)),
+        None => String::new(),
     }
 }

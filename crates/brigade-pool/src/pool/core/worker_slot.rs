@@ -2,7 +2,7 @@
 //!
 //! A slot belongs to one worker, a process of ours or a remote host. `workers`, `hosts` and
 //! `scaling` move it from stage to stage, `attempts` changes what it runs, `choice` its rank. A slot
-//! of a remote host has the state of that host besides.
+//! of a remote host also holds the host's state.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -4,8 +4,8 @@
 //! [`RemoteHost`] outlive it: the next connection of the same session takes the place of the one
 //! before, which has ended by then (`line`).
 //!
-//! Modules, from bottom to top: `message` (how is decoded what a host says), `introduction` (what it
-//! says of itself), `connection` (what it says then), `arrival`.
+//! Modules, from bottom to top: `message` (decoding of what a host sends), `introduction` (what
+//! it sends about itself), `connection` (what it sends after that), `arrival`.
 
 pub(in super::super) mod arrival;
 mod connection;
