@@ -32,6 +32,8 @@ const EVERYTHING: Capabilities = Capabilities {
     limits: true,
     manager: false,
     consumers: true,
+    statistics: false,
+    events: false,
     flows: true,
     results: true,
     answers: false,

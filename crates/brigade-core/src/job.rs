@@ -301,11 +301,20 @@ pub struct JobInfo {
     pub partition: Option<String>,
     /// Its label.
     pub label: Option<String>,
+    /// Its options, as they were pushed.
+    #[serde(default)]
+    pub options: Options,
     /// The tick it was pushed for, if a schedule did.
     #[serde(default)]
     pub tick: Option<Tick>,
     /// When it was pushed.
     pub pushed_at: SystemTime,
+    /// When it was handed out, if it is leased.
+    #[serde(default)]
+    pub leased_at: Option<SystemTime>,
+    /// When it ended, if it has.
+    #[serde(default)]
+    pub ended_at: Option<SystemTime>,
     /// When it is due, if it is scheduled or waits for a retry.
     pub due_at: Option<SystemTime>,
     /// No attempt begins later than this, see [`Retry::within`].

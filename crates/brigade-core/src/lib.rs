@@ -36,6 +36,8 @@ pub mod job;
 #[doc(hidden)]
 pub mod job_context;
 #[doc(hidden)]
+pub mod job_event;
+#[doc(hidden)]
 pub mod limits;
 #[doc(hidden)]
 pub mod options;
@@ -66,6 +68,8 @@ pub mod retry;
 pub mod schedule;
 #[doc(hidden)]
 pub mod signature;
+#[doc(hidden)]
+pub mod statistics;
 pub mod store;
 #[doc(hidden)]
 pub mod sync;
@@ -100,6 +104,7 @@ pub use flow::{Chain, FlowStep, Following, Group, ToFlow};
 pub use function::Function;
 pub use job::{AttemptKind, AttemptRecord, Job, JobId, JobInfo, JobState, Parents, Unserved};
 pub use job_context::JobContext;
+pub use job_event::{EventCursor, EventPage, EventRequest, JobEvent, JobEventKind};
 pub use limits::{Limits, Rate};
 pub use options::Options;
 pub use outcome::{CallError, Cancelled, Failure, Pass, RetryAdvice, TimedOut};
@@ -109,8 +114,10 @@ pub use place::Place;
 pub use progress::Progress;
 pub use retry::Retry;
 pub use schedule::{Missed, Recurrence, Schedule, Scheduled};
+pub use statistics::{Durations, MinuteCounts, StatisticsFilter, TaskCounts};
 pub use store::{
-    CallCounts, CancelOutcome, Capabilities, Edit, LiveConsumer, PushOutcome, QueueCounts, Settled,
+    CallCounts, CancelOutcome, Capabilities, DeadGroup, Edit, JobFilter, JobPage, LiveConsumer,
+    PushOutcome, QueueCounts, RunningJob, Settled,
 };
 pub use task::Task;
 pub use tick::Tick;

@@ -19,6 +19,7 @@ mod capabilities;
 mod edit;
 mod lease;
 mod listing;
+mod live_consumer;
 mod push;
 mod queues;
 mod reload_lock;
@@ -34,8 +35,10 @@ use std::time::{Duration, SystemTime};
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{JobInfo, JobState};
+use crate::job_event::{EventPage, EventRequest};
 use crate::limits::Limits;
 use crate::schedule::{Schedule, Scheduled};
+use crate::statistics::{MinuteCounts, StatisticsFilter};
 use crate::why::Explanation;
 
 pub use answer::Answer;
@@ -44,7 +47,8 @@ pub use cancel::CancelOutcome;
 pub use capabilities::Capabilities;
 pub use edit::{Edit, stays_in_its_queue};
 pub use lease::{DeliveryMode, LeaseRequest, Leased};
-pub use listing::{CancelRequest, JobFilter, LiveConsumer, Managed, QueueCounts};
+pub use listing::{CancelRequest, DeadGroup, JobFilter, JobPage, Managed, QueueCounts};
+pub use live_consumer::{LiveConsumer, RunningJob};
 pub use push::PushOutcome;
 pub use queues::{QueueSet, Queues};
 pub use reload_lock::{ReloadGuard, ReloadLock};
@@ -144,9 +148,30 @@ pub trait JobStore: Send + Sync {
         unsupported("waited_job", "listing")
     }
 
-    /// Jobs in the order of their pushes ([`listing`](Capabilities::listing)).
-    fn jobs(&self, _filter: JobFilter) -> Reply<'_, Vec<JobInfo>> {
+    /// Jobs that meet a filter ([`listing`](Capabilities::listing)). A page has less than
+    /// [`limit`](JobFilter::limit) jobs only at the end of the list, or if the filter
+    /// [reads jobs](JobFilter::reads_jobs) and [`READ_MAX`](JobFilter::READ_MAX) were read.
+    fn jobs(&self, _filter: JobFilter) -> Reply<'_, JobPage> {
         unsupported("jobs", "listing")
+    }
+
+    /// The dead letters of a queue, or of all, in groups; the largest group first
+    /// ([`listing`](Capabilities::listing)).
+    fn dead_groups<'a>(&'a self, _queue: Option<&'a str>) -> Reply<'a, Vec<DeadGroup>> {
+        unsupported("dead_groups", "listing")
+    }
+
+    /// What queues and tasks did, minute by minute, the oldest first
+    /// ([`statistics`](Capabilities::statistics)).
+    fn statistics(&self, _filter: StatisticsFilter) -> Reply<'_, Vec<MinuteCounts>> {
+        unsupported("statistics", "statistics")
+    }
+
+    /// Events of jobs after a place, see [`job_event`](crate::job_event)
+    /// ([`events`](Capabilities::events)). Dropping the future loses nothing: ask again from the
+    /// same place.
+    fn events(&self, _request: EventRequest) -> Reply<'_, EventPage> {
+        unsupported("events", "events")
     }
 
     /// Every queue that has jobs, limits or a pause ([`listing`](Capabilities::listing)).

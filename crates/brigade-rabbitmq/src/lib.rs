@@ -170,6 +170,8 @@ impl JobStore for RabbitMq {
             limits: false,
             manager: false,
             consumers: false,
+            statistics: false,
+            events: false,
             flows: false,
             results: false,
             answers: true,

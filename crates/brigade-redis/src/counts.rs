@@ -83,5 +83,6 @@ fn counts_of(queue: &str, values: Vec<Value>) -> Result<QueueCounts, Error> {
         paused,
         limits,
         jobs,
+        waits_since: None,
     })
 }

@@ -74,7 +74,7 @@ use crate::retry::jitter;
 use crate::schedule::{Schedule, Scheduled};
 use crate::shutdown::Scope;
 use crate::store::{
-    CancelOutcome, CancelRequest, Capabilities, Disposition, Edit, JobFilter, JobStore,
+    CancelOutcome, CancelRequest, Capabilities, Disposition, Edit, JobFilter, JobPage, JobStore,
     LeaseRequest, Leased, LiveConsumer, Managed, PushOutcome, QueueCounts, Reply, Settled,
     Settlement,
 };
@@ -227,6 +227,8 @@ impl JobStore for Redis {
             flows: true,
             manager: true,
             consumers: true,
+            statistics: false,
+            events: false,
             schedules: true,
             results: true,
             answers: false,
@@ -407,7 +409,7 @@ impl JobStore for Redis {
         Box::pin(self.client.job(id, false))
     }
 
-    fn jobs(&self, filter: JobFilter) -> Reply<'_, Vec<JobInfo>> {
+    fn jobs(&self, filter: JobFilter) -> Reply<'_, JobPage> {
         Box::pin(async move { self.client.jobs(&filter).await })
     }
 

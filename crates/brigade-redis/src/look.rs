@@ -16,12 +16,12 @@ use super::reply::read;
 use super::scripts;
 use crate::error::Error;
 use crate::job::{JobId, JobInfo, JobState};
-use crate::store::JobFilter;
+use crate::store::{JobFilter, JobPage};
 
 /// Jobs that are looked at in one round trip.
 const PAGE: isize = 500;
 impl RedisClient {
-    pub(super) async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobInfo>, Error> {
+    pub(super) async fn jobs(&self, filter: &JobFilter) -> Result<JobPage, Error> {
         let after = filter
             .after
             .as_ref()
@@ -43,7 +43,7 @@ impl RedisClient {
             self.jobs_of(queue, filter.state, from, filter.limit, &mut jobs)
                 .await?;
         }
-        Ok(jobs)
+        Ok(JobPage { jobs, next: None })
     }
 
     /// Looks at queues as they are now: first everything happens whose time has come. What all

@@ -69,7 +69,7 @@ use crate::retry::jitter;
 use crate::schedule::{Schedule, Scheduled};
 use brigade_core::limits::Limits;
 use brigade_core::store::{
-    CancelOutcome, CancelRequest, Capabilities, DeliveryMode, Edit, JobFilter, JobStore,
+    CancelOutcome, CancelRequest, Capabilities, DeliveryMode, Edit, JobFilter, JobPage, JobStore,
     LeaseRequest, Leased, LiveConsumer, PushOutcome, QueueCounts, Reply, Settled, Settlement,
 };
 use brigade_core::why::Explanation;
@@ -127,6 +127,8 @@ impl JobStore for Sqlite {
             limits: true,
             manager: false,
             consumers: true,
+            statistics: false,
+            events: false,
             flows: true,
             results: true,
             answers: false,
@@ -233,7 +235,7 @@ impl JobStore for Sqlite {
         )
     }
 
-    fn jobs(&self, filter: JobFilter) -> Reply<'_, Vec<JobInfo>> {
+    fn jobs(&self, filter: JobFilter) -> Reply<'_, JobPage> {
         Box::pin(self.look_at_now(move |store| store.jobs(&filter)))
     }
 

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobState, Parents, Unserved};
 pub(super) use crate::schedule::time_of as time;
 use brigade_core::options::Options;
-use brigade_core::store::{CancelRequest, JobFilter, QueueCounts};
+use brigade_core::store::{CancelRequest, JobFilter, JobPage, QueueCounts};
 
 const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, \
     failed, crashed, interrupted, holder, result, reason, history,
@@ -27,7 +27,7 @@ impl Store<'_> {
         self.row("look up a job", &sql, params![row_id(id)], info)
     }
 
-    pub(super) fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobInfo>, Error> {
+    pub(super) fn jobs(&self, filter: &JobFilter) -> Result<JobPage, Error> {
         let sql = format!(
             "SELECT {COLUMNS} FROM brigade_jobs WHERE id > ?1 AND (?2 IS NULL OR queue = ?2) AND \
                 (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
@@ -40,12 +40,13 @@ impl Store<'_> {
             ));
         }
         let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-        self.rows(
+        let jobs = self.rows(
             "list jobs",
             &sql,
             params![after, filter.queue, filter.state.map(code), limit],
             info,
-        )
+        )?;
+        Ok(JobPage { jobs, next: None })
     }
 
     pub(super) fn cancel_requests(&self) -> Result<Vec<CancelRequest>, Error> {
@@ -128,8 +129,11 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         partition: row
             .get::<_, Option<String>>(17)?
             .filter(|partition| !partition.is_empty()),
-        label: options.label.map(Into::into),
-        tick: options.tick,
+        label: options.label.clone().map(Into::into),
+        tick: options.tick.clone(),
+        options,
+        leased_at: None,
+        ended_at: None,
         pushed_at: time(row.get(8)?),
         due_at: (due > 0).then(|| time(due)),
         begins_by: row.get::<_, Option<i64>>(19)?.map(time),

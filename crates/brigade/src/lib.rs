@@ -124,8 +124,8 @@ pub mod testing;
 
 use brigade_core::{
     attempt_report, call, call_handle, clock, codec, context, error, finding, flow, job,
-    job_context, limits, outcome, place, progress, registry, retry, schedule, sync, to_job,
-    traceparent, why,
+    job_context, job_event, limits, outcome, place, progress, registry, retry, schedule,
+    statistics, sync, to_job, traceparent, why,
 };
 use brigade_runtime::shutdown;
 
@@ -135,12 +135,13 @@ pub use brigade_macros::{main, task};
 pub use brigade_core::{
     Args, AttemptKind, AttemptOutcome, AttemptRecord, AttemptReport, Blocker, Bytes, Call,
     CallCounts, CallError, CallHandle, CancelOutcome, Cancelled, Capabilities, Captured, Chain,
-    Clock, Codec, Context, Cost, Edit, Error, ErrorKind, Event, Exit, Explanation, Failure,
-    Finding, FlowStep, Following, Function, Group, Job, JobContext, JobId, JobInfo, JobState,
-    Level, Limits, LiveConsumer, MemoryLimit, Missed, Options, Output, Parents, Pass, Place,
-    Progress, ProgressStream, PushOutcome, QueueCounts, Rate, Recurrence, Retry, RetryAdvice,
-    Schedule, Scheduled, Settled, Step, StopReceipt, Task, Tick, TimedOut, ToFlow, ToJob,
-    TraceParent, Unserved,
+    Clock, Codec, Context, Cost, DeadGroup, Durations, Edit, Error, ErrorKind, Event, EventCursor,
+    EventPage, EventRequest, Exit, Explanation, Failure, Finding, FlowStep, Following, Function,
+    Group, Job, JobContext, JobEvent, JobEventKind, JobFilter, JobId, JobInfo, JobPage, JobState,
+    Level, Limits, LiveConsumer, MemoryLimit, MinuteCounts, Missed, Options, Output, Parents, Pass,
+    Place, Progress, ProgressStream, PushOutcome, QueueCounts, Rate, Recurrence, Retry,
+    RetryAdvice, RunningJob, Schedule, Scheduled, Settled, StatisticsFilter, Step, StopReceipt,
+    Task, TaskCounts, Tick, TimedOut, ToFlow, ToJob, TraceParent, Unserved,
 };
 #[doc(inline)]
 pub use brigade_core::{policy, store};

@@ -26,6 +26,10 @@ pub struct Capabilities {
     pub manager: bool,
     /// The consumers that are alive can be listed.
     pub consumers: bool,
+    /// What queues and tasks did can be asked for, minute by minute.
+    pub statistics: bool,
+    /// Events of jobs can be read.
+    pub events: bool,
     /// Flows: jobs that wait for others.
     pub flows: bool,
     /// Results may be waited for from anywhere.
@@ -70,6 +74,8 @@ impl Capabilities {
             limits: false,
             manager: false,
             consumers: false,
+            statistics: false,
+            events: false,
             flows: false,
             results: false,
             answers: false,

@@ -1,21 +1,106 @@
-//! What a store shows of its jobs, queues and consumers.
+//! What a store shows of its jobs and queues.
 
 use std::time::{Duration, SystemTime};
 
-use crate::job::{JobId, JobState};
+use crate::job::{JobId, JobInfo, JobState};
 use crate::limits::Limits;
 
-/// Which jobs to list.
+/// Which jobs to list. All conditions hold together; `JobFilter::default()` with a `limit` lists
+/// every job.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
     /// Only of this queue.
     pub queue: Option<Box<str>>,
     /// Only in this state.
     pub state: Option<JobState>,
-    /// Only those pushed after this one.
+    /// Only those of this task.
+    pub task: Option<Box<str>>,
+    /// Only those with this label.
+    pub label: Option<Box<str>>,
+    /// Only those with this key.
+    pub key: Option<Box<str>>,
+    /// Only those whose payload, as JSON text, contains this text.
+    pub text: Option<Box<str>>,
+    /// Only those that ended for a reason of this [pattern](crate::policy::reason_pattern).
+    pub reason: Option<Box<str>>,
+    /// Only those pushed at this moment or later.
+    pub pushed_from: Option<SystemTime>,
+    /// Only those pushed before this moment.
+    pub pushed_until: Option<SystemTime>,
+    /// The newest first; otherwise in the order of the pushes.
+    pub newest_first: bool,
+    /// Only those that come after this one in that order.
     pub after: Option<JobId>,
     /// The most jobs to list.
     pub limit: usize,
+}
+
+impl JobFilter {
+    /// Most jobs that a store reads for one page of a filter that reads each job
+    /// ([`reads_jobs`](Self::reads_jobs)).
+    pub const READ_MAX: usize = 10_000;
+
+    /// Whether there are conditions beyond queue and state: the store then reads each job to
+    /// decide, and may end a page early.
+    pub fn reads_jobs(&self) -> bool {
+        self.task.is_some()
+            || self.label.is_some()
+            || self.key.is_some()
+            || self.text.is_some()
+            || self.reason.is_some()
+            || self.pushed_from.is_some()
+            || self.pushed_until.is_some()
+    }
+
+    /// Whether a job meets all conditions but the position (`after`).
+    pub fn matches(&self, job: &JobInfo) -> bool {
+        let is = |wanted: &Option<Box<str>>, value: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == value
+        };
+        let pattern = || job.reason.as_deref().map(crate::policy::reason_pattern);
+        is(&self.queue, Some(&job.queue))
+            && self.state.is_none_or(|state| state == job.state)
+            && is(&self.task, job.task.as_deref())
+            && is(&self.label, job.label.as_deref())
+            && is(&self.key, job.key.as_deref())
+            && self
+                .text
+                .as_deref()
+                .is_none_or(|text| job.payload.contains(text))
+            && (self.reason.is_none() || is(&self.reason, pattern().as_deref()))
+            && self.pushed_from.is_none_or(|from| job.pushed_at >= from)
+            && self.pushed_until.is_none_or(|until| job.pushed_at < until)
+    }
+}
+
+/// Some of the jobs that a filter lists.
+#[derive(Clone, Debug, Default)]
+pub struct JobPage {
+    /// The jobs.
+    pub jobs: Vec<JobInfo>,
+    /// If there may be more: the id to go on [after](JobFilter::after). It need not be that of a
+    /// listed job.
+    pub next: Option<JobId>,
+}
+
+/// Dead letters that belong together: of one queue and task, with reasons of one
+/// [pattern](crate::policy::reason_pattern).
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct DeadGroup {
+    /// Their queue.
+    pub queue: String,
+    /// Their task.
+    pub task: Option<String>,
+    /// The pattern of their reasons.
+    pub reason: String,
+    /// How many they are.
+    pub count: u64,
+    /// When the first of them was pushed.
+    pub first: SystemTime,
+    /// When the last of them was pushed.
+    pub last: SystemTime,
+    /// One of them.
+    pub example: JobId,
 }
 
 /// One queue at a glance.
@@ -29,6 +114,9 @@ pub struct QueueCounts {
     pub limits: Option<Limits>,
     /// How many jobs are in each state that has any.
     pub jobs: Vec<(JobState, u64)>,
+    /// Since when the job waits that is to be handed out next, by the clock of the store: since its
+    /// push, or since it fell due. `None` if none is ready.
+    pub waits_since: Option<SystemTime>,
 }
 
 impl QueueCounts {
@@ -39,50 +127,7 @@ impl QueueCounts {
             paused: false,
             limits: None,
             jobs: Vec::new(),
-        }
-    }
-}
-
-/// A consumer that is alive: its process takes jobs from this broker.
-///
-/// A consumer announces itself when it starts and renews that for as long as it runs. A clean stop
-/// takes it off the list at once. One that was killed, or is cut off from its broker, is listed
-/// until its last announcement runs out, at most a minute later; on SQLite no longer than its
-/// process runs.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[non_exhaustive]
-pub struct LiveConsumer {
-    /// Names the consumer among all consumers of its broker.
-    pub id: String,
-    /// The queues that it serves, the first [`QUEUES_NAMED_MAX`](Self::QUEUES_NAMED_MAX) of them.
-    pub queues: Vec<String>,
-    /// How many queues it serves.
-    pub queues_served: usize,
-    /// The host it runs on.
-    pub host: String,
-    /// Its process on that host.
-    pub pid: u32,
-    /// The version of its program, if that says one (`Consumer::version`).
-    pub version: Option<String>,
-    /// When it started, by the clock of its host.
-    pub since: SystemTime,
-}
-
-impl LiveConsumer {
-    /// The most queues that are named; a consumer may serve more.
-    pub const QUEUES_NAMED_MAX: usize = 100;
-
-    /// A consumer of these queues that starts now, in this process.
-    pub fn new(id: impl Into<String>, host: impl Into<String>, queues: &[Box<str>]) -> Self {
-        let named = queues.iter().take(Self::QUEUES_NAMED_MAX);
-        Self {
-            id: id.into(),
-            queues: named.map(ToString::to_string).collect(),
-            queues_served: queues.len(),
-            host: host.into(),
-            pid: std::process::id(),
-            version: None,
-            since: SystemTime::now(),
+            waits_since: None,
         }
     }
 }

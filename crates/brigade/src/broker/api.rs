@@ -20,9 +20,12 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
 use crate::job::{Job, JobId, JobInfo, JobState};
+use crate::job_event::{EventPage, EventRequest};
 use crate::policy::{check_job, check_name, check_payload};
+use crate::statistics::{MinuteCounts, StatisticsFilter};
 use crate::store::{
-    CancelOutcome, Capabilities, Edit, JobFilter, JobStore, LiveConsumer, PushOutcome, QueueCounts,
+    CancelOutcome, Capabilities, DeadGroup, Edit, JobFilter, JobPage, JobStore, LiveConsumer,
+    PushOutcome, QueueCounts,
 };
 use crate::why::Explanation;
 
@@ -152,7 +155,8 @@ impl Broker {
         self.store.job(id).await
     }
 
-    /// Jobs in the order of their pushes, after one if given.
+    /// Jobs in the order of their pushes, after one if given; [`find`](Broker::find) knows more
+    /// conditions.
     ///
     /// # Errors
     ///
@@ -169,8 +173,89 @@ impl Broker {
             state,
             after: after.cloned(),
             limit,
+            ..JobFilter::default()
         };
-        self.store.jobs(filter).await
+        Ok(self.store.jobs(filter).await?.jobs)
+    }
+
+    /// One page of the jobs that meet a filter: by queue, state, task, label, key, time, reason, or
+    /// text in the payload. A page may have fewer jobs than asked for, even none, and yet have a
+    /// [`next`](JobPage::next): one look reads a bounded number of jobs.
+    ///
+    /// ```
+    /// # use brigade::{Broker, JobFilter, JobState};
+    /// # async fn example(broker: Broker) -> Result<(), brigade::Error> {
+    /// let mut filter = JobFilter {
+    ///     state: Some(JobState::Dead),
+    ///     text: Some("ann@example.org".into()),
+    ///     newest_first: true,
+    ///     limit: 100,
+    ///     ..JobFilter::default()
+    /// };
+    /// loop {
+    ///     let page = broker.find(&filter).await?;
+    ///     page.jobs.iter().for_each(|job| println!("{} {:?}", job.id, job.reason));
+    ///     let Some(next) = page.next else { break };
+    ///     filter.after = Some(next);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` at a broker without [`listing`](Capabilities::listing).
+    pub async fn find(&self, filter: &JobFilter) -> Result<JobPage, Error> {
+        self.store.jobs(filter.clone()).await
+    }
+
+    /// The dead letters of a queue, or of all, in groups of one task and like reasons; the largest
+    /// group first. [`JobFilter::reason`] finds the jobs of a group.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` at a broker without [`listing`](Capabilities::listing).
+    pub async fn dead_groups(&self, queue: Option<&str>) -> Result<Vec<DeadGroup>, Error> {
+        self.store.dead_groups(queue).await
+    }
+
+    /// What queues and tasks did, minute by minute, for the last day: counts, waits and run times.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` at a broker without [`statistics`](Capabilities::statistics).
+    pub async fn statistics(&self, filter: StatisticsFilter) -> Result<Vec<MinuteCounts>, Error> {
+        self.store.statistics(filter).await
+    }
+
+    /// Changes of state of jobs, in order, after a place in them. The first request starts the
+    /// recording, which goes on for an hour after the last one; a broker that is not watched records
+    /// nothing.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use brigade::{Broker, EventRequest};
+    /// # async fn example(broker: Broker) -> Result<(), brigade::Error> {
+    /// let mut request = EventRequest { max: 100, wait: Duration::from_secs(20), ..Default::default() };
+    /// loop {
+    ///     let page = broker.events(request.clone()).await?;
+    ///     for event in &page.events {
+    ///         println!("{} of {} is {}", event.job, event.queue, event.kind);
+    ///     }
+    ///     request.after = Some(page.next);
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` at a broker without [`events`](Capabilities::events), `BadOption` for a cursor
+    /// of another form.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no event: ask again from the same place.
+    pub async fn events(&self, request: EventRequest) -> Result<EventPage, Error> {
+        self.store.events(request).await
     }
 
     /// Every queue that has jobs or is paused.

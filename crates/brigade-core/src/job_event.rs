@@ -1,0 +1,179 @@
+//! [`JobEvent`]: a change of state of a job, as a store keeps it for readers.
+//!
+//! A store records an event in the same atomic step as the change. It records only while its events
+//! are read: a request for events starts the recording, and it goes on for [`RECORDED_FOR`] after
+//! the last request. So a broker that is not watched pays nothing, and a reader that was away for a
+//! few minutes goes on where it was. The log is bounded: a store keeps at least the newest
+//! [`EVENTS_KEPT`] events, and says when a reader was too slow ([`EventPage::missed`]).
+//!
+//! Nothing in Brigade depends on events for what it does with a job.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::attempt_report::Cost;
+use crate::job::{JobId, JobState};
+
+/// How long events are recorded after the last request for them.
+pub const RECORDED_FOR: Duration = Duration::from_secs(3600);
+/// Events that a store keeps at least: of all queues together, or more.
+pub const EVENTS_KEPT: usize = 10_000;
+/// The most events of one page.
+pub const EVENTS_PER_PAGE_MAX: usize = 1_000;
+/// Longest reason that an event has.
+pub const EVENT_REASON_BYTES_MAX: usize = 1_000;
+
+/// A place in the events of a broker: opaque text, to go on from later. Cursors of one broker mean
+/// nothing to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventCursor(Box<str>);
+
+impl EventCursor {
+    /// A cursor as it was printed.
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The cursor as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0.escape_default().to_string())
+    }
+}
+
+/// A change of state of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobEvent {
+    /// Its place: events after this one are later.
+    pub cursor: EventCursor,
+    /// When, by the clock of the store.
+    pub at: SystemTime,
+    /// The job.
+    pub job: JobId,
+    /// Its queue.
+    pub queue: String,
+    /// The task, if it is a task's.
+    pub task: Option<String>,
+    /// What happened.
+    pub kind: JobEventKind,
+    /// The state of the job after that.
+    pub state: JobState,
+    /// Number of the attempt that this is about, from 1; 0 if it is about none.
+    pub attempt: u32,
+    /// Why, for people; cut at [`EVENT_REASON_BYTES_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the attempt cost, if its holder said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+}
+
+/// What happened to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum JobEventKind {
+    /// It was pushed.
+    Pushed,
+    /// It was handed out: an attempt begins.
+    Leased,
+    /// It ended well.
+    Done,
+    /// An attempt failed: the job is retried, or dead.
+    Failed,
+    /// An attempt took its worker down: the job is retried, or dead.
+    Crashed,
+    /// An attempt was cut short, without charge: a shutdown, a lost host, a lease that ran out.
+    Interrupted,
+    /// It was given back untouched, without charge.
+    Passed,
+    /// It was given back by a consumer that cannot run it.
+    Unserved,
+    /// It became a dead letter otherwise than by an attempt: too late, set aside, a parent missed.
+    Dead,
+    /// It was cancelled.
+    Cancelled,
+    /// A dead letter was put back into its queue.
+    Retried,
+    /// It was removed.
+    Deleted,
+}
+
+impl JobEventKind {
+    /// Every kind.
+    pub const ALL: [Self; 12] = [
+        Self::Pushed,
+        Self::Leased,
+        Self::Done,
+        Self::Failed,
+        Self::Crashed,
+        Self::Interrupted,
+        Self::Passed,
+        Self::Unserved,
+        Self::Dead,
+        Self::Cancelled,
+        Self::Retried,
+        Self::Deleted,
+    ];
+
+    /// Its name, as it is stored and shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pushed => "pushed",
+            Self::Leased => "leased",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Crashed => "crashed",
+            Self::Interrupted => "interrupted",
+            Self::Passed => "passed",
+            Self::Unserved => "unserved",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+            Self::Retried => "retried",
+            Self::Deleted => "deleted",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl fmt::Display for JobEventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A request for events.
+#[derive(Clone, Debug, Default)]
+pub struct EventRequest {
+    /// Only those after this place; `None`: those from now on.
+    pub after: Option<EventCursor>,
+    /// Only of this queue.
+    pub queue: Option<Box<str>>,
+    /// The most events to give, at most [`EVENTS_PER_PAGE_MAX`]; a store may give a few more.
+    pub max: usize,
+    /// How long to wait for the first event; zero does not wait.
+    pub wait: Duration,
+}
+
+/// Events of a broker, in order.
+#[derive(Clone, Debug)]
+pub struct EventPage {
+    /// The events.
+    pub events: Vec<JobEvent>,
+    /// The place to go on after.
+    pub next: EventCursor,
+    /// There were events between the place that was asked for and these that are no longer kept, or
+    /// were not recorded.
+    pub missed: bool,
+}

@@ -1,0 +1,191 @@
+//! Statistics: what a queue and its tasks did, minute by minute, for a day.
+//!
+//! A store counts in the same atomic step as the change that it counts, so the sums agree with the
+//! jobs, whatever is killed. Minutes are those of the store's clock. They are kept for
+//! [`STATISTICS_KEPT`]; of a queue, the first [`TASKS_COUNTED_MAX`] tasks of an hour are counted by
+//! name and the others together, and a store may keep less than a day when there are very many
+//! queues, so that the room for statistics is bounded.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// How long minutes are kept.
+pub const STATISTICS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Tasks of a queue that are counted by name.
+pub const TASKS_COUNTED_MAX: usize = 100;
+/// The name under which the tasks beyond [`TASKS_COUNTED_MAX`] are counted together.
+pub const OTHER_TASKS: &str = "(others)";
+/// Bounds of a histogram of durations.
+const BOUNDS_COUNT: usize = 18;
+
+/// What happened to the jobs of one queue and task in one minute, or in several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MinuteCounts {
+    /// The queue.
+    pub queue: String,
+    /// The task; `None` for jobs without one.
+    pub task: Option<String>,
+    /// When the minute begins.
+    pub minute: SystemTime,
+    /// What happened in it.
+    pub counts: TaskCounts,
+}
+
+/// What happened to jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskCounts {
+    /// Jobs that were pushed.
+    pub pushed: u64,
+    /// Jobs that ended well.
+    pub done: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Attempts that took their worker down.
+    pub crashed: u64,
+    /// Attempts that were cut short, without charge.
+    pub interrupted: u64,
+    /// Jobs that became dead letters.
+    pub dead: u64,
+    /// Jobs that were cancelled.
+    pub cancelled: u64,
+    /// How long jobs waited: from the push, or from when they fell due, until they were handed out.
+    pub wait: Durations,
+    /// How long attempts ran that ended well, failed or crashed; for those that left no report,
+    /// from their lease to their settlement.
+    pub run: Durations,
+}
+
+impl TaskCounts {
+    /// Adds what happened besides.
+    pub fn add(&mut self, other: &Self) {
+        self.pushed += other.pushed;
+        self.done += other.done;
+        self.failed += other.failed;
+        self.crashed += other.crashed;
+        self.interrupted += other.interrupted;
+        self.dead += other.dead;
+        self.cancelled += other.cancelled;
+        self.wait.add(&other.wait);
+        self.run.add(&other.run);
+    }
+
+    /// Whether nothing happened.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How long things took: a histogram of fixed bounds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Durations {
+    /// How many took at most the bound of the same place in [`BOUNDS`](Self::BOUNDS), and longer
+    /// than the bound before it; the last is for all that took longer.
+    pub counts: [u64; BOUNDS_COUNT + 1],
+    /// All of them together, in milliseconds.
+    pub sum_ms: u64,
+}
+
+impl Durations {
+    /// The upper bounds in milliseconds.
+    pub const BOUNDS: [u64; BOUNDS_COUNT] = [
+        1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000,
+        1_800_000, 7_200_000,
+    ];
+
+    /// The place in [`counts`](Self::counts) of a duration.
+    pub fn place_of(took: Duration) -> usize {
+        let took = took.as_micros();
+        Self::BOUNDS.partition_point(|bound| u128::from(*bound) * 1000 < took)
+    }
+
+    /// Counts one.
+    pub fn record(&mut self, took: Duration) {
+        self.counts[Self::place_of(took)] += 1;
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.sum_ms = self.sum_ms.saturating_add(ms);
+    }
+
+    /// Adds those of another.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum_ms = self.sum_ms.saturating_add(other.sum_ms);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The bound that this share of them (0 to 1) did not exceed; `None` if there are none. Above
+    /// the last bound it is the last bound.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let all = self.count();
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count within a day, and a share of it"
+        )]
+        let wanted = ((all as f64 * share.clamp(0.0, 1.0)).ceil() as u64).max(1);
+        let mut seen = 0;
+        let place = self.counts.iter().position(|count| {
+            seen += count;
+            seen >= wanted
+        })?;
+        let bound = Self::BOUNDS.get(place).or(Self::BOUNDS.last())?;
+        Some(Duration::from_millis(*bound))
+    }
+}
+
+/// Which statistics to give.
+#[derive(Clone, Debug, Default)]
+pub struct StatisticsFilter {
+    /// Only of this queue.
+    pub queue: Option<Box<str>>,
+    /// Only minutes that begin at this moment or later; default: all that are kept.
+    pub since: Option<SystemTime>,
+    /// Put the minutes of each queue and task together into one entry, whose `minute` is the first
+    /// of them.
+    pub summed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_counts_at_the_first_bound_that_it_does_not_exceed() {
+        let mut durations = Durations::default();
+        for ms in [0, 1, 2, 3, 1_000, 1_001, 10_000_000] {
+            durations.record(Duration::from_millis(ms));
+        }
+        let places: Vec<usize> = (0..durations.counts.len())
+            .filter(|place| durations.counts[*place] > 0)
+            .collect();
+        assert_eq!(places, [0, 1, 2, 9, 10, 18]);
+        assert_eq!(durations.counts[0], 2);
+        assert_eq!(durations.count(), 7);
+        assert_eq!(durations.sum_ms, 10_002_007);
+    }
+
+    #[test]
+    fn a_quantile_is_a_bound_and_none_of_nothing() {
+        let mut durations = Durations::default();
+        assert_eq!(durations.quantile(0.5), None);
+        for _ in 0..90 {
+            durations.record(Duration::from_millis(4));
+        }
+        for _ in 0..10 {
+            durations.record(Duration::from_secs(8));
+        }
+        assert_eq!(durations.quantile(0.5), Some(Duration::from_millis(5)));
+        assert_eq!(durations.quantile(0.9), Some(Duration::from_millis(5)));
+        assert_eq!(durations.quantile(0.95), Some(Duration::from_secs(10)));
+        assert_eq!(durations.quantile(1.0), Some(Duration::from_secs(10)));
+    }
+}
