@@ -15,7 +15,7 @@ use crate::source::{files, read, root};
 /// concept each.
 const LIBRARIES: [&str; 4] = ["brigade-core", "brigade-runtime", "brigade-pool", "brigade"];
 
-const VALUES: [&str; 24] = [
+const VALUES: [&str; 26] = [
     "attempt_report",
     "codec",
     "error",
@@ -24,6 +24,7 @@ const VALUES: [&str; 24] = [
     "flow",
     "job",
     "job_context",
+    "job_event",
     "limits",
     "options",
     "outcome",
@@ -36,6 +37,7 @@ const VALUES: [&str; 24] = [
     "refused",
     "retry",
     "schedule",
+    "statistics",
     "tick",
     "to_job",
     "traceparent",
