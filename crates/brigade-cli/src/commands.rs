@@ -12,6 +12,7 @@ mod limit;
 mod manager;
 mod push;
 mod queues;
+mod serve;
 mod take;
 mod why;
 mod work;
@@ -38,6 +39,7 @@ pub(crate) enum Command {
     Limit(limit::Limit),
     Cron(cron::Cron),
     Manager(manager::Manager),
+    Serve(serve::Serve),
     Key(key::Key),
     Purge(queues::Purge),
     Check(why::Check),
@@ -72,6 +74,7 @@ impl Command {
             Self::Limit(limit) => limit.run(globals).await,
             Self::Cron(cron) => cron.run(globals).await,
             Self::Manager(manager) => manager.run(globals).await,
+            Self::Serve(serve) => serve.run(globals).await,
             Self::Key(key) => key.run(),
             Self::Purge(purge) => purge.run(globals).await,
             Self::Check(check) => check.run(globals).await,

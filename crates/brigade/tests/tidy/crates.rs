@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("brigade-bench", &[]),
-    ("brigade-cli", &["brigade"]),
+    ("brigade-cli", &["brigade", "brigade-server"]),
     ("brigade-conformance", &["brigade"]),
     ("brigade-core", &[]),
     ("brigade-macros", &[]),
@@ -29,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("brigade-rabbitmq", &["brigade-core", "brigade-runtime"]),
     ("brigade-redis", &["brigade-core", "brigade-runtime"]),
     ("brigade-runtime", &["brigade-core"]),
+    ("brigade-server", &["brigade"]),
     ("brigade-sqlite", &["brigade-core", "brigade-runtime"]),
     ("brigade-testkit", &[]),
 ];

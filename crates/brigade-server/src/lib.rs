@@ -1,0 +1,57 @@
+//! HTTP API, dashboard, health and metrics of a broker's queues.
+//!
+//! [`router`] makes an axum [`Router`](axum::Router) of a [`Broker`]: mount it in a program of yours
+//! with `nest`, or run `brigade serve`. The router holds no state of a job. Every answer comes from
+//! the broker, so several servers may serve one broker, and a lease that was handed out over HTTP
+//! survives a restart of the server.
+//!
+//! ```no_run
+//! # async fn example(broker: brigade::Broker) -> std::io::Result<()> {
+//! use brigade_server::{Auth, ServerOptions};
+//!
+//! // No credential: only for a listener that no one else can reach.
+//! let queues = brigade_server::router(broker, ServerOptions::new(Auth::none()));
+//! let app = axum::Router::new().nest("/jobs", queues);
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:7420").await?;
+//! axum::serve(listener, app).await
+//! # }
+//! ```
+//!
+//! | part | where |
+//! |---|---|
+//! | API | `/v1/..`, described by `/openapi.json` |
+//! | dashboard | `/` |
+//! | probes | `/livez` |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod api;
+mod app;
+mod auth;
+mod dashboard;
+mod document;
+mod identify;
+mod options;
+mod problem;
+
+use axum::middleware::from_fn_with_state;
+use brigade::Broker;
+
+pub use auth::{Auth, Role, Roles};
+pub use options::ServerOptions;
+
+use crate::app::App;
+
+/// The API and the dashboard of a broker.
+///
+/// The routes are relative, so the router works under any prefix.
+pub fn router(broker: Broker, options: ServerOptions) -> axum::Router {
+    let app = App::new(broker, options);
+    let (api, document) = api::routes().split_for_parts();
+    api.merge(document::routes(document))
+        .merge(dashboard::routes())
+        .fallback(problem::unknown_path)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .layer(from_fn_with_state(app.clone(), identify::identify))
+        .with_state(app)
+}
