@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_task_that_computes_in_process_for_longer_than_a_lease_keeps_it).on_one_thread(),
     case!(the_longest_times_are_stored_and_served: scheduling),
     case!(a_live_consumer_is_listed_until_it_stops_or_falls_silent: consumers, clock),
+    case!(a_live_consumer_shows_what_it_runs_and_how_far_that_is: consumers),
 ];
 
 const LONG: Duration = Duration::from_secs(30);
@@ -345,4 +346,47 @@ async fn a_live_consumer_is_listed_until_it_stops_or_falls_silent(subject: Subje
     silent.shutdown_background();
     watcher.clock().advance(Duration::from_secs(61));
     assert_eq!(watcher.consumers().await.unwrap(), []);
+}
+
+/// Reports half of its way and waits until the file is there.
+#[task]
+async fn reports_half(cx: &brigade::Context, until: std::path::PathBuf) {
+    cx.progress(0.5, "half of it");
+    while !until.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn a_live_consumer_shows_what_it_runs_and_how_far_that_is(subject: Subject) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("end");
+    let watcher = elsewhere(&subject).await;
+    let broker = &subject.broker;
+    let pushed = broker.push(reports_half(file.clone())).await.unwrap();
+    let consumer = broker.consumer().task(reports_half).prefetch(3);
+    let watch = async {
+        let shown = until_it_runs(&watcher, 1).await;
+        assert_eq!((shown.prefetch, shown.held), (3, 1));
+        let running = &shown.running[0];
+        assert_eq!(&running.job, pushed.id());
+        assert_eq!((&*running.queue, running.attempt), ("reports_half", 1));
+        assert_eq!(running.task.as_deref(), Some("reports_half"));
+        assert_eq!(running.progress, Some((0.5, "half of it".to_owned())));
+        std::fs::write(&file, "").unwrap();
+        let shown = until_it_runs(&watcher, 0).await;
+        assert_eq!((shown.held, shown.running), (0, vec![]));
+    };
+    beside(consumer.in_process(), watch).await;
+}
+
+/// Waits until the one consumer shows so many jobs, each with a progress.
+async fn until_it_runs(broker: &Broker, jobs: usize) -> LiveConsumer {
+    loop {
+        let shown = listed(broker).await;
+        let running = &shown.running;
+        if running.len() == jobs && running.iter().all(|running| running.progress.is_some()) {
+            return shown;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -1,8 +1,8 @@
 //! Announcements: how a consumer shows that it is alive, where its broker keeps a list.
 //!
-//! It announces itself when it starts and then at a steady pace, whether it holds jobs or not. A
-//! consumer that ends in good order retires; one that is killed drops off the list when its last
-//! announcement runs out. No job depends on any of this.
+//! It announces itself when it starts, a moment after the jobs that it holds have changed, and
+//! otherwise at a steady pace. A consumer that ends in good order retires; one that is killed drops
+//! off the list when its last announcement runs out. No job depends on any of this.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -13,9 +13,13 @@ use tokio::time::{sleep, timeout};
 
 use super::consumer::RunningConsumer;
 use crate::retry::jitter;
+use crate::store::LiveConsumer;
+use crate::sync::lock;
 
 /// How often a consumer announces itself.
 const EVERY: Duration = Duration::from_secs(20);
+/// The shortest pause between two announcements of one that holds other jobs than before.
+const CHANGED_EVERY: Duration = Duration::from_secs(1);
 /// How long an announcement lasts: two may be lost on their way.
 const LASTS: Duration = Duration::from_secs(60);
 /// The longest wait of a consumer that ends for its broker to take it off the list.
@@ -28,12 +32,26 @@ impl RunningConsumer {
             return pending().await;
         }
         loop {
-            let announced = self.store.announce_consumer(&self.announcement, LASTS);
-            if let Err(error) = announced.await {
+            let announced = self.announced();
+            if let Err(error) = self.store.announce_consumer(&announced, LASTS).await {
                 tracing::debug!(%error, "could not announce a consumer; trying again");
             }
-            sleep(EVERY.mul_f64(jitter(0.1))).await;
+            let pause = EVERY.mul_f64(jitter(0.1));
+            sleep(CHANGED_EVERY).await;
+            timeout(pause, self.held_changed.notified()).await.ok();
         }
+    }
+
+    /// The consumer with the jobs that it holds now.
+    fn announced(&self) -> LiveConsumer {
+        let held = lock(&self.held);
+        let mut numbers: Vec<u64> = held.keys().copied().collect();
+        numbers.sort_unstable();
+        let named = numbers.iter().take(LiveConsumer::RUNNING_NAMED_MAX);
+        let mut consumer = self.announcement.clone();
+        consumer.held = held.len();
+        consumer.running = named.map(|number| held[number].running()).collect();
+        consumer
     }
 
     /// The consumer has ended.

@@ -13,7 +13,7 @@ use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -35,10 +35,9 @@ use crate::clock::FAR;
 use crate::codec::Codec;
 use crate::context::Sink;
 use crate::error::Error;
-use crate::job::JobId;
 use crate::outcome::{CallError, Cancelled, Failure};
 use crate::progress::Progress;
-use crate::store::{Answer, CallTransport, Leased};
+use crate::store::{Answer, Leased};
 use crate::sync::lock;
 
 /// How long a handler may take to end when its consumer is killed.
@@ -57,6 +56,8 @@ impl Drop for Hold {
         let mut held = lock(&self.consumer.held);
         held.remove(&self.number);
         self.consumer.control.set_held(held.len());
+        drop(held);
+        self.consumer.held_changed.notify_one();
     }
 }
 
@@ -80,25 +81,21 @@ enum Work {
     Handler(Box<Handled>),
 }
 
-/// Passes the progress of an attempt in this process to the caller.
-struct Teller {
-    transport: Arc<dyn CallTransport>,
-    id: JobId,
-    token: i64,
+/// Takes the progress of an attempt in this process.
+struct HeldSink {
+    consumer: Arc<RunningConsumer>,
+    number: u64,
 }
 
-impl Sink for Teller {
+impl Sink for HeldSink {
     fn progress(&self, _call: u64, fraction: f64, codec: Codec, payload: &[u8]) {
         let payload = Bytes::copy_from_slice(payload);
-        self.transport.report_progress(
-            &self.id,
-            self.token,
-            Progress {
-                fraction,
-                codec,
-                payload,
-            },
-        );
+        let progress = Progress {
+            fraction,
+            codec,
+            payload,
+        };
+        self.consumer.note_progress(self.number, progress);
     }
 }
 
@@ -117,13 +114,13 @@ impl RunningConsumer {
         });
     }
 
-    fn hold(self: &Arc<Self>, leased: &Leased) -> Hold {
+    fn hold(self: &Arc<Self>, leased: &Arc<Leased>) -> Hold {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (stop, lost) = (CancellationToken::new(), CancellationToken::new());
         let held = HeldJob {
-            id: leased.id.clone(),
-            token: leased.token,
-            queue: leased.job.queue.clone(),
+            leased: Arc::clone(leased),
+            since: SystemTime::now(),
+            progress: None,
             until: leased.since.later(self.trusted()),
             is_ended: false,
             stop: stop.clone(),
@@ -135,6 +132,7 @@ impl RunningConsumer {
         self.control.set_held(all.len());
         drop(all);
         self.holding.notify_one();
+        self.held_changed.notify_one();
         Hold {
             consumer: Arc::clone(self),
             number,
@@ -221,7 +219,7 @@ impl RunningConsumer {
         permit: &mut OwnedSemaphorePermit,
     ) -> EndedAttempt {
         match attempt {
-            Attempt::InPool(handle) => self.run_in_pool(handle, leased, hold).await,
+            Attempt::InPool(handle) => self.run_in_pool(handle, hold).await,
             Attempt::Here(work) => self.run_work(work, leased, hold).await,
             Attempt::Alone(work, alone) => {
                 let ended = match self.wait_for_all_room(hold, permit).await {
@@ -255,14 +253,13 @@ impl RunningConsumer {
     async fn run_in_pool(
         &self,
         mut handle: CallHandle<Box<RawValue>>,
-        leased: &Leased,
         hold: &Hold,
     ) -> EndedAttempt {
         let progress = handle.progress();
         tokio::select! {
             // In this order, so that the last progress arrives before the end.
             biased;
-            never = self.tell(leased, progress), if leased.is_call => match never {},
+            never = self.read_progress(hold.number, progress) => match never {},
             outcome = &mut handle => return EndedAttempt::of(outcome),
             () = hold.stop.cancelled() => {}
         }
@@ -280,9 +277,7 @@ impl RunningConsumer {
     async fn run_work(&self, work: Work, leased: &Leased, hold: &Hold) -> EndedAttempt {
         match (work, &self.pool) {
             (Work::Handler(handled), _) => self.run_handler(*handled, leased, hold).await,
-            (Work::Call(call), Some(pool)) => {
-                self.run_in_pool(pool.call(*call), leased, hold).await
-            }
+            (Work::Call(call), Some(pool)) => self.run_in_pool(pool.call(*call), hold).await,
             (Work::Call(call), None) => self.run_here(*call, leased, hold).await,
         }
     }
@@ -332,8 +327,11 @@ impl RunningConsumer {
             .options()
             .timeout
             .map_or(FAR, |timeout| timeout.min(FAR));
-        let sink = self.teller(leased);
-        let mut here = match Here::begin(call, sink) {
+        let sink = Arc::new(HeldSink {
+            consumer: Arc::clone(&hold.consumer),
+            number: hold.number,
+        });
+        let mut here = match Here::begin(call, Some(sink)) {
             Ok(here) => here,
             Err(error) => return EndedAttempt::of(Err(CallError::Rejected(error))),
         };
@@ -368,23 +366,30 @@ impl RunningConsumer {
             .map_or(Why::No, |held| held.why.clone())
     }
 
-    /// Passes the progress of an attempt to the caller of the call.
-    async fn tell(&self, leased: &Leased, mut progress: ProgressStream) -> Infallible {
+    /// Notes the progress of an attempt in a pool.
+    async fn read_progress(&self, number: u64, mut progress: ProgressStream) -> Infallible {
         while let Some(progress) = progress.next().await {
-            if let Some(transport) = &self.transport {
-                transport.report_progress(&leased.id, leased.token, progress);
-            }
+            self.note_progress(number, progress);
         }
         pending().await
     }
 
-    fn teller(&self, leased: &Leased) -> Option<Arc<dyn Sink>> {
-        let transport = self.transport.clone().filter(|_| leased.is_call)?;
-        Some(Arc::new(Teller {
-            transport,
-            id: leased.id.clone(),
-            token: leased.token,
-        }))
+    /// Notes the progress of an attempt for the next announcement, and passes that of a call to its
+    /// caller.
+    fn note_progress(&self, number: u64, progress: Progress) {
+        let text = progress.payload::<String>().unwrap_or_default();
+        let leased = {
+            let mut held = lock(&self.held);
+            let Some(held) = held.get_mut(&number) else {
+                return;
+            };
+            held.progress = Some((progress.fraction, text));
+            Arc::clone(&held.leased)
+        };
+        self.held_changed.notify_one();
+        if let Some(transport) = self.transport.as_ref().filter(|_| leased.is_call) {
+            transport.report_progress(&leased.id, leased.token, progress);
+        }
     }
 
     /// Has an attempt stopped; the first reason counts.

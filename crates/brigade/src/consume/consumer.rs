@@ -68,9 +68,11 @@ pub(super) struct RunningConsumer {
     pub(super) held: Mutex<HashMap<u64, HeldJob>>,
     /// Notified when a job is held that was not.
     pub(super) holding: Notify,
+    /// Notified when a job is held that was not, or no longer, or has progressed.
+    pub(super) held_changed: Notify,
     pub(super) numbers: AtomicU64,
     pub(super) control: Arc<Control>,
-    /// How the list of live consumers shows it.
+    /// How the list of live consumers shows it, without the jobs that it holds.
     pub(super) announcement: LiveConsumer,
     /// Cancelled when nothing waits any longer for attempts in this process that do not end.
     pub(super) abandoning: CancellationToken,
@@ -182,13 +184,14 @@ impl RunningConsumer {
         worker
             .control
             .serve(Serving::of(&worker.broker, turns.all().names().to_vec()));
-        let announcement = announcement(turns.all().names(), worker.version);
+        let mut announcement = announcement(turns.all().names(), worker.version);
         let slots = pool.as_ref().map_or(1, |pool| 2 * pool.slots());
         let prefetch = if worker.prefetch == 0 {
             slots
         } else {
             worker.prefetch.min(PREFETCH_MAX)
         };
+        announcement.prefetch = prefetch;
         let store = Arc::clone(worker.broker.store());
         let handler = match worker.place {
             ConsumerPlace::Handler(handler) => Some(handler),
@@ -215,6 +218,7 @@ impl RunningConsumer {
             alone: Arc::new(Semaphore::new(1)),
             held: Mutex::default(),
             holding: Notify::new(),
+            held_changed: Notify::new(),
             numbers: AtomicU64::new(0),
             control: worker.control,
             announcement,

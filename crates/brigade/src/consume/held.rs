@@ -1,18 +1,24 @@
 //! Jobs that a consumer holds, and why it stops their attempts.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::BootTime;
-use crate::job::JobId;
+use crate::store::{Leased, RunningJob};
+use brigade_core::printable::shorten;
 
 /// A job that lost so many holders runs alone in its consumer.
 pub(super) const LOSSES_BESIDE_OTHERS: u32 = 2;
 
 /// A job that the consumer holds.
 pub(super) struct HeldJob {
-    pub(super) id: JobId,
-    pub(super) token: i64,
-    pub(super) queue: Box<str>,
+    pub(super) leased: Arc<Leased>,
+    /// When it came, by the wall clock.
+    pub(super) since: SystemTime,
+    /// The last progress of its attempt, with its text.
+    pub(super) progress: Option<(f64, String)>,
     /// Until when the lease can be trusted unless it is renewed.
     pub(super) until: BootTime,
     /// Its attempt has ended, and its settlement is under way.
@@ -22,6 +28,25 @@ pub(super) struct HeldJob {
     /// Cancelled when the lease is over: the job may be another's.
     pub(super) lost: CancellationToken,
     pub(super) why: Why,
+}
+
+impl HeldJob {
+    /// How the list of live consumers shows it.
+    pub(super) fn running(&self) -> RunningJob {
+        let (leased, task) = (&self.leased, self.leased.job.task.as_deref());
+        let mut running = RunningJob::new(
+            leased.id.clone(),
+            &*leased.job.queue,
+            task.map(Into::into),
+            leased.attempt,
+        );
+        running.since = self.since;
+        running.progress = self.progress.as_ref().map(|(fraction, text)| {
+            let text = shorten(text, RunningJob::PROGRESS_TEXT_BYTES_MAX);
+            (*fraction, text.to_owned())
+        });
+        running
+    }
 }
 
 /// Why an attempt is to be stopped.

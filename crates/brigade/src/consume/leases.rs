@@ -156,12 +156,12 @@ impl RunningConsumer {
             sleep(next).await;
             let mut queues: HashMap<Box<str>, Extensions> = HashMap::new();
             for (number, held) in &*lock(&self.held) {
-                let extensions = queues.entry(held.queue.clone()).or_default();
+                let extensions = queues.entry(held.leased.job.queue.clone()).or_default();
                 extensions.numbers.push(*number);
                 let disposition = Disposition::Extend(self.lease);
                 extensions.settlements.push(Arc::new(Settlement {
-                    id: held.id.clone(),
-                    token: held.token,
+                    id: held.leased.id.clone(),
+                    token: held.leased.token,
                     disposition,
                     answer: None,
                 }));
@@ -210,7 +210,7 @@ impl RunningConsumer {
                 let held = lock(&self.held);
                 held.iter()
                     .filter(|(_, held)| {
-                        held.until.left().is_zero() || self.store.is_cut_off(&held.queue)
+                        held.until.left().is_zero() || self.store.is_cut_off(&held.leased.job.queue)
                     })
                     .map(|(number, _)| *number)
                     .collect()
@@ -249,7 +249,8 @@ impl RunningConsumer {
         let holds_any = || !lock(&self.held).is_empty();
         let cancels = self.broker.cancels();
         let find = cancels.find(holds_any, |cancel| {
-            let is_it = |held: &HeldJob| held.id == cancel.id && held.token == cancel.token;
+            let is_it =
+                |held: &HeldJob| held.leased.id == cancel.id && held.leased.token == cancel.token;
             let number = lock(&self.held)
                 .iter()
                 .find(|(_, held)| is_it(held))
