@@ -11,7 +11,10 @@ mod consumers;
 mod contract;
 mod declared;
 mod edits;
+mod event_log;
+mod events;
 mod far;
+mod filters;
 mod flow_keys;
 mod flow_model;
 mod flow_options;
@@ -28,6 +31,7 @@ mod retry;
 mod schedule_clocks;
 mod schedules;
 mod served;
+mod statistics;
 mod together;
 mod traces;
 mod views;
@@ -44,7 +48,10 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         contract::CASES,
         declared::CASES,
         edits::CASES,
+        event_log::CASES,
+        events::CASES,
         far::CASES,
+        filters::CASES,
         flow_keys::CASES,
         flow_model::CASES,
         flow_options::CASES,
@@ -60,6 +67,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         schedule_clocks::CASES,
         schedules::CASES,
         served::CASES,
+        statistics::CASES,
         together::CASES,
         traces::CASES,
         views::CASES,

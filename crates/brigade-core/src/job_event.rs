@@ -6,6 +6,12 @@
 //! few minutes goes on where it was. The log is bounded: a store keeps at least the newest
 //! [`EVENTS_KEPT`] events, and says when a reader was too slow ([`EventPage::missed`]).
 //!
+//! Each change is one event. The end of an attempt has the kind of that end and the state that the
+//! job has after it: a failed attempt leaves a job that is retried, dead, or cancelled if that was
+//! asked for meanwhile. A job that is taken is handed out and done at once: two events. That time
+//! passes makes none: a job that falls due, or that goes on after another one, is next seen when it
+//! is handed out, and kept results are removed without one.
+//!
 //! Nothing in Brigade depends on events for what it does with a job.
 
 use std::fmt;
@@ -22,6 +28,9 @@ pub const RECORDED_FOR: Duration = Duration::from_secs(3600);
 pub const EVENTS_KEPT: usize = 10_000;
 /// The most events of one page.
 pub const EVENTS_PER_PAGE_MAX: usize = 1_000;
+/// Jobs of one purge of a queue whose removal is an event: the first of them. The others are removed
+/// without one.
+pub const PURGE_EVENTS_MAX: usize = 1_000;
 /// Longest reason that an event has.
 pub const EVENT_REASON_BYTES_MAX: usize = 1_000;
 
@@ -63,9 +72,10 @@ pub struct JobEvent {
     pub task: Option<String>,
     /// What happened.
     pub kind: JobEventKind,
-    /// The state of the job after that.
+    /// The state of the job after that; of one that was removed, the last that it had.
     pub state: JobState,
-    /// Number of the attempt that this is about, from 1; 0 if it is about none.
+    /// Number of the attempt that this is about, from 1, as in
+    /// [`AttemptRecord::attempt`](crate::AttemptRecord::attempt); 0 if it is about none.
     pub attempt: u32,
     /// Why, for people; cut at [`EVENT_REASON_BYTES_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,9 +96,9 @@ pub enum JobEventKind {
     Leased,
     /// It ended well.
     Done,
-    /// An attempt failed: the job is retried, or dead.
+    /// An attempt failed.
     Failed,
-    /// An attempt took its worker down: the job is retried, or dead.
+    /// An attempt took its worker down.
     Crashed,
     /// An attempt was cut short, without charge: a shutdown, a lost host, a lease that ran out.
     Interrupted,
@@ -96,11 +106,12 @@ pub enum JobEventKind {
     Passed,
     /// It was given back by a consumer that cannot run it.
     Unserved,
-    /// It became a dead letter otherwise than by an attempt: too late, set aside, a parent missed.
+    /// It became a dead letter otherwise than by a failed or crashed attempt: too late, set aside by
+    /// its holder, a parent missed.
     Dead,
     /// It was cancelled.
     Cancelled,
-    /// A dead letter was put back into its queue.
+    /// A dead letter was put back into its queue, or waits again for one of its flow that was.
     Retried,
     /// It was removed.
     Deleted,

@@ -5,6 +5,10 @@
 //! [`STATISTICS_KEPT`]; of a queue, the first [`TASKS_COUNTED_MAX`] tasks of an hour are counted by
 //! name and the others together, and a store may keep less than a day when there are very many
 //! queues, so that the room for statistics is bounded.
+//!
+//! A job counts as dead or cancelled however it got there, so a failed attempt that was the last
+//! counts twice. One that is taken counts as done; no run is known of it. A push that found a
+//! duplicate, a retry by a person and a removal count as nothing.
 
 use std::time::{Duration, SystemTime};
 
@@ -50,7 +54,8 @@ pub struct TaskCounts {
     pub dead: u64,
     /// Jobs that were cancelled.
     pub cancelled: u64,
-    /// How long jobs waited: from the push, or from when they fell due, until they were handed out.
+    /// How long jobs waited until they were handed out, each time: since the push, or since they fell
+    /// due, were given back, or were let go on by what they waited for (their key, their flow).
     pub wait: Durations,
     /// How long attempts ran that ended well, failed or crashed; for those that left no report,
     /// from their lease to their settlement.

@@ -124,8 +124,8 @@ pub mod testing;
 
 use brigade_core::{
     attempt_report, call, call_handle, clock, codec, context, error, finding, flow, job,
-    job_context, job_event, limits, outcome, place, progress, registry, retry, schedule,
-    statistics, sync, to_job, traceparent, why,
+    job_context, limits, outcome, place, progress, registry, retry, schedule, sync, to_job,
+    traceparent, why,
 };
 use brigade_runtime::shutdown;
 
@@ -144,7 +144,7 @@ pub use brigade_core::{
     Task, TaskCounts, Tick, TimedOut, ToFlow, ToJob, TraceParent, Unserved,
 };
 #[doc(inline)]
-pub use brigade_core::{policy, store};
+pub use brigade_core::{job_event, policy, statistics, store};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use brigade_pool::fuzzing;

@@ -32,7 +32,7 @@ pub(super) const CASES: &[Case] = &[
 
 const LONG: Duration = Duration::from_secs(30);
 /// What the process that hangs prints when it has a job.
-const HANDLING: &str = "handling";
+pub(super) const HANDLING: &str = "handling";
 const SHORT: Duration = Duration::from_millis(1);
 
 /// What a handler saw, and a wake-up for each.
