@@ -5,10 +5,13 @@
 //! broker once where it can, and keeps nothing between requests.
 
 mod jobs;
+mod leases;
 mod live;
+mod new_job;
+mod push;
 mod queues;
 mod responses;
-mod times;
+mod take;
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -16,6 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::problem::ProblemDocument;
 
 /// The document without the paths, which the handlers add.
 #[derive(OpenApi)]
@@ -25,9 +29,11 @@ use crate::app::App;
         description = "Push jobs, take and settle them, call tasks, look at queues.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
+    components(schemas(ProblemDocument)),
     modifiers(&Credential),
     tags(
         (name = "jobs", description = "Single jobs and lists of them"),
+        (name = "work", description = "Take and lease jobs, and settle leases"),
         (name = "queues", description = "Whole queues"),
         (name = "health", description = "Probes and metrics"),
     ),
@@ -51,9 +57,42 @@ impl Modify for Credential {
 /// Every route of the API, with its description.
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
+        .merge(of_jobs())
+        .merge(of_work())
+        .merge(of_queues())
         .routes(routes!(live::live))
+}
+
+fn of_jobs() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(push::push))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::look, jobs::delete))
+        .routes(routes!(jobs::why))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
+}
+
+fn of_work() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(take::take))
+        .routes(routes!(take::lease))
+        .routes(routes!(take::lease_many))
+        .routes(routes!(leases::ack))
+        .routes(routes!(leases::nack))
+        .routes(routes!(leases::pass))
+        .routes(routes!(leases::give_back))
+        .routes(routes!(leases::dead_letter))
+        .routes(routes!(leases::cancelled))
+        .routes(routes!(leases::extend))
+}
+
+fn of_queues() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
         .routes(routes!(queues::list))
+        .routes(routes!(queues::look))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
-        .routes(routes!(jobs::look))
+        .routes(routes!(queues::purge))
+        .routes(routes!(queues::limit, queues::unlimit))
 }

@@ -2,10 +2,14 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use brigade::Broker;
+use tokio_util::task::TaskTracker;
 
 use crate::options::ServerOptions;
+use crate::problem::Problem;
+use crate::values::Seconds;
 
 /// The broker and the options, shared by all handlers. Cheap to clone.
 #[derive(Clone)]
@@ -15,11 +19,30 @@ pub(crate) struct App(Arc<AppParts>);
 pub(crate) struct AppParts {
     pub(crate) broker: Broker,
     pub(crate) options: ServerOptions,
+    /// Requests to the broker that go on when their client is gone, to give back what they got.
+    pub(crate) tasks: TaskTracker,
 }
 
 impl App {
     pub(crate) fn new(broker: Broker, options: ServerOptions) -> Self {
-        Self(Arc::new(AppParts { broker, options }))
+        Self(Arc::new(AppParts {
+            broker,
+            options,
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// How long a request asks to wait, within the limit of the server.
+    pub(crate) fn wait(&self, asked: Option<Seconds>) -> Result<Duration, Problem> {
+        let (wait, most) = (
+            asked.map_or(Duration::ZERO, |wait| wait.0),
+            self.options.wait_max,
+        );
+        if wait > most {
+            let text = format!("`wait` is {wait:?}, and this server waits for {most:?} at most");
+            return Err(Problem::bad_request(text));
+        }
+        Ok(wait)
     }
 }
 

@@ -13,7 +13,7 @@ mod roles;
 
 use std::sync::Arc;
 
-pub(crate) use self::may::{May, NeedsAdmin, NeedsAny, NeedsRead};
+pub(crate) use self::may::{May, NeedsAdmin, NeedsAny, NeedsPush, NeedsRead, NeedsWork};
 pub use self::roles::{Role, Roles};
 
 /// Which credentials a server wants.

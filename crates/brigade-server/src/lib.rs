@@ -30,10 +30,13 @@ mod app;
 mod auth;
 mod dashboard;
 mod document;
+mod extract;
 mod identify;
 mod options;
 mod problem;
+mod values;
 
+use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use brigade::Broker;
 
@@ -52,6 +55,7 @@ pub fn router(broker: Broker, options: ServerOptions) -> axum::Router {
         .merge(dashboard::routes())
         .fallback(problem::unknown_path)
         .method_not_allowed_fallback(problem::wrong_method)
+        .layer(DefaultBodyLimit::max(app.options.body_bytes_max))
         .layer(from_fn_with_state(app.clone(), identify::identify))
         .with_state(app)
 }

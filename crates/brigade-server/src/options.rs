@@ -1,5 +1,7 @@
 //! [`ServerOptions`]: the settings of a router.
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
@@ -10,6 +12,9 @@ use crate::auth::Auth;
 pub struct ServerOptions {
     pub(crate) auth: Auth,
     pub(crate) stop: CancellationToken,
+    pub(crate) body_bytes_max: usize,
+    pub(crate) body_time: Duration,
+    pub(crate) wait_max: Duration,
 }
 
 impl ServerOptions {
@@ -18,6 +23,9 @@ impl ServerOptions {
         Self {
             auth,
             stop: CancellationToken::new(),
+            body_bytes_max: 16 << 20,
+            body_time: Duration::from_secs(30),
+            wait_max: Duration::from_secs(300),
         }
     }
 
@@ -25,6 +33,24 @@ impl ServerOptions {
     /// answered at once, so that a server can drain its connections. Default: never.
     pub fn stop(mut self, stop: CancellationToken) -> Self {
         self.stop = stop;
+        self
+    }
+
+    /// The most bytes of a request's body, which is in memory as a whole. Default: 16 MiB.
+    pub fn body_bytes_max(mut self, bytes: usize) -> Self {
+        self.body_bytes_max = bytes;
+        self
+    }
+
+    /// The longest time in which a body may arrive. Default: 30 s.
+    pub fn body_time(mut self, time: Duration) -> Self {
+        self.body_time = time;
+        self
+    }
+
+    /// The longest wait that a request may ask for. Default: 5 min.
+    pub fn wait_max(mut self, time: Duration) -> Self {
+        self.wait_max = time;
         self
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The kinds of [`brigade::Error`] keep their names, in the field `kind`, and have one status each;
 //! the kinds that only a server has are below. A status of 503 is temporary and comes with
-//! `Retry-After`.
+//! `Retry-After`. A detail quotes names of the request, never a payload or a credential.
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -16,7 +16,7 @@ use crate::auth::{Principal, Role};
 
 /// Why a request was not carried out (RFC 9457).
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[schema(example = json!({
+#[schema(as = Problem, example = json!({
     "type": "urn:brigade:problem:unknown_queue",
     "title": "there is no queue of this name",
     "status": 404,
@@ -26,7 +26,7 @@ use crate::auth::{Principal, Role};
     "uncertain": false,
     "did_you_mean": ["emails"]
 }))]
-pub(crate) struct Problem {
+pub(crate) struct ProblemDocument {
     /// `urn:brigade:problem:` and the kind.
     #[serde(rename = "type")]
     uri: String,
@@ -50,6 +50,13 @@ pub(crate) struct Problem {
     did_you_mean: Vec<String>,
 }
 
+/// Why a request was not carried out.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem(Box<ProblemDocument>);
+
+/// Names that a missing one is compared with.
+const NAMES_COMPARED_MAX: usize = 10_000;
+
 /// The media type of problems.
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -60,7 +67,7 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        Self {
+        Self(Box::new(ProblemDocument {
             uri: format!("urn:brigade:problem:{kind}"),
             title,
             status: status.as_u16(),
@@ -70,7 +77,63 @@ impl Problem {
             uncertain: false,
             line: None,
             did_you_mean: Vec::new(),
+        }))
+    }
+
+    /// A request that makes no sense, with what was expected.
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
+        let (kind, title) = ("bad_request", "the request makes no sense");
+        Self::new(StatusCode::BAD_REQUEST, kind, title, detail)
+    }
+
+    /// A body that is no JSON, or not what was expected, with the line.
+    pub(crate) fn bad_json(error: &serde_json::Error) -> Self {
+        Self::bad_request(format!("the body cannot be read: {error}")).at_line(error.line())
+    }
+
+    /// With the line of the body that is at fault, from 1.
+    pub(crate) fn at_line(mut self, line: usize) -> Self {
+        self.0.line = Some(line);
+        self
+    }
+
+    /// With the names among these that look like this one.
+    pub(crate) fn near<'a>(mut self, name: &str, names: impl Iterator<Item = &'a str>) -> Self {
+        let distance = |other: &str| strsim::damerau_levenshtein(name, other);
+        let mut near: Vec<(usize, &str)> = names
+            .take(NAMES_COMPARED_MAX)
+            .map(|other| (distance(other), other))
+            .filter(|(distance, other)| *distance <= 1 + other.chars().count() / 4)
+            .collect();
+        near.sort_unstable();
+        let names = near.into_iter().take(3).map(|(_, name)| name.to_owned());
+        self.0.did_you_mean = names.collect();
+        if let Some(first) = self.0.did_you_mean.first() {
+            self.0
+                .detail
+                .push_str(&format!("; did you mean {first:?}?"));
         }
+        self
+    }
+
+    /// A lease that does not hold its job any more.
+    pub(crate) fn stale() -> Self {
+        let detail = "the lease does not hold the job any more: it ran out or was settled, and \
+            another holder may have the job; nothing was changed";
+        Self::new(StatusCode::CONFLICT, "stale", "the lease has ended", detail)
+    }
+
+    /// A server that is about to end.
+    pub(crate) fn stopping() -> Self {
+        let (kind, title) = ("stopping", "the server is about to end");
+        let detail = "this server is about to end: send the request again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
+    }
+
+    /// A job that is not in a state for what was asked.
+    pub(crate) fn wrong_state(detail: impl Into<String>) -> Self {
+        let (kind, title) = ("wrong_state", "the job is in another state");
+        Self::new(StatusCode::CONFLICT, kind, title, detail)
     }
 
     /// A job that is not there.
@@ -80,6 +143,13 @@ impl Problem {
                 was pushed with `keep`"
         );
         let (kind, title) = ("unknown_job", "there is no job of this id");
+        Self::new(StatusCode::NOT_FOUND, kind, title, detail)
+    }
+
+    /// A queue without jobs, limits or a pause.
+    pub(crate) fn unknown_queue(name: &str) -> Self {
+        let detail = format!("no queue {name:?} has jobs, limits or a pause");
+        let (kind, title) = ("unknown_queue", "there is no queue of this name");
         Self::new(StatusCode::NOT_FOUND, kind, title, detail)
     }
 
@@ -105,7 +175,7 @@ impl Problem {
 
     /// The status of the response.
     pub(crate) fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 
@@ -116,11 +186,10 @@ impl From<Error> for Problem {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        Self {
-            retryable: error.is_retryable(),
-            uncertain: error.is_uncertain(),
-            ..Self::new(status, kind, title, detail)
-        }
+        let mut problem = Self::new(status, kind, title, detail);
+        problem.0.retryable = error.is_retryable();
+        problem.0.uncertain = error.is_uncertain();
+        problem
     }
 }
 
@@ -178,7 +247,7 @@ fn described(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
-        let mut response = (status, Json(self)).into_response();
+        let mut response = (status, Json(&*self.0)).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         match status {

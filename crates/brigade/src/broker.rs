@@ -8,6 +8,7 @@ mod broker_call;
 mod called;
 mod cancels;
 mod connect;
+mod hand_out;
 mod lease;
 mod manager;
 mod queue;

@@ -5,16 +5,20 @@
 //! operation on a name without jobs is carried out like on any other.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use brigade::{JobState, Limits, QueueCounts};
-use serde::Serialize;
+use brigade::{JobState, Limits, QueueCounts, Rate};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::responses::CommonProblems;
+use std::time::Duration;
+
+use super::responses::{BodyProblems, CommonProblems, NameProblems};
 use crate::app::App;
 use crate::auth::{May, NeedsAdmin, NeedsRead};
+use crate::extract::{Body, Segment};
 use crate::problem::Problem;
+use crate::values::rfc3339;
 
 /// A queue at a glance.
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,6 +32,9 @@ pub(crate) struct QueueDocument {
     pub(crate) limits: Option<LimitsDocument>,
     /// How many jobs are in each state.
     pub(crate) jobs: StateCounts,
+    /// Since when the job waits that is to be handed out next, if one is ready.
+    #[schema(format = DateTime)]
+    pub(crate) waits_since: Option<String>,
 }
 
 /// How many jobs are in each state.
@@ -44,7 +51,9 @@ pub(crate) struct StateCounts {
 }
 
 /// How much of a queue may run and start at once, over all consumers.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"running": 20, "starts": {"starts": 60, "per": 60.0}}))]
 pub(crate) struct LimitsDocument {
     /// Jobs that are leased at the same time, at most.
     pub(crate) running: Option<u32>,
@@ -55,11 +64,13 @@ pub(crate) struct LimitsDocument {
     /// As `starts`, for each partition.
     pub(crate) starts_per_partition: Option<RateDocument>,
     /// Whether partitions take turns.
+    #[serde(default)]
     pub(crate) turns: bool,
 }
 
 /// At most so many attempts in any stretch of time of this length.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RateDocument {
     /// How many.
     #[schema(example = 60)]
@@ -76,6 +87,7 @@ impl From<QueueCounts> for QueueDocument {
             paused: counts.paused,
             limits: counts.limits.map(LimitsDocument::from),
             jobs: StateCounts::from(&*counts.jobs),
+            waits_since: counts.waits_since.map(rfc3339),
         }
     }
 }
@@ -101,7 +113,7 @@ impl From<&[(JobState, u64)]> for StateCounts {
 
 impl From<Limits> for LimitsDocument {
     fn from(limits: Limits) -> Self {
-        let rate = |rate: brigade::Rate| RateDocument {
+        let rate = |rate: Rate| RateDocument {
             starts: rate.starts,
             per: rate.per.as_secs_f64(),
         };
@@ -113,6 +125,33 @@ impl From<Limits> for LimitsDocument {
             turns: limits.turns,
         }
     }
+}
+
+impl LimitsDocument {
+    /// The limits, whose ranges the library checks.
+    fn limits(&self) -> Result<Limits, Problem> {
+        let rate = |rate: RateDocument| match Duration::try_from_secs_f64(rate.per) {
+            Ok(per) => Ok(Rate {
+                starts: rate.starts,
+                per,
+            }),
+            Err(_) => Err(Problem::bad_request("`per` is a number of seconds")),
+        };
+        let mut limits = Limits::new();
+        limits.running = self.running;
+        limits.starts = self.starts.map(rate).transpose()?;
+        limits.running_per_partition = self.running_per_partition;
+        limits.starts_per_partition = self.starts_per_partition.map(rate).transpose()?;
+        limits.turns = self.turns;
+        Ok(limits)
+    }
+}
+
+/// Jobs that were removed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PurgedJobs {
+    /// How many.
+    purged: u64,
 }
 
 /// Every queue that has jobs, limits or a pause
@@ -145,7 +184,7 @@ pub(crate) async fn list(
 pub(crate) async fn pause(
     by: May<NeedsAdmin>,
     State(app): State<App>,
-    Path(queue): Path<String>,
+    Segment(queue): Segment,
 ) -> Result<StatusCode, Problem> {
     app.broker.queue(queue.as_str()).pause().await?;
     tracing::info!(queue, by = %by.principal.name, "paused a queue");
@@ -164,9 +203,104 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     by: May<NeedsAdmin>,
     State(app): State<App>,
-    Path(queue): Path<String>,
+    Segment(queue): Segment,
 ) -> Result<StatusCode, Problem> {
     app.broker.queue(queue.as_str()).resume().await?;
     tracing::info!(queue, by = %by.principal.name, "resumed a queue");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// One queue
+#[utoipa::path(
+    get,
+    path = "/v1/queues/{queue}",
+    tag = "queues",
+    security(("token" = ["read"])),
+    params(("queue" = String, Path, description = "The name of the queue", example = "emails")),
+    responses((status = 200, description = "the queue", body = QueueDocument), CommonProblems, NameProblems),
+)]
+pub(crate) async fn look(
+    _: May<NeedsRead>,
+    State(app): State<App>,
+    Segment(name): Segment,
+) -> Result<Json<QueueDocument>, Problem> {
+    let counts = find(&app, &name).await?;
+    Ok(Json(QueueDocument::from(counts)))
+}
+
+/// The queue of this name, or a problem with near names.
+pub(crate) async fn find(app: &App, name: &str) -> Result<QueueCounts, Problem> {
+    let queues = app.broker.queues().await?;
+    if let Some(place) = queues.iter().position(|counts| counts.queue == name) {
+        return Ok(queues
+            .into_iter()
+            .nth(place)
+            .unwrap_or_else(|| QueueCounts::new(name)));
+    }
+    let names = queues.iter().map(|counts| counts.queue.as_str());
+    Err(Problem::unknown_queue(name).near(name, names))
+}
+
+/// Remove every waiting job of a queue
+///
+/// Running jobs go on; done, dead and cancelled jobs stay.
+#[utoipa::path(
+    post,
+    path = "/v1/queues/{queue}/purge",
+    tag = "queues",
+    security(("token" = ["admin"])),
+    params(("queue" = String, Path, description = "The name of the queue", example = "emails")),
+    responses((status = 200, description = "they are removed", body = PurgedJobs), CommonProblems),
+)]
+pub(crate) async fn purge(
+    by: May<NeedsAdmin>,
+    State(app): State<App>,
+    Segment(queue): Segment,
+) -> Result<Json<PurgedJobs>, Problem> {
+    let purged = app.broker.queue(queue.as_str()).purge().await?;
+    tracing::info!(queue, purged, by = %by.principal.name, "purged a queue");
+    Ok(Json(PurgedJobs { purged }))
+}
+
+/// Limit a queue, in place of the limits it had
+///
+/// They apply to jobs that are handed out from now on, to the consumers of all hosts together.
+#[utoipa::path(
+    put,
+    path = "/v1/queues/{queue}/limits",
+    tag = "queues",
+    security(("token" = ["admin"])),
+    params(("queue" = String, Path, description = "The name of the queue", example = "emails")),
+    request_body = LimitsDocument,
+    responses((status = 204, description = "it is limited"), CommonProblems, BodyProblems),
+)]
+pub(crate) async fn limit(
+    by: May<NeedsAdmin>,
+    State(app): State<App>,
+    Segment(queue): Segment,
+    Body(document): Body<LimitsDocument>,
+) -> Result<StatusCode, Problem> {
+    let limits = document.limits()?;
+    app.broker.queue(queue.as_str()).limit(limits).await?;
+    tracing::info!(queue, %limits, by = %by.principal.name, "limited a queue");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Remove the limits of a queue
+#[utoipa::path(
+    delete,
+    path = "/v1/queues/{queue}/limits",
+    tag = "queues",
+    security(("token" = ["admin"])),
+    params(("queue" = String, Path, description = "The name of the queue", example = "emails")),
+    responses((status = 204, description = "it has no limits"), CommonProblems),
+)]
+pub(crate) async fn unlimit(
+    by: May<NeedsAdmin>,
+    State(app): State<App>,
+    Segment(queue): Segment,
+) -> Result<StatusCode, Problem> {
+    app.broker.queue(queue.as_str()).unlimit().await?;
+    tracing::info!(queue, by = %by.principal.name, "removed the limits of a queue");
     Ok(StatusCode::NO_CONTENT)
 }

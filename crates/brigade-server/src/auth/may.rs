@@ -22,6 +22,10 @@ pub(crate) trait Needs {
 
 /// Needs [`Role::Read`].
 pub(crate) struct NeedsRead;
+/// Needs [`Role::Push`].
+pub(crate) struct NeedsPush;
+/// Needs [`Role::Work`].
+pub(crate) struct NeedsWork;
 /// Needs [`Role::Admin`].
 pub(crate) struct NeedsAdmin;
 /// Needs any role: one job is looked at by its id.
@@ -29,6 +33,14 @@ pub(crate) struct NeedsAny;
 
 impl Needs for NeedsRead {
     const ANY_OF: &[Role] = &[Role::Read];
+}
+
+impl Needs for NeedsPush {
+    const ANY_OF: &[Role] = &[Role::Push];
+}
+
+impl Needs for NeedsWork {
+    const ANY_OF: &[Role] = &[Role::Work];
 }
 
 impl Needs for NeedsAdmin {

@@ -23,7 +23,7 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
 use crate::outcome::RetryAdvice;
-use crate::store::{CancelRequest, Disposition, Leased, Settled, Settlement};
+use crate::store::{CancelRequest, Disposition, JobStore, Leased, Settled, Settlement};
 use crate::traceparent::TraceParent;
 use brigade_core::Tick;
 use brigade_core::policy::RetryPolicy;
@@ -90,6 +90,11 @@ impl Lease {
     /// The job's id.
     pub fn id(&self) -> &JobId {
         &self.leased.id
+    }
+
+    /// Names this lease among all leases of the job, for [`Broker::settle`](crate::Broker::settle).
+    pub fn token(&self) -> i64 {
+        self.leased.token
     }
 
     /// Number of this attempt, from 1; passes and interruptions do not count.
@@ -350,25 +355,29 @@ impl Lease {
     }
 
     async fn settle(&self, disposition: Disposition) -> Result<Settled, Error> {
-        let disposition = disposition.bounded();
-        let settlement = Arc::new(Settlement {
-            id: self.leased.id.clone(),
-            token: self.leased.token,
-            disposition,
-            answer: None,
-        });
-        self.cancels
-            .store()
-            .settle(vec![settlement])
-            .await?
-            .pop()
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Protocol,
-                    "settle a job: the store gave no outcome",
-                )
-            })?
+        let Leased { id, token, .. } = &self.leased;
+        settle(self.cancels.store(), id, *token, disposition).await
     }
+}
+
+/// Settles one lease.
+pub(super) async fn settle(
+    store: &Arc<dyn JobStore>,
+    id: &JobId,
+    token: i64,
+    disposition: Disposition,
+) -> Result<Settled, Error> {
+    let settlement = Arc::new(Settlement {
+        id: id.clone(),
+        token,
+        disposition: disposition.bounded(),
+        answer: None,
+    });
+    let mut settled = store.settle(vec![settlement]).await?;
+    settled.pop().ok_or_else(|| {
+        let text = "settle a job: the store gave no outcome";
+        Error::new(ErrorKind::Protocol, text)
+    })?
 }
 
 impl fmt::Debug for Lease {

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::job::{Job, JobId};
 use crate::limits::Limits;
 use crate::policy::check_name;
-use crate::store::{DeliveryMode, LeaseRequest, Leased, Queues};
+use crate::store::{DeliveryMode, LeaseRequest, Queues};
 
 /// A named list of jobs at a broker. Cheap to clone.
 ///
@@ -104,11 +104,8 @@ impl Queue {
     /// None: a job that is on its way when the future is dropped is gone. Where that matters,
     /// lease.
     pub async fn take(&self, wait: Duration) -> Result<Option<TakenJob>, Error> {
-        Ok(self
-            .request(DeliveryMode::Take, wait)
-            .await?
-            .pop()
-            .map(TakenJob))
+        let taken = self.request(DeliveryMode::Take, wait).await?;
+        Ok(taken.map(|lease| TakenJob(lease.leased)))
     }
 
     /// The next job on a lease of this time: at least once. `None` if none comes within `wait`.
@@ -121,22 +118,18 @@ impl Queue {
     ///
     /// A job that is on its way when the future is dropped is given back when its lease runs out.
     pub async fn lease(&self, time: Duration, wait: Duration) -> Result<Option<Lease>, Error> {
-        let leased = self.request(DeliveryMode::Lease(time), wait).await?.pop();
-        Ok(leased.map(|leased| Lease {
-            cancels: self.broker.cancels(),
-            leased,
-        }))
+        self.request(DeliveryMode::Lease(time), wait).await
     }
 
-    async fn request(&self, mode: DeliveryMode, wait: Duration) -> Result<Vec<Leased>, Error> {
+    async fn request(&self, mode: DeliveryMode, wait: Duration) -> Result<Option<Lease>, Error> {
         let request = LeaseRequest {
             queues: Queues::one(self.checked_name()?),
             max: 1,
-            mode: mode.bounded(),
+            mode,
             wait: wait.min(FAR),
             enough: CancellationToken::new(),
         };
-        self.broker.store().lease(request).await
+        Ok(self.broker.lease(request).await?.pop())
     }
 
     fn checked_name(&self) -> Result<&str, Error> {

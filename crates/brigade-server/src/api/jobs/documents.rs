@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::api::times::rfc3339;
+use crate::values::rfc3339;
 
 /// A job as it is now.
 #[derive(Debug, Serialize, ToSchema)]
@@ -42,6 +42,12 @@ pub(crate) struct JobDocument {
     /// When it was pushed.
     #[schema(format = DateTime)]
     pub(crate) pushed_at: String,
+    /// When it was handed out, if it is leased.
+    #[schema(format = DateTime)]
+    pub(crate) leased_at: Option<String>,
+    /// When it ended, if it did and its broker kept that.
+    #[schema(format = DateTime)]
+    pub(crate) ended_at: Option<String>,
     /// When it is due, if it is scheduled or waits for a retry.
     #[schema(format = DateTime)]
     pub(crate) due_at: Option<String>,
@@ -163,6 +169,8 @@ impl From<JobInfo> for JobDocument {
                 at: rfc3339(tick.at),
             }),
             pushed_at: rfc3339(job.pushed_at),
+            leased_at: job.leased_at.map(rfc3339),
+            ended_at: job.ended_at.map(rfc3339),
             due_at: job.due_at.map(rfc3339),
             begins_by: job.begins_by.map(rfc3339),
             failed: job.failed,

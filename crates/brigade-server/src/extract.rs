@@ -1,0 +1,136 @@
+//! Extractors whose refusals are problem documents: path, query and body of a request.
+//!
+//! axum's own refuse with plain text. A body is read within a time and up to a size
+//! ([`ServerOptions`](crate::ServerOptions)), so that a slow or endless client holds neither memory
+//! nor a connection.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use crate::app::App;
+use crate::problem::Problem;
+
+/// A segment of the path.
+pub(crate) struct Segment(pub(crate) String);
+
+/// The query.
+pub(crate) struct Params<T>(pub(crate) T);
+
+/// The body, JSON. An empty body counts as `{}`.
+pub(crate) struct Body<T>(pub(crate) T);
+
+/// The body as it is, with its media type.
+pub(crate) struct RawBody {
+    pub(crate) bytes: Bytes,
+    pub(crate) media: Media,
+}
+
+/// The media types that a body may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Media {
+    Json,
+    /// One JSON document per line.
+    Lines,
+}
+
+impl FromRequestParts<App> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, app).await {
+            Ok(Path(segment)) => Ok(Self(segment)),
+            Err(rejection) => Err(Problem::bad_request(rejection.body_text())),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        match Query::<T>::from_request_parts(parts, app).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(rejection) => Err(Problem::bad_request(rejection.body_text())),
+        }
+    }
+}
+
+impl FromRequest<App> for RawBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let (bytes_max, time) = (app.options.body_bytes_max, app.options.body_time);
+        let media = media_of(&request)?;
+        match timeout(time, Bytes::from_request(request, app)).await {
+            Ok(Ok(bytes)) => Ok(Self { bytes, media }),
+            Ok(Err(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(too_large(bytes_max))
+            }
+            Ok(Err(error)) => Err(Problem::bad_request(error.body_text())),
+            Err(_) => Err(too_slow(time)),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let RawBody { bytes, media } = RawBody::from_request(request, app).await?;
+        if media != Media::Json {
+            return Err(wrong_media("application/json"));
+        }
+        let text: &[u8] = match bytes.is_empty() {
+            true => b"{}",
+            false => &bytes,
+        };
+        serde_json::from_slice(text)
+            .map(Self)
+            .map_err(|error| Problem::bad_json(&error))
+    }
+}
+
+/// The media type of a body. Without a header it is JSON: small clients leave it out.
+fn media_of(request: &Request) -> Result<Media, Problem> {
+    let Some(value) = request.headers().get(CONTENT_TYPE) else {
+        return Ok(Media::Json);
+    };
+    let value = value.to_str().unwrap_or_default();
+    let media = value.split(';').next().unwrap_or_default().trim();
+    match media.to_ascii_lowercase().as_str() {
+        "application/json" => Ok(Media::Json),
+        "application/x-ndjson" | "application/jsonl" => Ok(Media::Lines),
+        _ => Err(wrong_media(
+            "application/json, for pushes also application/x-ndjson",
+        )),
+    }
+}
+
+fn wrong_media(expected: &str) -> Problem {
+    let detail = format!("the body has another media type; send `Content-Type: {expected}`");
+    let (kind, title) = ("wrong_media_type", "the body has the wrong media type");
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, title, detail)
+}
+
+fn too_large(bytes_max: usize) -> Problem {
+    let detail = format!("the body has more than the {bytes_max} bytes that this server takes");
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        "it is too large",
+        detail,
+    )
+}
+
+fn too_slow(time: Duration) -> Problem {
+    let detail = format!("the body did not arrive within {time:?}");
+    let (kind, title) = ("slow_body", "the body took too long");
+    Problem::new(StatusCode::REQUEST_TIMEOUT, kind, title, detail)
+}
