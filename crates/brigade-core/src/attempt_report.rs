@@ -1,21 +1,21 @@
-//! The attempt report: everything known about an attempt that did not end by its own return.
+//! The attempt report: everything known about an attempt that has ended.
 //!
 //! The code that ran the attempt makes its report at the end; from then on it belongs to the caller
-//! or to the job's history. Reports are values only: they are stored with jobs and sent between
+//! or to the job's history. Of an attempt that returned, the pool keeps a few numbers, and its
+//! handle makes the report of them when it is asked for it. Reports are values only: they are stored with jobs and sent between
 //! hosts, so they serialize, and unknown endings of later versions are additions, never changes.
 //!
 //! Invariants: of standard error only the last 64 KiB are kept, and messages are cut and put on one
-//! line where an ending is printed. Costs are those of the whole worker process, and zero while it
-//! lives on.
+//! line where an ending is printed. What is not known of a cost is missing, never zero.
 //!
 //! Nothing here observes processes or decides about retries.
 
+pub mod brief;
 mod cost;
 mod exit;
 mod stop_receipt;
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,9 @@ pub use self::stop_receipt::{Step, StopReceipt};
 /// Standard error that is kept for a report.
 pub const TAIL_BYTES: usize = 64 << 10;
 
-/// How an attempt ended that did not end by its own return, what it cost and what it wrote last.
+/// How an attempt ended, what it cost and what it wrote last. Errors carry the report of the attempt
+/// that they are about; [`CallHandle::report`](crate::CallHandle::report) gives that of any call that
+/// ran.
 ///
 /// ```standalone_crate
 /// use brigade::{CallError, Exit, Pool, task};
@@ -58,7 +60,8 @@ pub struct AttemptReport {
     /// Number of the worker within its pool, from 1; a replacement takes the number of the one it
     /// replaces.
     pub worker: u32,
-    /// Process id the worker had.
+    /// Process id the worker had. Of an attempt on another host that returned sooner than
+    /// [`Cost::MEASURED_FROM`]: that of the program which joined the pool.
     pub pid: u32,
     /// Name of the host that it ran on, if that was another one that joined the pool; the process
     /// id is one of that host.
@@ -84,7 +87,8 @@ pub struct AttemptReport {
     pub cost: Cost,
     /// Last progress that it reported, from 0 to 1, with its text if it was one.
     pub progress: Option<(f64, String)>,
-    /// The last 64 KiB that the worker wrote to its standard error.
+    /// The last 64 KiB that the worker wrote to its standard error; empty if the attempt returned.
+    #[serde(default)]
     pub stderr: String,
     /// What kept the worker from running when it was ended: the name of the signal that had stopped
     /// it (SIGTTIN and SIGTTOU are a terminal's), or `a debugger`. `None` if nothing did.
@@ -100,6 +104,10 @@ const UNREPORTED: &str = " (its handler could not run, as after a stack overflow
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum AttemptOutcome {
+    /// It returned a value.
+    Returned,
+    /// Its code returned an error.
+    Failed,
     /// It panicked.
     Panicked {
         /// The panic's message.
@@ -148,6 +156,8 @@ pub enum MemoryLimit {
 impl fmt::Display for AttemptOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Returned => f.write_str("returned"),
+            Self::Failed => f.write_str("failed"),
             Self::Panicked { message, location } => {
                 write!(
                     f,
@@ -280,9 +290,11 @@ impl AttemptReport {
                 one_line(by, NAME_BYTES_MAX)
             )?;
         }
-        if self.exit.is_some() {
-            let mib = self.cost.memory_peak / (1 << 20);
-            write!(f, ", cpu {:.1?}, peak memory {mib} MiB", self.cost.cpu())?;
+        if let Some(cpu) = self.cost.cpu {
+            write!(f, ", cpu {cpu:.1?}")?;
+        }
+        if let Some(peak) = self.cost.memory_peak {
+            write!(f, ", peak memory {} MiB", peak / (1 << 20))?;
         }
         Ok(())
     }
@@ -291,13 +303,7 @@ impl AttemptReport {
     #[doc(hidden)]
     pub fn bounded(mut self: Box<Self>) -> Box<Self> {
         let cut = |text: &mut String, bytes_max| text.truncate(text.floor_char_boundary(bytes_max));
-        for time in [
-            &mut self.cost.wall,
-            &mut self.cost.cpu_user,
-            &mut self.cost.cpu_system,
-        ] {
-            *time = (*time).min(TIME_MAX);
-        }
+        self.cost = self.cost.bounded();
         cut(&mut self.stderr, TAIL_BYTES);
         if let Some((_, text)) = &mut self.progress {
             cut(text, PROGRESS_BYTES_MAX);
@@ -326,11 +332,11 @@ impl AttemptReport {
 const NAME_BYTES_MAX: usize = 256;
 /// Messages in a line.
 const TEXT_BYTES_MAX: usize = 16 << 10;
-/// No attempt lasts longer: a century.
-const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -338,9 +344,8 @@ mod tests {
         let evil = "x\u{1b}[2J\n2026-01-01 INFO forged\r\u{202e}".to_owned();
         let cost = Cost {
             wall: Duration::MAX,
-            cpu_user: Duration::MAX,
-            cpu_system: Duration::MAX,
-            memory_peak: u64::MAX,
+            cpu: Some(Duration::MAX),
+            memory_peak: Some(u64::MAX),
         };
         let report = |ended| AttemptReport {
             worker: 1,
@@ -387,7 +392,7 @@ mod tests {
         }
         let bounded = Box::new(report(AttemptOutcome::Unknown)).bounded();
         assert!(
-            bounded.cost.cpu() < Duration::MAX && bounded.stderr.len() <= TAIL_BYTES,
+            bounded.cost.cpu < Some(Duration::MAX) && bounded.stderr.len() <= TAIL_BYTES,
             "{bounded}"
         );
     }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use serde::de::DeserializeOwned;
 
-use crate::attempt_report::StopReceipt;
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::codec::Codec;
 use crate::error::Error;
 use crate::outcome::CallError;
@@ -61,6 +61,11 @@ pub trait RunningCall: Send + Sync {
 
     /// What the attempt wrote, if it was captured. Given once.
     fn take_output(&self) -> Option<Output> {
+        None
+    }
+
+    /// The report of the last attempt, once the call has ended.
+    fn report(&self) -> Option<Box<AttemptReport>> {
         None
     }
 
@@ -176,6 +181,37 @@ impl<T> CallHandle<T> {
     /// [`Call::capture`](crate::Call::capture). Given once.
     pub fn output(&self) -> Option<Output> {
         self.call.take_output()
+    }
+
+    /// The report of the attempt that ended the call: how it ended and what it cost, whether it
+    /// returned a value, failed or was ended. `None` before the end, and for a call that no attempt
+    /// ended: it was rejected, passed by every worker, or cancelled while it waited.
+    ///
+    /// ```standalone_crate
+    /// use brigade::{AttemptOutcome, Pool, task};
+    ///
+    /// #[task]
+    /// fn add(a: i64, b: i64) -> i64 {
+    ///     a + b
+    /// }
+    ///
+    /// #[brigade::main]
+    /// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let pool = Pool::builder().workers(1).start().await?;
+    ///     let mut call = pool.call(add(3, 4));
+    ///     assert_eq!((&mut call).await?, 7);
+    ///     let report = call.report().ok_or("it has ended")?;
+    ///     assert_eq!(report.ended, AttemptOutcome::Returned);
+    ///     println!("{} took {:?}", report.task, report.cost.wall);
+    ///     pool.shutdown().await;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// Through a broker it is known where the broker keeps results as jobs (SQLite, Redis), and
+    /// otherwise from the errors that carry one.
+    pub fn report(&self) -> Option<Box<AttemptReport>> {
+        self.call.report()
     }
 
     /// Lets the call run on without its handle.

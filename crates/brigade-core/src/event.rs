@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::attempt_report::Exit;
+use crate::attempt_report::{Cost, Exit};
 
 /// Something happened in a pool. Get them from `Pool::events`.
 #[derive(Clone, Debug)]
@@ -167,6 +167,8 @@ pub enum Event {
         outcome: &'static str,
         /// Attempts that were begun.
         attempts: u32,
+        /// What its last attempt cost; `None` if it ended otherwise than by an attempt's end.
+        cost: Option<Cost>,
     },
     /// No call waits any more.
     Drained,

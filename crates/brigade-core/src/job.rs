@@ -199,21 +199,27 @@ pub struct AttemptRecord {
     pub at: SystemTime,
     /// How, in one word.
     pub kind: AttemptKind,
-    /// Why, in words.
+    /// Why, in words; empty if it is done.
     pub reason: String,
-    /// What is known of its worker's end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How it ended in detail, and what it cost, if its holder reported that.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::attempt_report::brief::serialize"
+    )]
     pub report: Option<Box<AttemptReport>>,
     /// How it was stopped, if it was cancelled and its holder reported that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopReceipt>,
 }
 
-/// How an attempt of a job ended that did not end well.
+/// How an attempt of a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum AttemptKind {
+    /// It returned a value, with which the job is done. Only jobs that are kept have such a record.
+    Done,
     /// Its code said so.
     Failed,
     /// It took its worker down.
@@ -339,7 +345,7 @@ pub struct JobInfo {
     pub result: Option<String>,
     /// Why it ended, if it is dead or cancelled.
     pub reason: Option<String>,
-    /// Its attempts that did not end well: the newest 20.
+    /// Its attempts: the newest 20. The one that is done is there if the job is kept.
     pub history: Vec<AttemptRecord>,
     /// The jobs of its flow that it waits for, or waited for.
     pub parents: Option<Parents>,

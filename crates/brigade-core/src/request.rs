@@ -50,6 +50,16 @@ pub enum CallTarget {
     Function { offset: u64, name: &'static str },
 }
 
+impl CallTarget {
+    /// The name of the task, or the type name of the function.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Task { name } => name,
+            Self::Function { name, .. } => name,
+        }
+    }
+}
+
 /// An attempt, as the pool knows it that asked for it.
 #[derive(Clone, Copy, Debug)]
 pub struct RemoteAttempt {
@@ -151,9 +161,6 @@ impl Request {
     }
 
     pub fn task_name(&self) -> &str {
-        match &self.target {
-            CallTarget::Task { name } => name,
-            CallTarget::Function { name, .. } => name,
-        }
+        self.target.name()
     }
 }

@@ -258,11 +258,13 @@ fn answers_of_hosts() -> Vec<Vec<u8>> {
     let mut all = vec![packed(&AnswerHead {
         ending: RemoteOutcome::Returned,
         output: Some(written),
+        cost: Some((7, crate::attempt_report::Cost::default())),
     })];
     all.extend(endings.map(|ending| {
         packed(&AnswerHead {
             ending,
             output: None,
+            cost: None,
         })
     }));
     all

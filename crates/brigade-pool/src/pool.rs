@@ -8,7 +8,7 @@
 //!
 //! Layers, from bottom to top; a file imports only files of its own layer or of those below:
 //!
-//! 1. Values: `ids`, `stop_reason`, `count`, `queue`, `deadlines`, `restart`, `stats`, `events`,
+//! 1. Values: `ids`, `answered`, `stop_reason`, `count`, `queue`, `deadlines`, `restart`, `stats`, `events`,
 //!    `event_log`, `logs`, `cell`, `runtime_check`, `host_settings`,
 //!    `program_tasks`, `config`.
 //! 2. Workers as the pool sees them: the trait in `worker_conn`, and `worker_conn::outgoing`.
@@ -21,6 +21,7 @@
 //!    `start`, `shutdown`, `listen`, `map`, `relay`, `service`.
 
 mod admit;
+mod answered;
 mod builder;
 mod carry_out;
 mod cell;
@@ -71,7 +72,7 @@ use crate::function::Function;
 use crate::place::Place;
 
 #[cfg(feature = "remote")]
-pub(crate) use self::cell::{Cell as RelayedCell, EncodedOutcome, Relay, Tag};
+pub(crate) use self::cell::{Cell as RelayedCell, EncodedOutcome, EndFacts, Relay, Tag};
 #[cfg(feature = "remote")]
 pub(crate) use self::ids::CallId;
 #[cfg(all(feature = "remote", any(test, fuzzing)))]

@@ -22,7 +22,7 @@ pub(crate) use message::{
 };
 
 /// Version of the protocol. Peers of another version refuse each other in the handshake.
-pub(crate) const VERSION: u16 = 5;
+pub(crate) const VERSION: u16 = 6;
 
 /// First field of the handshake, so that a stray peer is not taken for an old version.
 pub(crate) const MAGIC: [u8; 4] = *b"BRGD";

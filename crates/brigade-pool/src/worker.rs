@@ -16,6 +16,7 @@ mod hooks;
 mod hygiene;
 mod identity;
 mod logs;
+mod meter;
 mod monitor;
 mod panics;
 mod serve;

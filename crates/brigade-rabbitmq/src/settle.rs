@@ -164,7 +164,10 @@ impl Intake {
             BeforeAck::Ack | BeforeAck::Store(_) => {}
             BeforeAck::Answer => {
                 let result = match &settlement.disposition {
-                    Disposition::Ack(Some(result)) => result,
+                    Disposition::Ack {
+                        result: Some(result),
+                        ..
+                    } => result,
                     _ => "null",
                 };
                 self.answers.give(asked, Ok(result)).await?;
@@ -239,7 +242,7 @@ fn afterlife(envelope: &Envelope, disposition: &Disposition) -> Afterlife {
         stop: None,
     };
     match disposition {
-        Disposition::Ack(_) | Disposition::Cancelled { .. } | Disposition::Extend(_) => {
+        Disposition::Ack { .. } | Disposition::Cancelled { .. } | Disposition::Extend(_) => {
             Afterlife::Over
         }
         Disposition::DeadLetter(reason) => {

@@ -1,20 +1,21 @@
 -- Ends leases. Per settlement: id, token, what, and so many of its own:
---   done: the result or ''
+--   done: the result or '', the record for its history, if it is kept
 --   dead: reason, the record for its history, counter or ''
 --   back: state and pause as 'retrying:100', record, counter or '', reason or ''
 --   cancelled: reason, record
 --   extend: time
 -- Returns per settlement: 0 for a lease that is not (any more), else 1, or for an extension the reason why the job is to be cancelled; or its error.
 go_on_without_memory()
-local VALUES = {done = 1, dead = 3, back = 4, cancelled = 2, extend = 1}
+local VALUES = {done = 2, dead = 3, back = 4, cancelled = 2, extend = 1}
 local answers = {}
 
-local function done(id, result)
+local function done(id, result, record)
   local fate, keep = fate_done(result ~= '' and result), get(id, 'keep')
   if not keep then
     remove_job(id, fate)
     return ring()
   end
+  note(id, record)
   if result ~= '' then redis.call('HSET', job(id), 'result', result) end
   end_job(id, 'done', nil, now + tonumber(keep), fate)
 end
@@ -42,7 +43,7 @@ local function apply(id, what, first, record, counter, reason)
   end
   check_behind(id, what ~= 'done', 0)
   if what == 'done' then
-    done(id, first)
+    done(id, first, record)
   elseif what == 'back' then
     back(id, first, record, counter, reason)
   else

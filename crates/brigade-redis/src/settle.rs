@@ -17,6 +17,7 @@ use super::presence::holder;
 use super::reply::convert;
 use super::script_error::{duplicate, has_code, is_duplicate};
 use super::scripts;
+use crate::attempt_report::brief::BriefReport;
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, JobState};
@@ -387,7 +388,10 @@ fn write_ending(
 ) -> Result<(), Error> {
     let mut write = |words: &[&str]| words.iter().for_each(|word| arguments.push(word));
     match disposition {
-        Disposition::Ack(result) => write(&["done", result.as_deref().unwrap_or("")]),
+        Disposition::Ack { result, report } => {
+            let record = record(AttemptKind::Done, "", report.as_deref(), None)?;
+            write(&["done", result.as_deref().unwrap_or(""), &record]);
+        }
         Disposition::DeadLetter(reason) => {
             let record = record(AttemptKind::SetAside, reason, None, None)?;
             write(&["dead", reason, &record, ""]);
@@ -456,14 +460,14 @@ fn record(
         kind: AttemptKind,
         reason: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        report: Option<&'a AttemptReport>,
+        report: Option<BriefReport<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         stop: Option<&'a StopReceipt>,
     }
     let text = serde_json::to_string(&Rest {
         kind,
         reason,
-        report,
+        report: report.map(BriefReport::from),
         stop,
     })
     .map_err(|e| Error::new(ErrorKind::Encode, "write a history").with_source(e))?;

@@ -75,7 +75,7 @@ impl Store<'_> {
     /// Ends a lease, if the token still holds it.
     fn settle(&self, settlement: &Settlement) -> Result<Settled, Error> {
         let id = row_id(&settlement.id);
-        if matches!(settlement.disposition, Disposition::Ack(_))
+        if matches!(settlement.disposition, Disposition::Ack { .. })
             && self.remove_plain(id, settlement.token)?
         {
             return Ok(Settled::Accepted(None));
@@ -84,7 +84,9 @@ impl Store<'_> {
             return Ok(Settled::Stale);
         };
         match &settlement.disposition {
-            Disposition::Ack(result) => self.done(id, held.options.keep, result.as_deref())?,
+            Disposition::Ack { result, report } => {
+                self.done(id, held.options.keep, result.as_deref(), report.clone())?;
+            }
             Disposition::Fail {
                 kind,
                 reason,
@@ -174,11 +176,18 @@ impl Store<'_> {
         )? > 0)
     }
 
-    fn done(&self, id: i64, keep: Option<Duration>, result: Option<&str>) -> Result<(), Error> {
+    fn done(
+        &self,
+        id: i64,
+        keep: Option<Duration>,
+        result: Option<&str>,
+        report: Option<Box<AttemptReport>>,
+    ) -> Result<(), Error> {
         let fate = DependencyResult::Done(result.map(Into::into));
         let Some(keep) = keep else {
             return self.remove_job(id, Some(&fate));
         };
+        self.note(id, AttemptKind::Done, "", report, None)?;
         let remove_at = self.now.wall.saturating_add(millis(keep));
         self.execute(
             "keep a result",

@@ -278,7 +278,7 @@ async fn a_settlement_that_fails_holds_up_no_other() {
         Arc::new(Settlement {
             id: leased.id.clone(),
             token: leased.token,
-            disposition: Disposition::Ack(None),
+            disposition: Disposition::ack(None),
             answer: None,
         })
     };

@@ -91,7 +91,7 @@ impl MemoryStore {
             return Settled::Stale;
         };
         match &settlement.disposition {
-            Disposition::Ack(_) | Disposition::Cancelled { .. } => {
+            Disposition::Ack { .. } | Disposition::Cancelled { .. } => {
                 jobs.by_number.remove(&number);
             }
             Disposition::Extend(time) => held.lease_end = Some(now.later(*time)),

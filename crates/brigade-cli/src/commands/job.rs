@@ -100,7 +100,7 @@ fn show_one(job: &JobInfo) -> anyhow::Result<()> {
         ),
     )?;
     if !job.history.is_empty() {
-        show::block("\nAttempts that did not end well, oldest first:")?;
+        show::block("\nAttempts, oldest first:")?;
     }
     job.history.iter().try_for_each(show_attempt)
 }
@@ -128,11 +128,13 @@ fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
     let kind = serde_json::to_value(record.kind)?;
     let kind = kind.as_str().unwrap_or("ended");
     let mut reason = record.reason.lines().map(escape);
+    let first = reason
+        .next()
+        .map_or_else(String::new, |line| format!(": {line}"));
     show::line(&format!(
-        "{:>4}  {}  {kind}: {}",
+        "{:>4}  {}  {kind}{first}",
         record.attempt,
         local(record.at),
-        reason.next().unwrap_or_default()
     ))?;
     reason.try_for_each(|line| show::line(&format!("      {line}")))?;
     if let Some(stop) = &record.stop {

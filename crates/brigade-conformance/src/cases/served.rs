@@ -9,9 +9,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use brigade::{Context, ErrorKind, Failure, JobState, Pool, task};
+use brigade::{
+    AttemptKind, AttemptOutcome, Context, Cost, ErrorKind, Failure, JobState, Pool, ToJob as _,
+    task,
+};
 use serde_json::{Value, json};
 
+use super::consumers::beside;
 use crate::case::{Case, case};
 use crate::subject::Subject;
 
@@ -21,6 +25,7 @@ pub(super) const CASES: &[Case] = &[
     case!(options_of_this_program_s_tasks_are_not_taken_for_those_of_another_program),
     case!(the_time_for_retries_of_a_task_holds_for_a_job_that_was_pushed_by_its_name: scheduling),
     case!(a_task_knows_its_job_and_the_number_of_its_attempt),
+    case!(a_kept_job_that_is_done_shows_its_attempts_and_what_they_cost: results, listing),
     case!(what_json_cannot_carry_is_refused_before_it_is_pushed),
 ];
 
@@ -266,6 +271,81 @@ async fn a_task_knows_its_job_and_the_number_of_its_attempt(subject: Subject) {
         lines(Path::new(&plain))[2],
         json!({"job": null, "attempt": 3})
     );
+    pool.shutdown().await;
+}
+
+/// Fails the first time, and takes a moment each time.
+#[task(retries = 1, retry_base = "1ms", retry_cap = "1ms")]
+fn takes_a_moment(cx: &Context, file: String) -> Result<u32, Failure> {
+    std::thread::park_timeout(2 * Cost::MEASURED_FROM);
+    note(&file, &told(cx));
+    if cx.attempt() == 1 {
+        return Err(Failure::new("not yet"));
+    }
+    Ok(std::process::id())
+}
+
+async fn a_kept_job_that_is_done_shows_its_attempts_and_what_they_cost(subject: Subject) {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, pool) = (
+        directory.path().join("lines"),
+        Pool::builder().workers(1).start().await.unwrap(),
+    );
+    let path = file.display().to_string();
+    let job = takes_a_moment(path.clone()).to_job().unwrap().keep(BOUND);
+    let id = subject.broker.push(job).await.unwrap().id().clone();
+    served(&subject, &pool, "takes_a_moment", &file, 2).await;
+    let job = subject.broker.job(&id).await.unwrap().unwrap();
+    assert_eq!(job.state, JobState::Done, "{job:?}");
+    let [failed, done] = &job.history[..] else {
+        panic!("two attempts: {job:?}")
+    };
+    assert_eq!(
+        (failed.attempt, failed.kind, failed.reason.as_str()),
+        (1, AttemptKind::Failed, "not yet")
+    );
+    assert_eq!(
+        (done.attempt, done.kind, done.reason.as_str()),
+        (2, AttemptKind::Done, "")
+    );
+    for (record, ended) in [
+        (failed, AttemptOutcome::Failed),
+        (done, AttemptOutcome::Returned),
+    ] {
+        let report = record.report.as_ref().unwrap();
+        assert_eq!(
+            (report.task.as_str(), report.attempt, &report.ended),
+            ("takes_a_moment", record.attempt, &ended)
+        );
+        assert!(report.cost.wall >= Cost::MEASURED_FROM, "{report}");
+        assert!(
+            report.cost.cpu.is_some() && report.cost.memory_peak > Some(1 << 20),
+            "{report}"
+        );
+    }
+    assert!(
+        job.result
+            .is_some_and(|pid| done.report.as_ref().unwrap().pid.to_string() == pid),
+        "the report names the worker"
+    );
+
+    // In this process an attempt has its time alone.
+    let job = takes_a_moment(path).to_job().unwrap().keep(BOUND);
+    let id = subject.broker.push(job).await.unwrap().id().clone();
+    let ended = subject.broker.wait(&id);
+    let consumer = subject
+        .broker
+        .consumer()
+        .queue("takes_a_moment")
+        .in_process();
+    let (ended, _) = beside(consumer, ended).await;
+    let history = ended.unwrap().unwrap().history;
+    let report = history.last().unwrap().report.as_ref().unwrap();
+    assert_eq!(
+        (report.pid, &report.ended),
+        (std::process::id(), &AttemptOutcome::Returned)
+    );
+    assert!(report.cost.wall >= Cost::MEASURED_FROM && report.cost.cpu.is_none());
     pool.shutdown().await;
 }
 

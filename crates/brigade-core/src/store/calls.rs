@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use crate::attempt_report::AttemptReport;
 use crate::job::{Job, JobId};
 use crate::outcome::CallError;
 use crate::progress::Progress;
@@ -57,6 +58,7 @@ pub struct DirectCall {
 pub struct CallerLink {
     cancel: CancellationToken,
     reason: OnceLock<String>,
+    report: OnceLock<Box<AttemptReport>>,
     progress: Mutex<CallerProgress>,
 }
 
@@ -95,6 +97,17 @@ impl CallerLink {
     pub fn report(&self, progress: Progress) {
         let readers = lock(&self.progress).queue.push(progress);
         readers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Sets the report of the attempt that ended the call. Only the first time counts.
+    pub fn set_report(&self, report: Box<AttemptReport>) {
+        self.report.set(report).ok();
+    }
+
+    /// The report of the attempt that ended the call, if its transport knows it.
+    #[doc(hidden)]
+    pub fn last_report(&self) -> Option<&AttemptReport> {
+        self.report.get().map(|report| &**report)
     }
 
     /// Asks for a cancel. Only the first time counts.

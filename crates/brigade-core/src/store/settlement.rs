@@ -25,15 +25,20 @@ pub struct Settlement {
 /// What becomes of a leased job.
 #[derive(Clone, Debug)]
 pub enum Disposition {
-    /// Done, with the result as JSON text.
-    Ack(Option<Box<str>>),
+    /// Done.
+    Ack {
+        /// The result as JSON text.
+        result: Option<Box<str>>,
+        /// What the attempt cost, if the holder knows.
+        report: Option<Box<AttemptReport>>,
+    },
     /// The attempt did not end well.
     Fail {
         /// How it ended: [`Failed`](AttemptKind::Failed) or [`Crashed`](AttemptKind::Crashed).
         kind: AttemptKind,
         /// Why, for people.
         reason: String,
-        /// What the attempt cost and left behind, if it ran in a pool.
+        /// What the attempt cost and left behind, if the holder knows.
         report: Option<Box<AttemptReport>>,
         /// What the attempt says about a retry.
         advice: RetryAdvice,
@@ -66,6 +71,14 @@ pub enum Disposition {
 }
 
 impl Disposition {
+    /// Done with this result, without a report.
+    pub fn ack(result: Option<Box<str>>) -> Self {
+        Self::Ack {
+            result,
+            report: None,
+        }
+    }
+
     /// The same with no pause and no lease longer than [`FAR`].
     #[doc(hidden)]
     pub fn bounded(self) -> Self {

@@ -10,11 +10,11 @@
 //!
 //! These are functions without state; sending and acknowledging answers is the session's work.
 
-use crate::attempt_report::{Step, StopReceipt};
+use crate::attempt_report::{Cost, Step, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, TimedOut};
 use crate::output::Output;
-use crate::pool::EncodedOutcome;
+use crate::pool::{EncodedOutcome, EndFacts};
 use crate::wire::remote::{
     ANSWER_HEAD_BYTES_MAX, AnswerHead, OutputSizes, RefusalKind, RemoteOutcome,
 };
@@ -23,17 +23,24 @@ use bytes::Bytes;
 
 /// What stands before the usual result: the length of an [`AnswerHead`] that says *done* and nothing
 /// else.
-const DONE: &[u8] = &[2, 0, 0, 0, 0, 0];
+const DONE: &[u8] = &[3, 0, 0, 0, 0, 0, 0];
 /// All reasons of passes together.
 const REASONS_BYTES_MAX: usize = 64 << 10;
 
 /// What stands before the result of an answer, and the result.
 pub(super) fn answer(
     outcome: EncodedOutcome,
-    receipt: Option<&StopReceipt>,
-    output: Option<Output>,
+    facts: EndFacts,
     result_bytes_max: u64,
 ) -> (Bytes, Bytes) {
+    let EndFacts {
+        receipt,
+        output,
+        attempt,
+    } = facts;
+    let cost = attempt
+        .filter(|attempt| attempt.cost.wall >= Cost::MEASURED_FROM)
+        .map(|attempt| (attempt.pid, attempt.cost));
     let (ending, result) = match outcome {
         Ok(result) if result.len() as u64 > result_bytes_max => {
             let text = format!(
@@ -50,25 +57,28 @@ pub(super) fn answer(
             )
         }
         Ok(result) => (RemoteOutcome::Done, result),
-        Err(error) => (ending(error, receipt), Bytes::new()),
+        Err(error) => (ending(error, receipt.as_ref()), Bytes::new()),
     };
-    if let (RemoteOutcome::Done, None) = (&ending, &output) {
+    if let (RemoteOutcome::Done, None, None) = (&ending, &output, &cost) {
         return (Bytes::from_static(DONE), result);
     }
     let room = result_bytes_max.saturating_sub(result.len() as u64);
-    (
-        head(ending, output, usize::try_from(room).unwrap_or(usize::MAX)).into(),
-        result,
-    )
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    (head(ending, output, cost, room).into(), result)
 }
 
 /// An ending of which there is no output and no result.
 pub(super) fn head_of(ending: RemoteOutcome) -> Vec<u8> {
-    head(ending, None, 0)
+    head(ending, None, None, 0)
 }
 
 /// The message with its length, and the output; of that at most so many bytes.
-fn head(ending: RemoteOutcome, output: Option<Output>, output_bytes_max: usize) -> Vec<u8> {
+fn head(
+    ending: RemoteOutcome,
+    output: Option<Output>,
+    cost: Option<(u32, Cost)>,
+    output_bytes_max: usize,
+) -> Vec<u8> {
     let output = output.map(|Output { stdout, stderr, .. }| {
         let stdout = stdout.cut(output_bytes_max);
         let stderr = stderr.cut(output_bytes_max - stdout.text.len());
@@ -83,6 +93,7 @@ fn head(ending: RemoteOutcome, output: Option<Output>, output_bytes_max: usize) 
     let message = postcard::to_stdvec(&AnswerHead {
         ending,
         output: written,
+        cost,
     })
     .expect("flat types of our own always encode");
     debug_assert!(

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::cell::Cell;
+use super::cell::{Cell, EndFacts};
 use super::core::{Admission, Effects};
 use super::shared::Shared;
 use super::worker_conn::outgoing::TASK_NAME_BYTES_MAX;
@@ -37,7 +37,7 @@ impl Shared {
         match admission {
             Admission::Refused(error) => {
                 self.room.add_permits(1);
-                cell.finish(Err(error.into()), None, None);
+                cell.finish(Err(error.into()), EndFacts::default());
                 Admission::Refused(self.peek(|core| core.closed()))
             }
             admitted => admitted,

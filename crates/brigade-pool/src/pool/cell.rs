@@ -14,9 +14,10 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::runtime::{Handle, Id};
 
+use super::answered::AnsweredAttempt;
 use super::ids::CallId;
 use super::runtime_check::RuntimeCheck;
-use crate::attempt_report::StopReceipt;
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::Error;
 use crate::outcome::CallError;
 use crate::output::Output;
@@ -27,6 +28,17 @@ use crate::sync::lock;
 
 /// How a call ended. Its result is not decoded yet.
 pub(crate) type EncodedOutcome = Result<Bytes, CallError>;
+
+/// What is known of the end of a call besides its outcome.
+#[derive(Default)]
+pub(crate) struct EndFacts {
+    /// How a stop ended it.
+    pub(crate) receipt: Option<StopReceipt>,
+    /// What its attempt wrote, if that was captured.
+    pub(crate) output: Option<Output>,
+    /// Its attempt, if its worker answered it.
+    pub(crate) attempt: Option<AnsweredAttempt>,
+}
 
 #[derive(Default)]
 pub(crate) struct Cell {
@@ -80,13 +92,7 @@ pub(super) enum CellPoll {
 /// Takes the outcome and the progress of a call that was made for another pool.
 pub(crate) trait Relay: Send + Sync {
     /// The call ended.
-    fn ended(
-        &self,
-        tag: Tag,
-        outcome: EncodedOutcome,
-        receipt: Option<StopReceipt>,
-        output: Option<Output>,
-    );
+    fn ended(&self, tag: Tag, outcome: EncodedOutcome, facts: EndFacts);
 
     /// The call reported progress.
     fn progressed(&self, tag: Tag, update: Progress);
@@ -101,6 +107,7 @@ type Relayed = (Arc<dyn Relay>, Tag);
 struct CellState {
     outcome: Option<EncodedOutcome>,
     finished: bool,
+    attempt: Option<AnsweredAttempt>,
     waker: Option<Waker>,
     extra: Option<Box<Extra>>,
 }
@@ -111,6 +118,8 @@ struct Extra {
     watchers: Vec<Waker>,
     receipt: Option<StopReceipt>,
     output: Option<Output>,
+    /// The report of the error that the caller has taken.
+    report: Option<Box<AttemptReport>>,
     progress: ProgressQueue,
     waiting: Option<WaitingCall>,
     /// When the runtime of the pool is checked next, for a handle that is awaited outside of it.
@@ -159,12 +168,7 @@ impl Cell {
     }
 
     /// Gives the call its outcome. The one place where a call ends.
-    pub(crate) fn finish(
-        &self,
-        outcome: EncodedOutcome,
-        receipt: Option<StopReceipt>,
-        output: Option<Output>,
-    ) {
+    pub(crate) fn finish(&self, outcome: EncodedOutcome, facts: EndFacts) {
         let mut wakers = Vec::new();
         let first = {
             let mut state = lock(&self.state);
@@ -172,9 +176,15 @@ impl Cell {
             state.finished = true;
             if let Some((relay, tag)) = &self.relay {
                 drop(state);
-                return relay.ended(*tag, outcome, receipt, output);
+                return relay.ended(*tag, outcome, facts);
             }
             state.outcome = Some(outcome);
+            let EndFacts {
+                receipt,
+                output,
+                attempt,
+            } = facts;
+            state.attempt = attempt;
             if receipt.is_some() || output.is_some() {
                 let extra = state.extra.get_or_insert_default();
                 (extra.receipt, extra.output) = (receipt, output);
@@ -197,6 +207,10 @@ impl Cell {
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> CellPoll {
         let mut state = lock(&self.state);
         if let Some(outcome) = state.outcome.take() {
+            if let Some(report) = outcome.as_ref().err().and_then(CallError::report) {
+                let report = Box::new(report.clone());
+                state.extra.get_or_insert_default().report = Some(report);
+            }
             return CellPoll::Ended(outcome);
         }
         if let Some(extra) = &mut state.extra
@@ -241,6 +255,18 @@ impl Cell {
             watchers.push(waker.clone());
         }
         Poll::Pending
+    }
+
+    /// The report of the attempt that ended the call, if one did.
+    pub(crate) fn report(&self) -> Option<Box<AttemptReport>> {
+        let state = lock(&self.state);
+        if let Some(Err(error)) = &state.outcome
+            && let Some(report) = error.report()
+        {
+            return Some(Box::new(report.clone()));
+        }
+        let taken = state.extra.as_ref().and_then(|extra| extra.report.clone());
+        taken.or_else(|| state.attempt.as_ref().map(AnsweredAttempt::report))
     }
 
     pub(crate) fn take_output(&self) -> Option<Output> {

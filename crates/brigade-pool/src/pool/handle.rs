@@ -9,11 +9,11 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::cell::{CallPool, Cell, CellPoll, EncodedOutcome, WaitingCall};
+use super::cell::{CallPool, Cell, CellPoll, EncodedOutcome, EndFacts, WaitingCall};
 use super::core::Admission;
 use super::ids::CallId;
 use super::shared::Shared;
-use crate::attempt_report::{Step, StopReceipt};
+use crate::attempt_report::{AttemptReport, Step, StopReceipt};
 use crate::call_handle::RunningCall;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
@@ -80,7 +80,7 @@ impl RunningCall for Cell {
         match (self.take_waiting(), self.pool()) {
             (Some(waiting), Some(pool)) => pool.admit_later(waiting),
             // A reader of its progress must not wait for ever.
-            (Some(_), None) => self.finish(Err(pool_gone().into()), None, None),
+            (Some(_), None) => self.finish(Err(pool_gone().into()), EndFacts::default()),
             (None, _) => {}
         }
     }
@@ -91,6 +91,10 @@ impl RunningCall for Cell {
 
     fn take_output(&self) -> Option<Output> {
         Self::take_output(self)
+    }
+
+    fn report(&self) -> Option<Box<AttemptReport>> {
+        Self::report(self)
     }
 
     fn hurry(&self) {
@@ -109,7 +113,7 @@ impl Cell {
                     self.admitted(call);
                 }
             }
-            None => self.finish(Err(pool_gone().into()), None, None),
+            None => self.finish(Err(pool_gone().into()), EndFacts::default()),
         }
     }
 
@@ -119,7 +123,11 @@ impl Cell {
         if is_waiting {
             let receipt = StopReceipt::new(Step::NotStarted, Duration::ZERO);
             let error = CallError::Cancelled(Cancelled::new(reason, None));
-            self.finish(Err(error), Some(receipt), None);
+            let facts = EndFacts {
+                receipt: Some(receipt),
+                ..EndFacts::default()
+            };
+            self.finish(Err(error), facts);
         }
         is_waiting
     }

@@ -37,9 +37,10 @@ use crate::sync::lock;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Death {
     pub(crate) exit: Exit,
-    pub(crate) cpu_user: Duration,
-    pub(crate) cpu_system: Duration,
-    pub(crate) memory_peak: u64,
+    /// CPU time in user mode and in the kernel; `None` if that is not known.
+    pub(crate) cpu: Option<Duration>,
+    /// `None` if it is not known.
+    pub(crate) memory_peak: Option<u64>,
 }
 
 /// What keeps a process from running.
@@ -240,7 +241,8 @@ impl Process {
         }
         *reaped = true;
         let mut death = wait(&self.id());
-        death.memory_peak = self.peak(death.memory_peak);
+        let peak = self.peak(death.memory_peak.unwrap_or(0));
+        death.memory_peak = (peak > 0).then_some(peak);
         if death.exit == Exit::Alive {
             self.reap_later();
         }
@@ -390,13 +392,14 @@ fn wait(id: &Id<'_>) -> Death {
         libc::CLD_EXITED => Exit::Code(status),
         _ => Exit::Signal(status),
     };
+    let is_counted = !matches!(exit, Exit::Unknown | Exit::Alive);
     Death {
         exit,
-        cpu_user: duration(usage.ru_utime),
-        cpu_system: duration(usage.ru_stime),
+        cpu: is_counted.then(|| duration(usage.ru_utime) + duration(usage.ru_stime)),
         memory_peak: u64::try_from(usage.ru_maxrss)
-            .unwrap_or(0)
-            .saturating_mul(1024),
+            .ok()
+            .filter(|_| is_counted)
+            .map(|kib| kib.saturating_mul(1024)),
     }
 }
 

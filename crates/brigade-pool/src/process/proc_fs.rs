@@ -224,7 +224,7 @@ pub(crate) fn peak_bytes(shown: Option<u32>) -> u64 {
 }
 
 /// As [`peak_bytes`], of this process; `None` where `/proc` does not say.
-pub(super) fn own_peak_bytes() -> Option<u64> {
+pub(crate) fn own_peak_bytes() -> Option<u64> {
     fs::read_to_string("/proc/self/status")
         .ok()
         .as_deref()

@@ -58,6 +58,9 @@ pub(crate) mod kind {
     pub(crate) const RETIRE: u8 = 40;
     /// [`LogRecord`](super::super::LogRecord): an event of `tracing`; id is the attempt or zero.
     pub(crate) const LOG: u8 = 41;
+    /// [`Cost`](brigade_core::Cost): what the attempt took that is answered next. Only for attempts
+    /// that ran for [`Cost::MEASURED_FROM`](brigade_core::Cost::MEASURED_FROM) or longer.
+    pub(crate) const COST: u8 = 42;
 
     /// [`Ready`](super::Ready).
     pub(crate) const READY: u8 = 48;

@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use super::RunTarget;
 use super::message::RetryLine;
-use crate::attempt_report::{AttemptReport, Step};
+use crate::attempt_report::{AttemptReport, Cost, Step};
 use crate::codec::Codec;
 use crate::job_context::JobContext;
 use crate::outcome::Failure;
 use crate::traceparent::TraceParent;
 
 /// Version of what is said between hosts. Peers of another version refuse each other.
-pub(crate) const VERSION: u16 = 3;
+pub(crate) const VERSION: u16 = 4;
 /// First field of the handshake.
 pub(crate) const MAGIC: [u8; 4] = *b"BRGR";
 /// A longer message is cut into parts of this size.
@@ -197,6 +197,9 @@ pub(crate) struct StopCall<'a> {
 pub(crate) struct AnswerHead {
     pub(crate) ending: RemoteOutcome,
     pub(crate) output: Option<OutputSizes>,
+    /// For an ending that has no report: the process id of the worker and what the attempt cost, if
+    /// it ran for [`Cost::MEASURED_FROM`] or longer.
+    pub(crate) cost: Option<(u32, Cost)>,
 }
 
 /// Longest [`AnswerHead`]. A report has 64 KiB of output and at most about as much of anything else.

@@ -14,9 +14,11 @@ use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::meter::Meter;
 use super::serve::Worker;
 use super::{crash_note, hygiene, logs, panics, title};
 use crate::address;
+use crate::attempt_report::Cost;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
 use crate::invocation::{Invocation, Invoke, Refusal, Returned};
@@ -40,7 +42,9 @@ impl Worker {
             _ => std::process::abort(),
         };
         match self.find(&meta.target) {
-            Err(refused) => self.settle(frame.id, Ok(Returned::Refused(Refusal::new(refused)))),
+            Err(refused) => {
+                self.settle(frame.id, Ok(Returned::Refused(Refusal::new(refused))), None);
+            }
             Ok((invoke, task)) => self.begin(frame.id, &meta, invoke, task, payload),
         }
     }
@@ -53,6 +57,51 @@ impl Worker {
         task: &'static str,
         payload: &[u8],
     ) {
+        let context = self.context_of(call, meta, task);
+        if !self.register(call, &context) {
+            self.send(kind::RETURNED, call, &[]);
+            self.flush();
+            return self.end_busy();
+        }
+        if meta.tell_start {
+            self.send(kind::STARTED, call, &[]);
+            self.flush();
+        }
+        title::set_task(self.settings.worker, task);
+        if !self.is_shared() {
+            hygiene::begin();
+        }
+        let _logs = logs::enter();
+        let mut limit = meta.memory.map(AddressSpaceLimit::set);
+        crash_note::clear_errno();
+        let before = crash_note::set_current(call);
+        let since = panics::moment();
+        let mut meter = Meter::begin(self.is_shared());
+        let invoked = panics::catch(since, || invoke(context.clone(), meta.codec, payload));
+        let ending = match invoked {
+            Ok(Invocation::Now(returned)) => Ok(returned),
+            Ok(Invocation::Future(future)) => {
+                let guarded = Guarded {
+                    call,
+                    since,
+                    future,
+                };
+                let ran = self.run_future(guarded, context, &mut limit, meter);
+                let Some((ending, own)) = ran else {
+                    crash_note::set_current(before);
+                    return;
+                };
+                meter = own;
+                ending
+            }
+            Err(panic) => Err(panic),
+        };
+        crash_note::set_current(before);
+        drop(limit);
+        self.settle(call, ending, meter.end());
+    }
+
+    fn context_of(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, task: &'static str) -> Context {
         let number = meta
             .job
             .as_ref()
@@ -74,48 +123,7 @@ impl Worker {
         attempt.traceparent.clone_from(&meta.traceparent);
         attempt.state.clone_from(&self.state);
         attempt.sink = Some((call, Arc::clone(self) as Arc<dyn Sink>));
-        let context = attempt.into_context();
-        if !self.register(call, &context) {
-            self.send(kind::RETURNED, call, &[]);
-            self.flush();
-            return self.end_busy();
-        }
-        if meta.tell_start {
-            self.send(kind::STARTED, call, &[]);
-            self.flush();
-        }
-        title::set_task(self.settings.worker, task);
-        if !self.is_shared() {
-            hygiene::begin();
-        }
-        let _logs = logs::enter();
-        let mut limit = meta.memory.map(AddressSpaceLimit::set);
-        crash_note::clear_errno();
-        let before = crash_note::set_current(call);
-        let since = panics::moment();
-        let invoked = panics::catch(since, || invoke(context.clone(), meta.codec, payload));
-        let ending = match invoked {
-            Ok(Invocation::Now(returned)) => Ok(returned),
-            Ok(Invocation::Future(future)) => match self.run_future(
-                Guarded {
-                    call,
-                    since,
-                    future,
-                },
-                context,
-                &mut limit,
-            ) {
-                Some(ending) => ending,
-                None => {
-                    crash_note::set_current(before);
-                    return;
-                }
-            },
-            Err(panic) => Err(panic),
-        };
-        crash_note::set_current(before);
-        drop(limit);
-        self.settle(call, ending);
+        attempt.into_context()
     }
 
     fn find(&self, target: &RunTarget<'_>) -> Result<(Invoke, &'static str), Refused> {
@@ -148,7 +156,8 @@ impl Worker {
         guarded: Guarded,
         context: Context,
         limit: &mut Option<AddressSpaceLimit>,
-    ) -> Option<AttemptResult> {
+        meter: Meter,
+    ) -> Option<(AttemptResult, Meter)> {
         let call = guarded.call;
         let runtime = match self.runtime(limit) {
             Ok(runtime) => runtime,
@@ -157,7 +166,7 @@ impl Worker {
                     message: format!("could not start an async runtime: {e}"),
                     location: "worker".to_owned(),
                 };
-                return Some(Err(panic));
+                return Some((Err(panic), meter));
             }
         };
         let drop_after = self.settings.drop_after;
@@ -172,15 +181,15 @@ impl Worker {
             }
         };
         if self.settings.slots == 1 {
-            return Some(runtime.block_on(stoppable));
+            return Some((runtime.block_on(stoppable), meter));
         }
         let worker = Arc::clone(self);
-        let limit = limit.take();
+        let (limit, meter) = (limit.take(), meter.without_cpu());
         // Tracked by the worker's count of busy attempts.
         drop(runtime.spawn(async move {
             let ending = stoppable.await;
             drop(limit);
-            worker.settle(call, ending);
+            worker.settle(call, ending, meter.end());
             worker.flush();
         }));
         None
@@ -214,7 +223,10 @@ impl Worker {
     }
 
     /// Answers, then looks whether the process can take another attempt.
-    fn settle(&self, call: u64, ending: AttemptResult) {
+    fn settle(&self, call: u64, ending: AttemptResult, cost: Option<Cost>) {
+        if let Some(cost) = cost {
+            self.append_cost(call, cost);
+        }
         logs::report_dropped(call);
         // What a task printed without an end of line is its own, not the next one's.
         std::io::stdout().flush().ok();
@@ -242,6 +254,14 @@ impl Worker {
             self.retire(&reason);
         }
         self.end_busy();
+    }
+
+    /// Puts what the attempt cost before its answer.
+    fn append_cost(&self, call: u64, cost: Cost) {
+        // Without it the attempt has no CPU time in its report, and nothing else is wrong.
+        if let Ok(body) = Codec::Postcard.encode(&cost) {
+            self.append(kind::COST, call, &body);
+        }
     }
 
     fn answer_with(&self, kind: u8, call: u64, message: &impl serde::Serialize) {

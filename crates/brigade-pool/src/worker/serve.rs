@@ -231,6 +231,13 @@ impl Worker {
         }
     }
 
+    /// Appends a small frame, which is written with the next one.
+    pub(super) fn append(&self, kind: u8, call: u64, body: &[u8]) {
+        let mut answers = lock(&self.answers);
+        answers.put_slice(&encode(kind, call, body.len()));
+        answers.put_slice(body);
+    }
+
     pub(super) fn flush(&self) {
         let mut answers = lock(&self.answers);
         self.write(&mut answers);

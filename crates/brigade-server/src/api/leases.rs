@@ -133,7 +133,7 @@ pub(crate) async fn ack(
     Body(ack): Body<Ack>,
 ) -> Result<StatusCode, Problem> {
     let result = ack.result.map(Box::<str>::from);
-    end(&app, &lease, Disposition::Ack(result)).await
+    end(&app, &lease, Disposition::ack(result)).await
 }
 
 /// Failed: tried again by the job's own policy, or a dead letter

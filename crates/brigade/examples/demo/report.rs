@@ -183,8 +183,8 @@ impl Report {
             out,
             "  ran {:.1?}; its worker used {:.1?} of CPU and {} of memory",
             cost.wall,
-            cost.cpu(),
-            bytes(cost.memory_peak)
+            cost.cpu.unwrap_or_default(),
+            bytes(cost.memory_peak.unwrap_or_default())
         )?;
         let is_telling = |line: &&str| {
             !line.trim().is_empty()

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::{Broker, Queue, ToJob};
-use crate::attempt_report::StopReceipt;
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::call::Call;
 use crate::call_handle::{CallHandle, RunningCall};
 use crate::codec::Codec;
@@ -181,6 +181,9 @@ impl BrokerCall {
             .as_ref()
             .err()
             .and_then(|error| receipt_of(error, state.cancelled_at));
+        if let Some(report) = outcome.as_ref().err().and_then(CallError::report) {
+            self.caller.set_report(Box::new(report.clone()));
+        }
         state.outcome = Some(outcome);
         drop(state);
         self.caller.end();
@@ -242,6 +245,10 @@ impl RunningCall for BrokerCall {
         let result = lock(&self.state).result.take();
         drop(result);
         self.caller.end();
+    }
+
+    fn report(&self) -> Option<Box<AttemptReport>> {
+        self.caller.last_report().cloned().map(Box::new)
     }
 
     fn detach(self: Arc<Self>) {

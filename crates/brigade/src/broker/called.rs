@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::Broker;
-use super::stopped::last_stop;
+use super::stopped::{last_report, last_stop};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobState};
@@ -55,6 +55,9 @@ impl Broker {
         caller.job = Awaited::Nothing;
         let mut ended = ended
             .ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
+        if let Some(report) = last_report(&mut ended) {
+            asks.set_report(report);
+        }
         match ended.state {
             JobState::Done => {
                 Ok(Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?)

@@ -46,7 +46,7 @@ impl Broker {
     /// ```
     /// # use brigade::{Broker, Error, JobId, Settled, store::Disposition};
     /// # async fn example(broker: Broker, id: JobId, token: i64) -> Result<(), Error> {
-    /// match broker.settle(&id, token, Disposition::Ack(None)).await? {
+    /// match broker.settle(&id, token, Disposition::ack(None)).await? {
     ///     Settled::Accepted(_) => println!("done"),
     ///     Settled::Stale => println!("the lease had run out: another holder may have the job"),
     /// }

@@ -202,7 +202,7 @@ impl Lease {
     /// [Errors of the broker](crate::Broker#errors-of-a-broker); the lease still runs then.
     /// [`Settled::Stale`] is not an error: another holder has the job.
     pub async fn ack(self) -> Result<Settled, Error> {
-        self.end(Disposition::Ack(None)).await
+        self.end(Disposition::ack(None)).await
     }
 
     /// Done, with a result for callers that wait; kept as long as [`Job::keep`](crate::Job::keep)
@@ -213,7 +213,7 @@ impl Lease {
     /// As [`ack`](Lease::ack), and `Encode` if JSON has no form of the result: NaN and infinity,
     /// `Some(None)`, keys of maps that are lists or alike.
     pub async fn ack_with(self, result: &(impl Serialize + ?Sized)) -> Result<Settled, Error> {
-        self.end(Disposition::Ack(Some(Codec::json_text(result)?.into())))
+        self.end(Disposition::ack(Some(Codec::json_text(result)?.into())))
             .await
     }
 

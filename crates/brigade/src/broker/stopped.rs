@@ -22,6 +22,13 @@ pub struct Stopped {
     pub took: Duration,
 }
 
+/// The report of the attempt that ended a job which is done or dead, if it is known.
+pub(super) fn last_report(job: &mut JobInfo) -> Option<Box<AttemptReport>> {
+    let last = job.history.last_mut();
+    last.filter(|_| matches!(job.state, JobState::Done | JobState::Dead))
+        .and_then(|record| record.report.take())
+}
+
 /// How the last attempt of a cancelled job was stopped, and its report, as far as they are known.
 pub(super) fn last_stop(job: &mut JobInfo) -> (Option<StopReceipt>, Option<Box<AttemptReport>>) {
     let last = job

@@ -13,7 +13,7 @@ use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -260,7 +260,9 @@ impl RunningConsumer {
             // In this order, so that the last progress arrives before the end.
             biased;
             never = self.read_progress(hold.number, progress) => match never {},
-            outcome = &mut handle => return EndedAttempt::of(outcome),
+            outcome = &mut handle => {
+                return EndedAttempt::of(outcome).reported(handle.report());
+            }
             () = hold.stop.cancelled() => {}
         }
         let receipt = handle.cancel(&self.why(hold.number).reason());
@@ -268,18 +270,23 @@ impl RunningConsumer {
             outcome = &mut handle => outcome,
             () = self.control.killing.cancelled() => {
                 handle.hurry();
-                handle.await
+                (&mut handle).await
             }
         };
-        EndedAttempt::stopped(outcome, receipt.await)
+        EndedAttempt::stopped(outcome, receipt.await).reported(handle.report())
     }
 
     async fn run_work(&self, work: Work, leased: &Leased, hold: &Hold) -> EndedAttempt {
-        match (work, &self.pool) {
+        let began = Instant::now();
+        let ended = match (work, &self.pool) {
             (Work::Handler(handled), _) => self.run_handler(*handled, leased, hold).await,
-            (Work::Call(call), Some(pool)) => self.run_in_pool(pool.call(*call), hold).await,
             (Work::Call(call), None) => self.run_here(*call, leased, hold).await,
-        }
+            (Work::Call(call), Some(pool)) => {
+                return self.run_in_pool(pool.call(*call), hold).await;
+            }
+        };
+        let task = self.task_of(&leased.job).unwrap_or(&leased.job.queue);
+        ended.ran_here(task, leased.attempt, began.elapsed())
     }
 
     async fn run_handler(

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::held::Why;
 use super::pause::pause;
-use crate::attempt_report::{AttemptReport, StopReceipt};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, Unserved};
 use crate::outcome::{CallError, Cancelled, RetryAdvice, TimedOut};
@@ -32,6 +32,8 @@ pub(super) struct EndedAttempt {
     pub(super) outcome: Result<Box<RawValue>, CallError>,
     /// How it was stopped, if it was.
     receipt: Option<StopReceipt>,
+    /// The report of an attempt that returned or failed; other errors carry their own.
+    report: Option<Box<AttemptReport>>,
     how: How,
 }
 
@@ -55,8 +57,27 @@ impl EndedAttempt {
         Self {
             outcome,
             receipt: None,
+            report: None,
             how: How::ByItself,
         }
+    }
+
+    /// With the report of its attempt, if that is known.
+    pub(super) fn reported(self, report: Option<Box<AttemptReport>>) -> Self {
+        Self { report, ..self }
+    }
+
+    /// The attempt ran in this process, for this long.
+    pub(super) fn ran_here(self, task: &str, attempt: u32, wall: Duration) -> Self {
+        let ended = match &self.outcome {
+            Ok(_) => AttemptOutcome::Returned,
+            Err(CallError::Failed(_)) => AttemptOutcome::Failed,
+            Err(_) => return self,
+        };
+        let mut report = AttemptReport::new(task, attempt, ended);
+        report.pid = std::process::id();
+        report.cost.wall = wall;
+        self.reported(Some(Box::new(report)))
     }
 
     /// It was stopped, and how.
@@ -221,7 +242,12 @@ fn decide(ended: EndedAttempt, why: Why, policy: &Policy<'_>) -> Option<Disposit
             return Some(give_back(kind, reason, after));
         }
         (_, _, How::SetAside(reason)) => return Some(Disposition::DeadLetter(reason)),
-        (Ok(result), ..) => return Some(Disposition::Ack(Some(result.get().into()))),
+        (Ok(result), ..) => {
+            return Some(Disposition::Ack {
+                result: Some(result.get().into()),
+                report: ended.report,
+            });
+        }
         (Err(CallError::Cancelled(cancelled)), Why::Cancel(reason), _) => {
             return Some(Disposition::Cancelled {
                 reason,
@@ -231,17 +257,21 @@ fn decide(ended: EndedAttempt, why: Why, policy: &Policy<'_>) -> Option<Disposit
         }
         (Err(error), ..) => error,
     };
-    Some(after_error(error, policy))
+    Some(after_error(error, ended.report, policy))
 }
 
 /// What becomes of a job whose attempt gave no value.
-fn after_error(error: CallError, policy: &Policy<'_>) -> Disposition {
+fn after_error(
+    error: CallError,
+    report: Option<Box<AttemptReport>>,
+    policy: &Policy<'_>,
+) -> Disposition {
     let text = error.to_string();
     match error {
         CallError::Failed(failure) => Disposition::Fail {
             kind: AttemptKind::Failed,
             reason: failure.message.clone(),
-            report: None,
+            report,
             advice: failure.retry(),
             policy: policy.retries,
         },

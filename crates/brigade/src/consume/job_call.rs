@@ -15,7 +15,7 @@ use brigade_pool::Pool;
 
 impl RunningConsumer {
     /// The task that a job asks for, by its name or by its queue.
-    fn task_of<'a>(&'a self, job: &'a Job) -> Option<&'a str> {
+    pub(super) fn task_of<'a>(&'a self, job: &'a Job) -> Option<&'a str> {
         job.task
             .as_deref()
             .or_else(|| self.tasks.get(&job.queue).copied())

@@ -47,7 +47,7 @@ impl RunningConsumer {
             return self.control.count(|served| &mut served.stale);
         };
         let count: fn(&mut Served) -> &mut u64 = match &disposition {
-            Disposition::Ack(_) => |served| &mut served.done,
+            Disposition::Ack { .. } => |served| &mut served.done,
             Disposition::GiveBack { .. } => |served| &mut served.given_back,
             Disposition::Cancelled { .. } => |served| &mut served.cancelled,
             _ => |served| &mut served.failed,
@@ -213,7 +213,9 @@ fn is_for_good(error: &Error) -> bool {
 /// What to tell a broker that does not take an ending, as that is too large for it.
 fn instead(disposition: &Disposition, error: &Error) -> Option<Disposition> {
     match disposition {
-        Disposition::Ack(Some(_)) => Some(Disposition::DeadLetter(format!(
+        Disposition::Ack {
+            result: Some(_), ..
+        } => Some(Disposition::DeadLetter(format!(
             "it is done, but its result could not be stored: {error}"
         ))),
         Disposition::Fail {

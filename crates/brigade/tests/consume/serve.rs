@@ -1,6 +1,6 @@
 //! Jobs that are served: values, failures, crashes, passes.
 
-use brigade::{Broker, CallError, JobState, ToJob as _};
+use brigade::{AttemptOutcome, Broker, CallError, JobState, ToJob as _};
 use serde_json::json;
 
 use crate::*;
@@ -20,16 +20,20 @@ async fn a_call_through_the_broker_gives_its_value() {
                 .unwrap()
         })
     };
-    assert_eq!(setting.broker.call(add(1, 2)).await.unwrap(), 3);
-    let failed = setting
-        .broker
-        .call(fails("no".to_owned()))
-        .await
-        .unwrap_err();
+    let mut call = setting.broker.call(add(1, 2));
+    assert_eq!((&mut call).await.unwrap(), 3);
+    let report = call.report().unwrap();
+    assert_eq!(
+        (report.task.as_str(), &report.ended),
+        ("add", &AttemptOutcome::Returned)
+    );
+    let mut call = setting.broker.call(fails("no".to_owned()));
+    let failed = (&mut call).await.unwrap_err();
     assert!(
         matches!(&failed, CallError::Failed(failure) if failure.message == "no"),
         "{failed}"
     );
+    assert_eq!(call.report().unwrap().ended, AttemptOutcome::Failed);
     stop.send(()).unwrap();
     let served = serving.await.unwrap();
     assert_eq!((served.done, served.failed), (1, 1));

@@ -23,6 +23,7 @@ mod probe;
 mod process;
 mod progress;
 mod queue;
+mod receipts;
 mod recycle;
 mod sharing;
 mod shutdown;

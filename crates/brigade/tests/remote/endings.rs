@@ -42,6 +42,33 @@ async fn failures_panics_and_passes_come_back_with_what_they_say() {
 }
 
 #[tokio::test]
+async fn the_report_of_an_attempt_that_returned_comes_back_with_its_cost() {
+    soon(async {
+        let fleet = fleet().start().await.unwrap();
+        let _host = host(&[&url_of(&fleet), "name=far"]);
+        let mut call = fleet.call(work_for(30));
+        let pid = (&mut call).await.unwrap();
+        let report = call.report().unwrap();
+        assert_eq!(
+            (report.host.as_deref(), &report.ended, report.pid),
+            (Some("far"), &AttemptOutcome::Returned, pid)
+        );
+        assert!(report.cost.wall >= millis(30), "{report}");
+        assert!(report.cost.cpu.is_some(), "{report}");
+        assert!(report.cost.memory_peak > Some(1 << 20), "{report}");
+        let mut call = fleet.call(fail("no paper".to_owned()));
+        (&mut call).await.unwrap_err();
+        let report = call.report().unwrap();
+        assert_eq!(
+            (report.host.as_deref(), &report.ended),
+            (Some("far"), &AttemptOutcome::Failed)
+        );
+        fleet.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_crash_ends_one_child_there_and_its_certificate_travels_back() {
     soon(async {
         let fleet = fleet().start().await.unwrap();
@@ -68,7 +95,7 @@ async fn a_crash_ends_one_child_there_and_its_certificate_travels_back() {
             report.stderr
         );
         assert!(
-            report.cost.memory_peak > 0 && report.pid != host.pid(),
+            report.cost.memory_peak > Some(0) && report.pid != host.pid(),
             "{report}"
         );
         assert!(report.to_string().contains(" on far"), "{report}");

@@ -16,6 +16,19 @@ pub(crate) fn pid() -> u32 {
     std::process::id()
 }
 
+/// Takes so many milliseconds. Returns its process.
+#[task]
+pub(crate) fn work_for(millis: u64) -> u32 {
+    let (since, time) = (
+        std::time::Instant::now(),
+        std::time::Duration::from_millis(millis),
+    );
+    while since.elapsed() < time {
+        std::hint::spin_loop();
+    }
+    std::process::id()
+}
+
 #[task]
 pub(crate) fn numbers(cx: &Context) -> (u64, u32) {
     (cx.call(), cx.attempt())

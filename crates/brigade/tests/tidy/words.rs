@@ -12,14 +12,16 @@ const WORDS: [&str; 8] = [
 /// How often these words stand in the files of a directory. One that is not here has none.
 const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade-conformance/src/cases", 16),
-    ("crates/brigade-core/src", 4),
+    ("crates/brigade-core/src", 5),
+    ("crates/brigade-core/src/attempt_report", 1),
     ("crates/brigade-core/src/codec", 1),
+    ("crates/brigade-pool/src/pool", 1),
     ("crates/brigade-rabbitmq/src", 4),
     ("crates/brigade-rabbitmq/tests/rabbitmq", 1),
     ("crates/brigade-redis/src", 2),
     ("crates/brigade/src/consume", 3),
     ("crates/brigade/tests/consume", 1),
-    ("crates/brigade/tests/pool", 3),
+    ("crates/brigade/tests/pool", 4),
 ];
 
 #[test]

@@ -3,25 +3,18 @@
 use super::Session;
 use super::held::HeldCall;
 use crate::host::answer::answer;
-use crate::output::Output;
-use crate::pool::{EncodedOutcome, Relay, Tag};
+use crate::pool::{EncodedOutcome, EndFacts, Relay, Tag};
 use crate::progress::Progress;
 use crate::sync::lock;
 use crate::wire::remote::kind;
 
 impl Relay for Session {
-    fn ended(
-        &self,
-        tag: Tag,
-        outcome: EncodedOutcome,
-        receipt: Option<crate::attempt_report::StopReceipt>,
-        output: Option<Output>,
-    ) {
+    fn ended(&self, tag: Tag, outcome: EncodedOutcome, facts: EndFacts) {
         let mut state = lock(&self.state);
         let Some(attempt) = state.begun(tag).map(|held| held.attempt()) else {
             return;
         };
-        let (head, result) = answer(outcome, receipt.as_ref(), output, state.result_bytes_max);
+        let (head, result) = answer(outcome, facts, state.result_bytes_max);
         self.outbox.append(kind::ANSWER, tag.0, &head, &result);
         state.begun -= 1;
         state.calls.insert(

@@ -138,6 +138,7 @@ impl Core {
             timer: None,
             stop: None,
             progress: None,
+            cost: None,
         });
         CallId::new(self.generation, key)
     }

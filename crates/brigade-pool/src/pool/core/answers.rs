@@ -14,7 +14,7 @@ use super::super::ids::{CallId, WorkerId};
 use super::effects::{Effects, EndDetails};
 use super::reports::stopped;
 use super::{Core, Stage};
-use crate::attempt_report::AttemptOutcome;
+use crate::attempt_report::{AttemptOutcome, Cost};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Failure, RetryAdvice};
@@ -59,7 +59,10 @@ impl WorkerAnswer {
 
 /// Whether a frame is to end an attempt.
 pub(in super::super) fn is_answer(frame: &Frame) -> bool {
-    !matches!(frame.kind, kind::PROGRESS | kind::STARTED | kind::RETIRE)
+    !matches!(
+        frame.kind,
+        kind::PROGRESS | kind::STARTED | kind::RETIRE | kind::COST
+    )
 }
 
 impl Core {
@@ -87,9 +90,13 @@ impl Core {
         let runs_here = self.runs_on(call, worker);
         match frame.kind {
             // Another thread of the task may speak while its answer is on the way.
-            kind::PROGRESS | kind::STARTED if !runs_here => {}
+            kind::PROGRESS | kind::STARTED | kind::COST if !runs_here => {}
             kind::PROGRESS => self.on_progress(call, &frame.body, effects),
             kind::STARTED => self.on_started(call),
+            kind::COST => {
+                let cost: Cost = Codec::Postcard.decode(&frame.body)?;
+                self.entry_mut(call).cost = Some(cost.bounded());
+            }
             _ if !runs_here => {
                 return Err(Error::new(
                     ErrorKind::Protocol,
@@ -146,6 +153,11 @@ impl Core {
         }
         let mut details = EndDetails {
             output,
+            attempt: match &answer {
+                WorkerAnswer::Done(_) => Some(self.answered(call, false)),
+                WorkerAnswer::Failed(_) => Some(self.answered(call, true)),
+                _ => None,
+            },
             ..EndDetails::default()
         };
         let panicked = match &answer {

@@ -14,7 +14,7 @@ use super::super::deadlines::DueKey;
 use super::super::ids::WorkerId;
 use super::super::queue::QueuePosition;
 use super::super::stop_reason::StopReason;
-use crate::attempt_report::Step;
+use crate::attempt_report::{Cost, Step};
 use crate::request::Request;
 
 /// How often a call is given to a worker that dies before it reads it.
@@ -48,6 +48,8 @@ pub(in super::super) struct CallEntry {
     pub(super) timer: Option<DueKey>,
     pub(super) stop: Option<Box<OngoingStop>>,
     pub(super) progress: Option<(f64, String)>,
+    /// What its attempt cost, if its worker measured that.
+    pub(super) cost: Option<Cost>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -279,15 +279,6 @@ impl WorkerExit {
     }
 
     fn cost(&self, wall: Duration) -> Cost {
-        let Death {
-            cpu_user,
-            cpu_system,
-            memory_peak,
-            ..
-        } = self.death;
-        let mut cost = Cost::default();
-        (cost.wall, cost.cpu_user, cost.cpu_system) = (wall, cpu_user, cpu_system);
-        cost.memory_peak = memory_peak;
-        cost
+        Cost::of_wall(wall).with_process(self.death.cpu, self.death.memory_peak)
     }
 }

@@ -76,6 +76,7 @@ impl Core {
         let is_remote = self.worker(worker).is_remote();
         let entry = self.entry_mut(call);
         entry.attempt += 1;
+        entry.cost = None;
         let (waited, alone) = (now - entry.since, entry.alone);
         let options = entry.request.options();
         let (timeout, memory, capture) = (options.timeout, options.memory, options.capture_bytes);

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::cell::{Cell, EncodedOutcome};
+use super::super::answered::AnsweredAttempt;
+use super::super::cell::{Cell, EncodedOutcome, EndFacts};
 use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
 use super::super::worker_conn::{OwnProcess, WorkerConn};
@@ -72,6 +73,8 @@ pub(in super::super) struct EndDetails {
     pub(in super::super) stopped: Option<(Step, Duration)>,
     /// What the attempt wrote, if that was captured.
     pub(in super::super) output: Option<Output>,
+    /// The attempt that its worker answered with this outcome.
+    pub(in super::super) attempt: Option<AnsweredAttempt>,
     /// The worker whose last lines belong into the attempt's report.
     pub(in super::super) stderr_of: Option<Conn>,
 }
@@ -141,10 +144,17 @@ impl CallEnd {
     /// Hands the outcome to the caller.
     pub(in super::super) fn finish(self) {
         let EndDetails {
-            stopped, output, ..
+            stopped,
+            output,
+            attempt,
+            ..
         } = self.details;
-        let receipt = stopped.map(|(step, took)| StopReceipt::new(step, took));
-        self.cell.finish(self.outcome, receipt, output);
+        let facts = EndFacts {
+            receipt: stopped.map(|(step, took)| StopReceipt::new(step, took)),
+            output,
+            attempt,
+        };
+        self.cell.finish(self.outcome, facts);
     }
 }
 

@@ -12,7 +12,7 @@ use super::Core;
 use super::call_entry::OngoingStop;
 use super::effects::{Effects, EndDetails};
 use super::reports::stopped;
-use crate::attempt_report::{AttemptOutcome, AttemptReport, Step};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Cost, Step};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, RetryAdvice, TimedOut};
 use crate::output::Output;
@@ -51,9 +51,11 @@ impl Core {
             HostMessage::Answer {
                 ending,
                 output,
+                cost,
                 result,
             } => {
-                self.on_host_answer(worker, call, (ending, output, result), effects);
+                let details = self.details_there(call, &ending, output, cost);
+                self.on_host_answer(worker, call, (ending, details, result), effects);
                 return Ok(true);
             }
         }
@@ -64,15 +66,11 @@ impl Core {
         &mut self,
         worker: WorkerId,
         call: CallId,
-        (ending, output, result): (RemoteOutcome, Option<Output>, Bytes),
+        (ending, mut details, result): (RemoteOutcome, EndDetails, Bytes),
         effects: &mut Effects,
     ) {
         self.note_host_answer(worker, call, &ending);
         self.cancel_timer(call);
-        let mut details = EndDetails {
-            output,
-            ..EndDetails::default()
-        };
         if let Some(stop) = self.entry_mut(call).stop.take() {
             return self.on_stopped_there(call, *stop, ending, details, effects);
         }
@@ -112,6 +110,31 @@ impl Core {
                 let error = Error::new(why.kind(), text);
                 self.end(call, Err(error.into()), details, effects);
             }
+        }
+    }
+
+    /// What comes with the outcome of an attempt that a host has answered.
+    fn details_there(
+        &mut self,
+        call: CallId,
+        ending: &RemoteOutcome,
+        output: Option<Output>,
+        cost: Option<(u32, Cost)>,
+    ) -> EndDetails {
+        self.entry_mut(call).cost = cost.map(|(_, cost)| cost);
+        let has_failed = match ending {
+            RemoteOutcome::Done => Some(false),
+            RemoteOutcome::Failed(_) => Some(true),
+            _ => None,
+        };
+        let mut attempt = has_failed.map(|has_failed| self.answered(call, has_failed));
+        if let (Some(attempt), Some((pid, _))) = (&mut attempt, cost) {
+            attempt.pid = pid;
+        }
+        EndDetails {
+            output,
+            attempt,
+            ..EndDetails::default()
         }
     }
 

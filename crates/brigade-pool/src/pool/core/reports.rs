@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::answered::AnsweredAttempt;
 use super::super::ids::CallId;
 use super::super::stop_reason::StopReason;
 use super::Core;
 use super::call_entry::{OngoingStop, Phase};
 use super::effects::EndDetails;
-use crate::attempt_report::{AttemptOutcome, AttemptReport};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Cost};
 use crate::outcome::{CallError, Cancelled, TimedOut};
 
 impl Core {
@@ -16,6 +17,34 @@ impl Core {
         match self.entry(call).phase {
             Phase::Running { since, .. } => self.now.saturating_duration_since(since),
             _ => Duration::ZERO,
+        }
+    }
+
+    /// What is kept of an attempt that runs and was answered just now.
+    pub(super) fn answered(&self, call: CallId, has_failed: bool) -> AnsweredAttempt {
+        let entry = self.entry(call);
+        let Phase::Running { worker, .. } = entry.phase else {
+            unreachable!("invariant: only an attempt that runs is answered")
+        };
+        let slot = self.worker(worker);
+        AnsweredAttempt {
+            worker: worker.number,
+            pid: slot.pid,
+            host: slot.host_name().map(str::to_owned),
+            target: entry.request.target.clone(),
+            call: call.number(),
+            number: entry.request.attempt(entry.attempt),
+            has_failed,
+            cost: entry.cost.unwrap_or_else(|| {
+                let wall = self.wall(call);
+                // A process of ours would have measured a longer one.
+                Cost::of_wall(if slot.is_remote() {
+                    wall
+                } else {
+                    wall.min(Cost::MEASURED_FROM)
+                })
+            }),
+            progress: entry.progress.clone(),
         }
     }
 
@@ -32,6 +61,7 @@ impl Core {
         (report.worker, report.pid) = (worker.number, slot.pid);
         report.host = slot.host_name().map(str::to_owned);
         report.call = call.number();
+        report.cost = entry.cost.unwrap_or_default();
         report.cost.wall = self.wall(call);
         report.progress = entry.progress.clone();
         Box::new(report)

@@ -168,12 +168,17 @@ impl Core {
         self.leave_queue(call, effects);
         let name = outcome.as_ref().map_or_else(CallError::outcome, |_| "done");
         let attempts = self.entry(call).attempt;
+        let report = outcome.as_ref().err().and_then(CallError::report);
+        let cost = report
+            .map(|report| report.cost)
+            .or_else(|| details.attempt.as_ref().map(|attempt| attempt.cost));
         self.emit_call(call, |call, task, label| Event::CallEnded {
             call,
             task,
             label,
             outcome: name,
             attempts,
+            cost,
         });
         let entry = self.calls.remove(call.key());
         if outcome.is_ok() {

@@ -147,9 +147,8 @@ impl World {
             pid: worker.number,
             death: Death {
                 exit: Exit::Signal(signal),
-                cpu_user: Duration::ZERO,
-                cpu_system: Duration::ZERO,
-                memory_peak: 0,
+                cpu: Some(Duration::ZERO),
+                memory_peak: None,
             },
             crash_note: note.map(|call| (call, CrashNote::Signal)),
             thread: None,

@@ -258,6 +258,7 @@ impl World {
             let message = HostMessage::Answer {
                 ending,
                 output: None,
+                cost: None,
                 result: Bytes::new(),
             };
             core.on_host_message(worker, call, message, effects)

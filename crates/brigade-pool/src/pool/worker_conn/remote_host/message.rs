@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use crate::attempt_report::AttemptReport;
+use crate::attempt_report::{AttemptReport, Cost};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::REASON_BYTES_MAX;
 use crate::output::{Captured, Output};
@@ -22,6 +22,8 @@ pub(in super::super::super) enum HostMessage {
     Answer {
         ending: RemoteOutcome,
         output: Option<Output>,
+        /// Of an ending without a report: the worker's process id, and what the attempt cost.
+        cost: Option<(u32, Cost)>,
         result: Bytes,
     },
     /// Fraction, codec and payload, as a worker sends them.
@@ -76,11 +78,16 @@ fn answer(body: &Bytes) -> Result<HostMessage, Error> {
         _ => Err(garbled("it announces more than came")),
     };
     let head = take(length as u64)?;
-    let (AnswerHead { ending, output }, left) = postcard::take_from_bytes::<AnswerHead>(&head)
+    let (head, left) = postcard::take_from_bytes::<AnswerHead>(&head)
         .map_err(|e| garbled("its head is garbled").with_source(e))?;
     if !left.is_empty() {
         return Err(garbled("its head is longer than it should be"));
     }
+    let AnswerHead {
+        ending,
+        output,
+        cost,
+    } = head;
     let output = match output {
         None => None,
         Some(OutputSizes {
@@ -97,6 +104,7 @@ fn answer(body: &Bytes) -> Result<HostMessage, Error> {
     Ok(HostMessage::Answer {
         ending: ending.bounded(),
         output,
+        cost: cost.map(|(pid, cost)| (pid, cost.bounded())),
         result: rest,
     })
 }
@@ -145,7 +153,12 @@ mod tests {
     }
 
     fn head(ending: RemoteOutcome, output: Option<OutputSizes>) -> Vec<u8> {
-        postcard::to_stdvec(&AnswerHead { ending, output }).unwrap()
+        postcard::to_stdvec(&AnswerHead {
+            ending,
+            output,
+            cost: None,
+        })
+        .unwrap()
     }
 
     #[test]
@@ -165,6 +178,7 @@ mod tests {
             ending: RemoteOutcome::Done,
             output: Some(output),
             result,
+            ..
         } = read
         else {
             panic!("an answer")
