@@ -138,7 +138,7 @@ impl Calls {
 
     /// The request, and where it goes.
     fn message(&self, call: &DirectCall, number: u64) -> Result<(QueueKind, Message), Error> {
-        self.storage.check(&call.job)?;
+        self.storage.topology.check_name(&call.job.queue)?;
         let id = self.open.id_of(number);
         let mut envelope = Envelope::new(JobId::new(id.as_str()), call.job.clone());
         let mut headers = FieldTable::default();

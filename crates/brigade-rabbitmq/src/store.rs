@@ -21,7 +21,7 @@ use super::rabbitmq_3_10::LeaderProbe;
 use super::topology::{DELAY_MAX, QueueKind, Topology};
 use super::url::RabbitMqConfig;
 use super::values::new_id;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::job::Job;
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::shutdown::Scope;
@@ -88,7 +88,7 @@ impl Storage {
         let mut ids = Vec::with_capacity(jobs.len());
         let mut messages = Vec::with_capacity(jobs.len());
         for job in jobs {
-            self.check(&job)?;
+            self.topology.check_name(&job.queue)?;
             let delay = match job.options.at {
                 Some(at) => at.duration_since(SystemTime::now()).unwrap_or_default(),
                 None => job.options.delay.unwrap_or_default(),
@@ -105,36 +105,6 @@ impl Storage {
                 .map_err(|error| if some { error.uncertain() } else { error })?;
         }
         Ok(ids.into_iter().map(PushOutcome::New).collect())
-    }
-
-    /// What this broker cannot do is refused before anything is stored.
-    pub(super) fn check(&self, job: &Job) -> Result<(), Error> {
-        let options = &job.options;
-        self.topology.check_name(&job.queue)?;
-        let lacks = [
-            (options.key.is_some(), "keys"),
-            (options.unique.is_some(), "unique keys"),
-            (options.keep.is_some(), "jobs and results that are kept"),
-            (job.link.is_some(), "flows"),
-            (
-                options.priority() != 0 && self.config.priority_max().is_none(),
-                "priorities; ?priorities=9 in its URL gives its queues some",
-            ),
-        ];
-        if let Some((_, what)) = lacks.iter().find(|(is_asked, _)| *is_asked) {
-            let text = format!("push to {:?}: RabbitMQ has no {what}", job.queue);
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        let max = self.config.priority_max().unwrap_or(0);
-        if !(0..=i32::from(max)).contains(&options.priority()) {
-            let text = format!(
-                "push to {:?}: a priority is from 0 to {max}, and this one is {}",
-                job.queue,
-                options.priority()
-            );
-            return Err(Error::new(ErrorKind::BadOption, text));
-        }
-        Ok(())
     }
 
     /// Where a job goes that is due after this time, and as what.

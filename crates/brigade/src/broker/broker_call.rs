@@ -88,7 +88,9 @@ impl Broker {
             check_name("queue", queue)?;
             job.queue = queue.into();
         }
-        check_job(&job, self.capabilities().payload_bytes_max)?;
+        let can = self.capabilities();
+        check_job(&job, can.payload_bytes_max)?;
+        can.check(&job)?;
         Ok(job)
     }
 
@@ -320,4 +322,98 @@ fn begun(mut waiting: CallResult) -> CallResult {
         )
     };
     Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended().into())) })
+}
+
+#[cfg(test)]
+mod tests {
+    use brigade_core::store::{
+        Capabilities, JobStore, LeaseRequest, Leased, PushOutcome, Reply, Settled, Settlement,
+    };
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::schedule::Schedule;
+
+    /// A store that has calls and schedules and nothing else. What it lacks never reaches it.
+    struct Plain;
+
+    impl JobStore for Plain {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities {
+                answers: true,
+                schedules: true,
+                ..Capabilities::minimal()
+            }
+        }
+
+        fn push(&self, _: Vec<Job>) -> Reply<'_, Vec<PushOutcome>> {
+            unreachable!("a test pushed a job that was to be refused")
+        }
+
+        fn lease(&self, _: LeaseRequest) -> Reply<'_, Vec<Leased>> {
+            unreachable!("no test leases")
+        }
+
+        fn settle(&self, _: Vec<Arc<Settlement>>) -> Reply<'_, Vec<Result<Settled, Error>>> {
+            unreachable!("no test settles")
+        }
+
+        fn purge<'a>(&'a self, _: &'a str) -> Reply<'a, u64> {
+            unreachable!("no test purges")
+        }
+
+        fn schedule<'a>(&'a self, _: &'a Schedule) -> Reply<'a, std::time::SystemTime> {
+            unreachable!("a test stored a schedule that was to be refused")
+        }
+
+        fn calls(self: Arc<Self>) -> Option<Arc<dyn CallTransport>> {
+            Some(self)
+        }
+    }
+
+    impl CallTransport for Plain {
+        fn call(self: Arc<Self>, _: DirectCall) -> CallResult {
+            unreachable!("a test made a call that was to be refused")
+        }
+
+        fn report_progress(&self, _: &crate::job::JobId, _: i64, _: Progress) {}
+
+        fn counts(&self) -> CallCounts {
+            CallCounts::default()
+        }
+    }
+
+    fn broker() -> Broker {
+        Broker::from_store(Arc::new(Plain), Clock::default())
+    }
+
+    #[tokio::test]
+    async fn a_direct_call_that_asks_for_what_the_broker_lacks_is_unsupported() {
+        let call = || Call::<()>::json("report", &[(); 0]);
+        for call in [
+            call().unique("once"),
+            call().key("customer"),
+            call().priority(1),
+        ] {
+            let refused = broker().call(call).await.unwrap_err();
+            let CallError::Rejected(error) = refused else {
+                panic!("{refused:?}")
+            };
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_schedule_that_asks_for_what_the_broker_lacks_is_unsupported() {
+        let job = || Job::new("reports", None, "[]");
+        for job in [
+            job().unique("once"),
+            job().key("customer"),
+            job().priority(1),
+        ] {
+            let schedule = Schedule::every("nightly", Duration::from_secs(60), job).unwrap();
+            let error = broker().schedule(schedule).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        }
+    }
 }

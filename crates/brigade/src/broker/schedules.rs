@@ -49,10 +49,9 @@ impl Broker {
 
     pub(super) fn check_schedule(&self, schedule: &Schedule) -> Result<(), Error> {
         check_name("schedule", &schedule.name)?;
-        check_job(
-            &schedule.job,
-            PAYLOAD_BYTES_MAX.min(self.capabilities().payload_bytes_max),
-        )?;
+        let can = self.capabilities();
+        check_job(&schedule.job, PAYLOAD_BYTES_MAX.min(can.payload_bytes_max))?;
+        can.check(&schedule.job)?;
         if schedule.job.options.at.is_some() {
             let text = format!(
                 "schedule {:?} with a job that has a time of its own: a schedule's ticks are its \
