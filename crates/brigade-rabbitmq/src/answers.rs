@@ -1,11 +1,11 @@
 //! Answers on their way to callers, and calls that go on to another worker.
 //!
 //! An answer that comes back because its caller's queue does not exist is sent again, with pauses
-//! that grow, for [`Place::answer_timeout`]: after a restart of the server this process may be
-//! connected again before its caller is. Then the answer is dropped with a warning and its request
-//! is acked. Later answers to the same queue are sent once each, until one of them arrives or the
-//! connection is made again, so that a caller that is gone does not delay others with all its
-//! requests.
+//! that grow, for the `response_timeout` of the URL: after a restart of the server this process may
+//! be connected again before its caller is. Then the answer is dropped with a warning and its
+//! request is acked. Later answers to the same queue are sent once each, until one of them arrives
+//! or the connection is made again, so that a caller that is gone does not delay others with all
+//! its requests.
 //!
 //! An answer that the broker does not take, because it is too large, is replaced by a small one
 //! that says so.
@@ -16,14 +16,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::time::{Instant, sleep};
 
 use super::checks::ANSWER;
 use super::fault::AmqpFault;
 use super::fit::fitted;
 use super::headers::{BEGUN, ERROR, PROGRESS, TELL};
-use super::link::LiveConnection;
 use super::message::{has_caller, is_ours};
-use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
+use super::publisher::{ConfirmPublisher, Message, PublishRequest, Published};
 use super::recent::Recent;
 use super::store::Storage;
 use super::values::{table, text, text_of};
@@ -47,23 +47,20 @@ const REFUSAL_BYTES_MAX: usize = 1024;
 pub(super) struct Answers {
     publisher: ConfirmPublisher,
     storage: Arc<Storage>,
-    /// Queues of callers that an answer has waited for in vain.
-    gone: Mutex<Recent<ShortString>>,
+    /// Queues of callers that an answer has waited for in vain, and on which connection.
+    gone: Mutex<Recent<(Option<u64>, ShortString)>>,
 }
 
 impl Answers {
     pub(super) fn start(storage: &Arc<Storage>) -> Arc<Self> {
-        let (publisher, inbox) = ConfirmPublisher::new();
-        let answers = Arc::new(Self {
-            publisher,
-            storage: Arc::clone(storage),
-            gone: Mutex::new(Recent::new(GONE_MAX)),
-        });
         let Storage {
             config, out, scope, ..
         } = &**storage;
-        inbox.start(Arc::clone(&answers), config, out, scope);
-        answers
+        Arc::new(Self {
+            publisher: ConfirmPublisher::start(config, out, scope),
+            storage: Arc::clone(storage),
+            gone: Mutex::new(Recent::new(GONE_MAX)),
+        })
     }
 
     /// Reports to a caller that a worker has its call, if it wants to know.
@@ -108,16 +105,10 @@ impl Answers {
         outcome: Result<&str, Answer>,
     ) -> Result<(), Error> {
         match answer(asked, outcome, self.storage.payload_bytes_max()) {
-            Some(request) => self.publish(request).await,
+            Some(request) => self.deliver(request).await,
             // The request names no queue for it.
             None => Ok(()),
         }
-    }
-
-    async fn publish(&self, request: PublishRequest) -> Result<(), Error> {
-        let (request, outcome) = request.watched();
-        self.publisher.send(request).await;
-        outcome.await.map(drop).map_err(|_| dropped())
     }
 
     /// Sends a call to another worker, as safe as it was; returns as [`give`](Self::give) does.
@@ -133,26 +124,89 @@ impl Answers {
         let mut message = fitted(message, self.storage.out.frame_max());
         message.properties =
             std::mem::take(&mut message.properties).with_delivery_mode(delivery_mode.unwrap_or(1));
-        self.publish(PublishRequest::new(message)).await
+        self.deliver(PublishRequest::new(message)).await
     }
 
-    fn on_returned(&self, mut request: PublishRequest, may_pause: bool) -> Option<PublishRequest> {
-        let queue = request.message.queue.clone();
-        let waited = request
-            .returned_since
-            .map_or(Duration::ZERO, |since| since.elapsed());
-        let is_patient = waited < self.storage.config.answer_timeout;
-        if may_pause && is_patient && !lock(&self.gone).contains(&queue) {
-            // As long again as it has waited so far.
-            return Some(request.after(waited.clamp(RETURNED_PAUSE, RETURNED_PAUSE_MAX)));
+    /// Publishes an answer, or a call that goes on, until the broker has it, or what goes in its
+    /// place, or nothing more can be done for it.
+    async fn deliver(&self, mut request: PublishRequest) -> Result<(), Error> {
+        let mut returned_since = None;
+        loop {
+            let message = Arc::clone(&request.message);
+            let is_call = has_caller(&message.properties);
+            let instead = match self.publish(request.again()).await {
+                Published::Safe => {
+                    lock(&self.gone).remove(&self.on_this_connection(&message.queue));
+                    return Ok(());
+                }
+                Published::Failed { fault, .. } if fault.kind() == ErrorKind::Closed => {
+                    return Err(dropped());
+                }
+                Published::Unroutable => {
+                    let waited = returned_since.get_or_insert_with(Instant::now).elapsed();
+                    if self.is_patient(&message.queue, waited) {
+                        // As long again as it has waited so far.
+                        sleep(waited.clamp(RETURNED_PAUSE, RETURNED_PAUSE_MAX)).await;
+                        continue;
+                    }
+                    if is_call {
+                        let why = format!("the queue {:?} is gone", message.queue);
+                        rejection(&message, ErrorKind::Unreachable, &why)
+                    } else {
+                        self.drop_answer(&message.queue, waited);
+                        None
+                    }
+                }
+                outcome => {
+                    let fault = match outcome {
+                        Published::Failed { fault, .. } => fault,
+                        _ => AmqpFault::declined(),
+                    };
+                    self.storage.learn_size(&fault);
+                    if is_call {
+                        rejection(&message, fault.kind(), &fault.to_string())
+                    } else {
+                        refusal(&request, &fault)
+                    }
+                }
+            };
+            let Some(instead) = instead else {
+                return Ok(());
+            };
+            (request, returned_since) = (instead, None);
         }
-        if has_caller(&request.message.properties) {
-            // A call that was to go on, and its queue does not exist any more.
-            let text = format!("give a call to another worker: the queue {queue:?} is gone");
-            return self.reject(request, ErrorKind::Unreachable, text);
+    }
+
+    async fn publish(&self, request: PublishRequest) -> Published {
+        if !self.storage.goes_alone(&request.message) {
+            let outcome = self.publisher.publish_all([request]).await.pop();
+            return outcome.unwrap_or(Published::Safe);
         }
+        loop {
+            let stored = self.storage.store_request(request.again()).await;
+            if let Published::Safe = stored {
+                return stored;
+            }
+            // No other code sends this call again.
+            let queue = request.message.queue.as_str();
+            tracing::warn!(outcome = ?stored, queue, "a call could not go on; trying again");
+            sleep(STORE_PAUSE).await;
+        }
+    }
+
+    fn on_this_connection(&self, queue: &ShortString) -> (Option<u64>, ShortString) {
+        (self.storage.out.generation(), queue.clone())
+    }
+
+    /// Whether what came back from this queue waits for it for longer.
+    fn is_patient(&self, queue: &ShortString, waited: Duration) -> bool {
+        waited < self.storage.config.answer_timeout
+            && !lock(&self.gone).contains(&self.on_this_connection(queue))
+    }
+
+    fn drop_answer(&self, queue: &ShortString, waited: Duration) {
         let caller = queue.as_str();
-        if lock(&self.gone).insert(queue.clone()) {
+        if lock(&self.gone).insert(self.on_this_connection(queue)) {
             tracing::warn!(
                 caller,
                 ?waited,
@@ -162,87 +216,14 @@ impl Answers {
         } else {
             tracing::debug!(caller, "an answer is dropped: its caller's queue is gone");
         }
-        request.finish(Published::Unroutable);
-        None
-    }
-
-    fn on_failed(&self, mut request: PublishRequest, fault: &AmqpFault) -> Option<PublishRequest> {
-        self.storage.learn_size(fault);
-        if has_caller(&request.message.properties) {
-            let text = format!("give a call to another worker: {fault}");
-            return self.reject(request, fault.kind(), text);
-        }
-        if let Some(instead) = refusal(&request, fault) {
-            return Some(instead.instead_of(&mut request));
-        }
-        let caller = request.message.queue.as_str();
-        tracing::warn!(%fault, caller, "an answer could not be given");
-        request.finish(Published::failed(fault, true));
-        None
-    }
-
-    /// Answers the caller of a call that cannot go on.
-    fn reject(
-        &self,
-        mut request: PublishRequest,
-        kind: ErrorKind,
-        text: String,
-    ) -> Option<PublishRequest> {
-        let rejected = Err(Answer::rejected(kind, text));
-        let instead = answer(&request.message.properties, rejected, PAYLOAD_BYTES_MAX)?;
-        Some(instead.instead_of(&mut request))
     }
 }
 
-impl PublishPolicy for Answers {
-    const EAGER: bool = false;
-
-    async fn prepare(&self, _: &LiveConnection) -> Result<(), AmqpFault> {
-        // The server may have been restarted: their callers may be back soon.
-        lock(&self.gone).clear();
-        Ok(())
-    }
-
-    fn before_send(&self, request: PublishRequest) -> Option<PublishRequest> {
-        if !self.storage.goes_alone(&request) {
-            return Some(request);
-        }
-        let publisher = self.publisher.clone();
-        self.storage
-            .store_request(request, move |mut request, stored| {
-                if let Published::Safe = stored {
-                    return request.finish(stored);
-                }
-                // No other code sends this call again.
-                tracing::warn!(
-                    outcome = ?stored,
-                    queue = request.message.queue.as_str(),
-                    "a call could not go on; trying again"
-                );
-                if let Err(mut left) = publisher.try_send(request.after(STORE_PAUSE)) {
-                    left.finish(stored);
-                }
-            });
-        None
-    }
-
-    fn on_outcome(
-        &self,
-        mut request: PublishRequest,
-        outcome: Published,
-        may_pause: bool,
-    ) -> Option<PublishRequest> {
-        match outcome {
-            Published::Safe => {
-                lock(&self.gone).remove(&request.message.queue);
-                request.finish(outcome);
-                None
-            }
-            Published::Unroutable => self.on_returned(request, may_pause),
-            Published::Declined => self.on_failed(request, &AmqpFault::declined()),
-            Published::Failed { fault, .. } => self.on_failed(request, &fault),
-        }
-    }
+/// The answer to the caller of a call that cannot go on.
+fn rejection(call: &Message, kind: ErrorKind, why: &str) -> Option<PublishRequest> {
+    let text = format!("give a call to another worker: {why}");
+    let rejected = Err(Answer::rejected(kind, text));
+    answer(&call.properties, rejected, PAYLOAD_BYTES_MAX)
 }
 
 /// Who asked, as far as a request says.
@@ -292,6 +273,8 @@ fn refusal(request: &PublishRequest, fault: &AmqpFault) -> Option<PublishRequest
     };
     let is_small = has(ERROR) && body.len() <= REFUSAL_BYTES_MAX;
     if has(PROGRESS) || has(BEGUN) || is_small {
+        let caller = queue.as_str();
+        tracing::warn!(%fault, caller, "an answer could not be given");
         return None;
     }
     let headers = table([(ERROR, text("rejected"))]);

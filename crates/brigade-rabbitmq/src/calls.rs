@@ -113,7 +113,10 @@ impl Calls {
             number,
         };
         let left = if let QueueKind::Later(..) = target {
-            self.call_later(number, (target, message));
+            let storage = Arc::clone(&self.storage);
+            self.store(number, false, async move {
+                storage.store_one((target, message)).await
+            });
             None
         } else {
             let config = &self.storage.config;
@@ -158,24 +161,26 @@ impl Calls {
         self.storage.message(envelope, delay)
     }
 
-    fn call_later(&self, number: u64, message: (QueueKind, Message)) {
-        let (storage, open) = (Arc::clone(&self.storage), Arc::clone(&self.open));
-        self.storage.scope.spawn_until_closed(async move {
-            let stored = storage.store(vec![message]).await.pop();
-            if let Some(Err(error)) = stored.map(|stored| stored.into_result("make a call")) {
-                open.end(number, Err(error.into()));
-            }
+    /// Stores a request as a job is stored, which declares its queue.
+    fn store_request(&self, request: PublishRequest) {
+        let (storage, was_sent) = (Arc::clone(&self.storage), request.tries > 0);
+        self.store(request.number, was_sent, async move {
+            storage.store_request(request).await
         });
     }
 
-    /// Stores a request as a job is stored, which declares its queue.
-    fn store(&self, request: PublishRequest) {
+    /// Ends the call of this number if its request cannot be stored.
+    fn store(
+        &self,
+        number: u64,
+        was_sent: bool,
+        storing: impl Future<Output = Published> + Send + 'static,
+    ) {
         let open = Arc::clone(&self.open);
-        self.storage.store_request(request, move |request, stored| {
-            if let Err(error) = stored.into_result("make a call") {
-                let was_sent = request.tries > 0;
+        self.storage.scope.spawn_until_closed(async move {
+            if let Err(error) = storing.await.into_result("make a call") {
                 let error = if was_sent { error.uncertain() } else { error };
-                open.end(request.number, Err(error.into()));
+                open.end(number, Err(error.into()));
             }
         });
     }
@@ -208,38 +213,31 @@ impl PublishPolicy for Calls {
         }
         // A call that has ended meanwhile is not made.
         self.open.sent(number)?;
-        if self.storage.goes_alone(&request) {
-            self.store(request);
+        if self.storage.goes_alone(&request.message) {
+            self.store_request(request);
             return None;
         }
         Some(request)
     }
 
-    fn on_outcome(
-        &self,
-        request: PublishRequest,
-        outcome: Published,
-        _: bool,
-    ) -> Option<PublishRequest> {
+    fn on_outcome(&self, request: PublishRequest, outcome: Published) {
+        let number = request.number;
         // A cancel that does not get through is as if it was not made.
-        if request.number == 0 {
-            return None;
+        if number == 0 {
+            return;
         }
         match outcome {
-            Published::Safe => {}
             // A call waits for its worker, so there has to be a queue to wait in.
-            Published::Unroutable => {
-                if self.open.sent(request.number).is_some() {
-                    self.store(request);
-                }
+            Published::Unroutable if self.open.sent(number).is_some() => {
+                self.store_request(request);
             }
+            Published::Safe | Published::Unroutable => {}
             other => {
                 if let Err(error) = other.into_result("make a call") {
-                    self.open.end(request.number, Err(error.into()));
+                    self.open.end(number, Err(error.into()));
                 }
             }
         }
-        None
     }
 }
 

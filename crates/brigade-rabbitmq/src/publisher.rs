@@ -6,13 +6,14 @@
 //! that none waits for another: two for jobs (the second for queues whose confirms may take their
 //! time), one for requests of calls, one for answers.
 //!
-//! What becomes of a request whose outcome is known is the decision of the publisher's
-//! [`PublishPolicy`]: nothing more, the same request again, at once or after a pause, or another
-//! one in its place. A request that the broker returned, as its queue does not exist, has the
-//! outcome `Unroutable`, although the broker confirms it too.
+//! A publisher only reports outcomes. What follows from one (the queue is declared and the message
+//! sent again, another message goes in its place) is the code that waits for it; the maker of calls
+//! has its own [`PublishPolicy`] instead, as no task waits for each call. A request that the broker
+//! returned, as its queue does not exist, has the outcome `Unroutable`, although the broker
+//! confirms it too.
 //!
 //! Bounds: [`WAITING_MAX`] groups of requests wait to be sent, then their senders wait. In
-//! `channel`: the requests and bytes that are sent and not confirmed, and the requests that pause.
+//! `channel`: the requests and bytes that are sent and not confirmed.
 
 mod channel;
 mod policy;
@@ -25,7 +26,6 @@ use tokio::time::Instant;
 
 use self::channel::ChannelPublisher;
 pub(super) use self::policy::PublishPolicy;
-use self::policy::ReportOutcome;
 pub(super) use self::request::{Message, PublishRequest, Published};
 use super::fault::AmqpFault;
 use super::link::Link;
@@ -53,7 +53,7 @@ impl ConfirmPublisher {
     /// One that only reports outcomes.
     pub(super) fn start(config: &Arc<RabbitMqConfig>, link: &Link, scope: &Scope) -> Self {
         let (publisher, inbox) = Self::new();
-        inbox.start(Arc::new(ReportOutcome), config, link, scope);
+        inbox.start(Arc::new(()), config, link, scope);
         publisher
     }
 
@@ -85,19 +85,28 @@ impl ConfirmPublisher {
         messages: Vec<Arc<Message>>,
         give_up_at: Instant,
     ) -> Vec<Published> {
-        let closed = |uncertain| Published::Failed {
-            fault: AmqpFault::new(ErrorKind::Closed, "the broker was dropped"),
-            uncertain,
-        };
         if messages.is_empty() {
             return Vec::new();
         }
         let request = |message: Arc<Message>| {
             let mut request = PublishRequest::new(message);
             request.give_up_at = Some(give_up_at);
-            request.watched()
+            request
         };
-        let (requests, waiting): (Vec<_>, Vec<_>) = messages.into_iter().map(request).unzip();
+        self.publish_all(messages.into_iter().map(request)).await
+    }
+
+    /// The same for requests with deadlines of their own, or none.
+    pub(super) async fn publish_all(
+        &self,
+        requests: impl IntoIterator<Item = PublishRequest>,
+    ) -> Vec<Published> {
+        let closed = |uncertain| Published::Failed {
+            fault: AmqpFault::new(ErrorKind::Closed, "the broker was dropped"),
+            uncertain,
+        };
+        let requests = requests.into_iter().map(PublishRequest::watched);
+        let (requests, waiting): (Vec<_>, Vec<_>) = requests.unzip();
         if self.0.send(requests).await.is_err() {
             return vec![closed(false); waiting.len()];
         }

@@ -45,11 +45,6 @@ impl<T: Clone + Eq + Hash> Recent<T> {
             self.order.retain(|other| other != value);
         }
     }
-
-    pub(super) fn clear(&mut self) {
-        self.set.clear();
-        self.order.clear();
-    }
 }
 
 #[cfg(test)]
@@ -69,7 +64,5 @@ mod tests {
         recent.remove(&98);
         assert!(recent.insert(100) && recent.contains(&97), "there was room");
         assert!(recent.insert(98) && !recent.contains(&97));
-        recent.clear();
-        assert!(recent.set.is_empty() && recent.order.is_empty());
     }
 }

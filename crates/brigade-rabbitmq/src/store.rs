@@ -264,29 +264,27 @@ impl Storage {
 
     /// Whether this is a call whose queue may stand still, and with it all that is published with
     /// the call ([`LeaderProbe`]).
-    pub(super) fn goes_alone(&self, request: &PublishRequest) -> bool {
-        let Message {
-            queue, properties, ..
-        } = &*request.message;
-        let kind = || QueueKind::Jobs(self.config.queue_of(queue.as_str()).into());
-        has_caller(properties) && self.topology.is_quorum(&kind()) && !self.probe.has_reached(queue)
+    pub(super) fn goes_alone(&self, message: &Message) -> bool {
+        has_caller(&message.properties)
+            && self.topology.is_quorum(&self.kind_of(message))
+            && !self.probe.has_reached(&message.queue)
     }
 
-    /// Stores a call as a job is stored, and then runs `on_stored`.
-    pub(super) fn store_request(
-        self: &Arc<Self>,
-        mut request: PublishRequest,
-        on_stored: impl FnOnce(PublishRequest, Published) + Send + 'static,
-    ) {
-        let storage = Arc::clone(self);
-        self.scope.spawn_until_closed(async move {
-            request.set_expiration();
-            let message = Message::clone(&request.message);
-            let queue = storage.config.queue_of(message.queue.as_str());
-            let kind = QueueKind::Jobs(queue.into());
-            let stored = storage.store(vec![(kind, message)]).await.pop();
-            on_stored(request, stored.unwrap_or(Published::Safe));
-        });
+    fn kind_of(&self, message: &Message) -> QueueKind {
+        QueueKind::Jobs(self.config.queue_of(message.queue.as_str()).into())
+    }
+
+    /// Stores a call as a job is stored.
+    pub(super) async fn store_request(&self, mut request: PublishRequest) -> Published {
+        request.set_expiration();
+        let message = Arc::unwrap_or_clone(request.message);
+        self.store_one((self.kind_of(&message), message)).await
+    }
+
+    /// Stores a message.
+    pub(super) async fn store_one(&self, message: (QueueKind, Message)) -> Published {
+        let outcome = self.store(vec![message]).await.pop();
+        outcome.unwrap_or(Published::Safe)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What publishes requests: one channel of one connection after the other.
 //!
 //! ```text
-//!   unsent --- sent ---> unconfirmed --- confirm, return, nack ---> policy ---> over, or unsent again, or paused
-//!     ^                       |                                                                      |
-//!     +---- channel ended ----+---------------------------- pause is over ---------------------------+
+//!   unsent --- sent ---> unconfirmed --- confirm, return, nack ---> its outcome is reported
+//!     ^                       |
+//!     +---- channel ended ----+
 //! ```
 //!
 //! One task owns all of it. A request that has no outcome by its deadline fails, wherever it is; if
@@ -47,8 +47,6 @@ const UNCONFIRMED_MAX: usize = 4096;
 const UNCONFIRMED_BYTES_MAX: usize = 8 << 20;
 /// Waiting for a connection; beyond that nothing more is accepted.
 const UNSENT_MAX: usize = 8192;
-/// Requests that pause before they are sent again. Beyond that, none pauses.
-const PAUSED_MAX: usize = 4096;
 /// The longest pause before another channel is opened.
 const CHANNEL_PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -65,7 +63,6 @@ pub(super) struct ChannelPublisher<P> {
     unconfirmed: VecDeque<(PublishRequest, PublisherConfirm)>,
     /// Of the bodies of those.
     unconfirmed_bytes: usize,
-    paused: Vec<PublishRequest>,
     /// So many of `unsent` go one at a time.
     suspects: usize,
     /// What was sent last was a suspect, so nothing else is unconfirmed.
@@ -90,7 +87,6 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             batch: Vec::new(),
             unconfirmed: VecDeque::new(),
             unconfirmed_bytes: 0,
-            paused: Vec::new(),
             suspects: 0,
             is_alone: false,
             has_confirmed: false,
@@ -117,9 +113,9 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
     /// The connection to publish on; `None` when the broker was dropped. Requests whose deadline
     /// comes before fail.
     async fn next_connection(&mut self) -> Option<LiveConnection> {
-        if !P::EAGER && self.unsent.is_empty() && self.paused.is_empty() {
+        if !P::EAGER && self.unsent.is_empty() {
             let first = self.inbox.recv().await?;
-            self.accept(first);
+            self.unsent.extend(first);
         }
         loop {
             let due = self.next_deadline();
@@ -131,7 +127,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
                     Err(_) => {}
                 },
                 more = self.inbox.recv(), if self.unsent.len() < UNSENT_MAX => {
-                    self.accept(more?);
+                    self.unsent.extend(more?);
                 }
                 () = reached(due) => {}
             }
@@ -172,7 +168,6 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
     /// Nothing is lost when this is dropped at an await: what is under way is in `self`.
     async fn carry(&mut self, connection: &LiveConnection, channel: &Channel) -> AmqpFault {
         loop {
-            let resume_at = self.resume_paused();
             if !self.unsent.is_empty()
                 && self.may_send(connection)
                 && let Err(fault) = self.send(connection, channel).await
@@ -193,27 +188,12 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
                     let Some(more) = more else {
                         return AmqpFault::new(ErrorKind::Closed, "the broker was dropped");
                     };
-                    self.accept(more);
+                    self.unsent.extend(more);
                     while self.unsent.len() < BATCH_MAX && let Ok(more) = self.inbox.try_recv() {
-                        self.accept(more);
+                        self.unsent.extend(more);
                     }
                 }
-                () = reached(resume_at) => {}
-                () = reached(due) => {
-                    return late(connection);
-                }
-            }
-        }
-    }
-
-    /// Takes requests over: they are sent, or pause first.
-    fn accept(&mut self, requests: impl IntoIterator<Item = PublishRequest>) {
-        let now = Instant::now();
-        for request in requests {
-            if request.not_before.is_some_and(|at| at > now) {
-                self.paused.push(request);
-            } else {
-                self.unsent.push_back(request);
+                () = reached(due) => return late(connection),
             }
         }
     }
@@ -286,8 +266,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             let bytes = fit::frame_bytes(&request.message.properties);
             let uncertain = request.tries > 0;
             let outcome = Published::failed(&AmqpFault::over_frame(bytes, frame_max), uncertain);
-            let next = self.policy.on_outcome(request, outcome, false);
-            self.accept(next.filter(|next| fit::fits(&next.message.properties, frame_max)));
+            self.policy.on_outcome(request, outcome);
         }
     }
 
@@ -340,14 +319,13 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             }
         }
         let outcome = if request.is_returned {
-            request.returned();
+            // It did not arrive this time.
+            request.tries -= 1;
             Published::Unroutable
         } else {
             outcome
         };
-        let may_pause = self.paused.len() < PAUSED_MAX;
-        let next = self.policy.on_outcome(request, outcome, may_pause);
-        self.accept(next);
+        self.policy.on_outcome(request, outcome);
         Ok(())
     }
 
@@ -371,26 +349,13 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         } else if let Some(request) = self.unsent.pop_front() {
             // What was refused for its size was refused each time.
             let uncertain = request.tries > 1 && fault.kind() != ErrorKind::TooLarge;
-            let outcome = Published::failed(fault, uncertain);
-            if let Some(next) = self.policy.on_outcome(request, outcome, false) {
-                self.unsent.push_front(next);
-            }
+            self.policy
+                .on_outcome(request, Published::failed(fault, uncertain));
         }
-    }
-
-    /// Requests whose pause is over are to be sent; when the next one is.
-    fn resume_paused(&mut self) -> Option<Instant> {
-        if !self.paused.is_empty() {
-            let now = Instant::now();
-            let over = |one: &mut PublishRequest| one.not_before.is_none_or(|at| at <= now);
-            self.unsent.extend(self.paused.extract_if(.., over));
-        }
-        self.paused.iter().filter_map(|one| one.not_before).min()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let all = self.unsent.iter().chain(&self.paused);
-        all.filter_map(|one| one.give_up_at).min()
+        self.unsent.iter().filter_map(|one| one.give_up_at).min()
     }
 
     /// Requests whose deadline is over fail. Whether there were any.
@@ -410,18 +375,15 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         if !self.unsent.iter().any(&which) {
             return false;
         }
-        let (mut index, mut suspects) = (0, 0);
-        for request in std::mem::take(&mut self.unsent) {
-            let is_suspect = index < self.suspects;
-            index += 1;
-            if !which(&request) {
-                suspects += usize::from(is_suspect);
+        let mut suspects = 0;
+        for (index, request) in std::mem::take(&mut self.unsent).into_iter().enumerate() {
+            if which(&request) {
+                let outcome = Published::failed(fault, request.tries > 0);
+                self.policy.on_outcome(request, outcome);
+            } else {
+                suspects += usize::from(index < self.suspects);
                 self.unsent.push_back(request);
-                continue;
             }
-            let outcome = Published::failed(fault, request.tries > 0);
-            let next = self.policy.on_outcome(request, outcome, false);
-            self.accept(next);
         }
         self.suspects = suspects;
         true

@@ -5,7 +5,6 @@
 //! the process that takes it can drop a copy.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use lapin::BasicProperties;
@@ -92,12 +91,8 @@ pub(in super::super) struct PublishRequest {
     pub(in super::super) expires_at: Option<Instant>,
     /// How often it was published and may have arrived.
     pub(in super::super) tries: u32,
-    /// When the broker returned it for the first time.
-    pub(in super::super) returned_since: Option<Instant>,
     /// The broker has returned it, and its confirm has not come yet.
     pub(super) is_returned: bool,
-    /// It pauses until then.
-    pub(super) not_before: Option<Instant>,
 }
 
 impl PublishRequest {
@@ -111,38 +106,31 @@ impl PublishRequest {
             give_up_at: None,
             expires_at: None,
             tries: 0,
-            returned_since: None,
             is_returned: false,
-            not_before: None,
         }
     }
 
-    /// Has it wait before it is published again.
-    pub(in super::super) fn after(self, pause: Duration) -> Self {
+    /// The same request once more; the outcome of this one is not that of the other.
+    pub(in super::super) fn again(&self) -> Self {
         Self {
-            not_before: Some(Instant::now() + pause),
-            ..self
+            exchange: self.exchange.clone(),
+            is_optional: self.is_optional,
+            give_up_at: self.give_up_at,
+            expires_at: self.expires_at,
+            ..Self::new(Arc::clone(&self.message))
         }
     }
 
     /// The same request, and the receiver of its outcome.
-    pub(in super::super) fn watched(self) -> (Self, oneshot::Receiver<Published>) {
+    pub(super) fn watched(self) -> (Self, oneshot::Receiver<Published>) {
         let (outcome, answered) = oneshot::channel();
         let outcome = Some(outcome);
         (Self { outcome, ..self }, answered)
     }
 
-    /// Takes the place of another one: who waits for that waits for this.
-    pub(in super::super) fn instead_of(self, other: &mut Self) -> Self {
-        Self {
-            outcome: other.outcome.take(),
-            ..self
-        }
-    }
-
     /// Nothing more is done for it.
-    pub(in super::super) fn finish(&mut self, outcome: Published) {
-        if let Some(waiting) = self.outcome.take() {
+    pub(super) fn finish(self, outcome: Published) {
+        if let Some(waiting) = self.outcome {
             // The one that waited may be gone.
             waiting.send(outcome).ok();
         }
@@ -161,15 +149,7 @@ impl PublishRequest {
     /// It is about to be published.
     pub(super) fn begin(&mut self) {
         self.tries += 1;
-        self.not_before = None;
         self.set_expiration();
-    }
-
-    /// The broker brought it back, so it did not arrive this time.
-    pub(super) fn returned(&mut self) {
-        self.is_returned = false;
-        self.returned_since.get_or_insert_with(Instant::now);
-        self.tries = self.tries.saturating_sub(1);
     }
 
     /// Whether this is what the broker brought back.
