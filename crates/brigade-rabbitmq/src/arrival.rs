@@ -14,9 +14,10 @@ use tokio::time::sleep;
 
 use super::checks::is_unprintable;
 use super::delivery::Delivery;
+use super::fault::AmqpFault;
 use super::intake::Intake;
 use super::message::{Envelope, UnreadableMessage, is_counted};
-use super::publisher::{Message, Published};
+use super::publisher::Message;
 use super::topology::QueueKind;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
@@ -26,8 +27,19 @@ use brigade_core::store::Answer;
 
 /// The pause after a message could not be stored.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often it is looked whether a settlement has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What the broker has handed out so often does not go back as it is: a quorum queue that others
+/// declared may give it up after 20 times.
+const DELIVERIES_MAX: u64 = 10;
+
+/// What takes the place of a delivery that is not handed out.
+enum Instead {
+    /// Nothing: it is a copy.
+    Nothing,
+    /// Its caller is given this.
+    Answer(Box<BasicProperties>, Answer),
+    /// Another message, as safe as this mode makes it if it is a call.
+    Message(QueueKind, Message, Option<u8>),
+}
 
 impl Intake {
     /// Reads a delivery of a queue; `None` if it is not to be handed out.
@@ -67,8 +79,7 @@ impl Intake {
             .due
             .and_then(|due| due.duration_since(SystemTime::now()).ok());
         if let Some(early) = early {
-            let message = self.storage.message(envelope.next(), early);
-            self.store_instead(delivery, "wait longer", message);
+            self.hand_on(delivery, envelope.next(), early);
             return None;
         }
         Some(envelope)
@@ -91,28 +102,28 @@ impl Intake {
             self.wait_for_settlement(delivery, Arc::clone(envelope));
             return true;
         }
+        let cancelled = || {
+            let mut leases = self.leases.table();
+            leases.take_cancelled(envelope).filter(|_| envelope.is_call())
+        };
+        let is_late = || {
+            envelope
+                .begins_by()
+                .is_some_and(|by| by < SystemTime::now())
+        };
         if self.leases.table().is_copy(envelope) {
             tracing::info!(job = %envelope.id, "the broker brought a job once more that is \
                 settled, or held; it is dropped");
-            self.drop_later(delivery, async { Ok(()) });
-            return true;
-        }
-        let cancelled = if envelope.is_call() {
-            self.leases.table().take_cancelled(envelope)
-        } else {
-            None
-        };
-        if let Some(reason) = cancelled {
+            self.replace(delivery, Instead::Nothing);
+        } else if let Some(reason) = cancelled() {
             let answer = Answer::of(&CallError::Cancelled(Cancelled::without_report(reason)));
-            self.answer_instead(delivery, envelope.properties.clone(), answer);
+            let asked = Box::new(envelope.properties.clone());
+            self.replace(delivery, Instead::Answer(asked, answer));
         } else if envelope.is_uncounted && counts_deliveries() {
-            self.hand_on(delivery, envelope, envelope.recounted(), Duration::ZERO);
+            self.hand_on(delivery, envelope.recounted(), Duration::ZERO);
         } else if let Some(pause) = forward_after {
-            self.hand_on(delivery, envelope, envelope.next(), pause);
-        } else if envelope
-            .begins_by()
-            .is_some_and(|by| by < SystemTime::now())
-        {
+            self.hand_on(delivery, envelope.next(), pause);
+        } else if is_late() {
             self.bury(delivery, envelope);
         } else {
             return false;
@@ -131,7 +142,7 @@ impl Intake {
             // So that its caller does not wait for ever.
             tracing::warn!(queue, why, "a message that is no call is refused");
             let answer = Answer::rejected(ErrorKind::Decode, why);
-            self.answer_instead(delivery, *properties, answer);
+            self.replace(delivery, Instead::Answer(properties, answer));
         } else {
             self.set_aside(queue, delivery, &why, *properties, body);
         }
@@ -155,16 +166,20 @@ impl Intake {
             properties,
             body,
         };
-        let dead = self.storage.dead_letter(queue, why, message);
-        self.store_instead(delivery, "set it aside", Ok(dead));
+        let (target, message) = self.storage.dead_letter(queue, why, message);
+        self.replace(delivery, Instead::Message(target, message, None));
     }
 
     fn bury(self: &Arc<Self>, delivery: &Delivery, envelope: &Envelope) {
         let why = &too_late(envelope.attempt() - 1);
-        let message = envelope.next().write("".into());
-        let dead =
-            message.map(|message| self.storage.dead_letter(&envelope.job.queue, why, message));
-        self.store_instead(delivery, "set it aside", dead);
+        match envelope.next().write("".into()) {
+            Ok(message) => {
+                let queue = &envelope.job.queue;
+                let (target, message) = self.storage.dead_letter(queue, why, message);
+                self.replace(delivery, Instead::Message(target, message, None));
+            }
+            Err(error) => stays(&error),
+        }
     }
 
     /// Whether a refusal may go to whom this message names: to no queue of jobs, and to no name
@@ -199,25 +214,30 @@ impl Intake {
         is_queue(queue) || base.is_some_and(is_queue)
     }
 
-    /// Goes on as this new message, at the end of its queue, after this time. A call is not stored
-    /// on disk for that: the longer its delivery is held, the likelier it comes again when this
-    /// worker ends.
-    pub(super) fn hand_on(
+    /// A delivery goes on as this new message, at the end of its queue, after this time.
+    fn hand_on(self: &Arc<Self>, delivery: &Delivery, next: Envelope, after: Duration) {
+        let mode = *next.properties.delivery_mode();
+        match self.storage.message(next, after) {
+            Ok((target, message)) => {
+                self.replace(delivery, Instead::Message(target, message, mode));
+            }
+            Err(error) => stays(&error),
+        }
+    }
+
+    /// Gives a delivery back to its place in the queue.
+    pub(super) async fn give_back(
         self: &Arc<Self>,
         delivery: &Delivery,
         envelope: &Envelope,
-        next: Envelope,
-        after: Duration,
-    ) {
-        match self.storage.message(next, after) {
-            Ok((QueueKind::Jobs(_), message)) if envelope.is_call() => {
-                let intake = Arc::clone(self);
-                let mode = *envelope.properties.delivery_mode();
-                let sending = async move { intake.answers.send_on(message, mode).await };
-                self.drop_later(delivery, sending);
-            }
-            message => self.store_instead(delivery, "hand it on", message),
+    ) -> Result<(), AmqpFault> {
+        if envelope.deliveries >= DELIVERIES_MAX {
+            // The broker would give it up: as a new message it is counted from the beginning.
+            self.hand_on(delivery, envelope.next(), Duration::ZERO);
+            return Ok(());
         }
+        self.leases.table().returns(envelope);
+        delivery.requeue().await
     }
 
     /// Waits for the settlement of its earlier delivery: until then it is neither to be run nor to
@@ -225,71 +245,51 @@ impl Intake {
     fn wait_for_settlement(self: &Arc<Self>, delivery: &Delivery, envelope: Arc<Envelope>) {
         let (intake, delivery) = (Arc::clone(self), delivery.clone());
         self.scope.spawn_until_closed(async move {
-            while intake.leases.table().is_being_settled(&envelope) && delivery.is_alive() {
-                sleep(LOOK_AGAIN).await;
-            }
+            let finished = intake.leases.until_finished(&envelope);
+            let is_alive = delivery.opened.dead.run_until_cancelled(finished).await;
             let is_copy = intake.leases.table().is_copy(&envelope);
-            if is_copy {
-                delivery.ack().await.ok();
-            } else {
-                intake.leases.table().returns(&envelope);
-                delivery.requeue().await.ok();
+            // Both fail only if the broker gives it to another consumer anyway.
+            match is_alive {
+                Some(()) if is_copy => drop(delivery.ack().await),
+                Some(()) => drop(intake.give_back(&delivery, &envelope).await),
+                None => {}
             }
         });
     }
 
-    /// Answers the caller of a message that is not run.
-    fn answer_instead(
-        self: &Arc<Self>,
-        delivery: &Delivery,
-        asked: BasicProperties,
-        answer: Answer,
-    ) {
-        let intake = Arc::clone(self);
-        let answering = async move { intake.answers.give(&asked, Err(answer)).await };
-        self.drop_later(delivery, answering);
-    }
-
-    /// Acks a delivery when this went well.
-    fn drop_later(
-        &self,
-        delivery: &Delivery,
-        doing: impl Future<Output = Result<(), Error>> + Send + 'static,
-    ) {
-        let delivery = delivery.clone();
-        let dropping = async move {
-            if doing.await.is_ok() {
-                delivery.ack().await.ok();
-            }
-        };
-        self.scope
-            .spawn_until_closed(self.moving.track_future(dropping));
-    }
-
-    /// Puts a message in the place of a delivery, and acks that when the message is safe.
-    fn store_instead(
-        self: &Arc<Self>,
-        delivery: &Delivery,
-        what: &'static str,
-        message: Result<(QueueKind, Message), Error>,
-    ) {
-        let message = match message {
-            Ok(message) => message,
-            // It stays where it is, and comes again with the next connection.
-            Err(error) => return tracing::error!(%error, what, "could not write a message"),
-        };
+    /// Puts something in the place of a delivery, and acks that when it is safe. Tried again until
+    /// then, or until the broker gives the delivery to another consumer.
+    fn replace(self: &Arc<Self>, delivery: &Delivery, instead: Instead) {
         let (intake, delivery) = (Arc::clone(self), delivery.clone());
-        let moving = async move {
+        let replacing = async move {
             while delivery.is_alive() {
-                let stored = intake.storage.store(vec![message.clone()]).await.pop();
-                if let Some(Published::Safe) = stored {
-                    return drop(delivery.ack().await);
+                match intake.put_instead(&instead).await {
+                    Ok(()) => return drop(delivery.ack().await),
+                    Err(error) => {
+                        tracing::warn!(%error, "could not store a message that takes the place of \
+                            another; trying again");
+                    }
                 }
-                tracing::warn!(?stored, what, "could not store a message; trying again");
                 sleep(AGAIN).await;
             }
         };
         self.scope
-            .spawn_until_closed(self.moving.track_future(moving));
+            .spawn_until_closed(self.moving.track_future(replacing));
     }
+
+    async fn put_instead(&self, instead: &Instead) -> Result<(), Error> {
+        match instead {
+            Instead::Nothing => Ok(()),
+            Instead::Answer(asked, answer) => self.answers.give(asked, Err(answer.clone())).await,
+            Instead::Message(target, message, mode) => {
+                self.put(target.clone(), message.clone(), *mode).await
+            }
+        }
+    }
+}
+
+/// A message could not be written in another place: it stays where it is, and comes again with the
+/// next connection.
+fn stays(error: &Error) {
+    tracing::error!(%error, "could not write a message");
 }

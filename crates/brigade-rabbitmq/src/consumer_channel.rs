@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fault::AmqpFault;
 use super::link::LiveConnection;
+use super::subscriptions::Subscriptions;
 use crate::shutdown::Scope;
 use crate::sync::lock;
 
@@ -71,10 +72,15 @@ impl Tags {
     }
 }
 
+/// A subscription, and its number there.
+pub(super) type Room = (Arc<Subscriptions>, u64);
+
 /// An ack of a delivery, or its way back.
 struct AckRequest {
     tag: u64,
     action: AckAction,
+    /// The subscription that it came by, whose room is free then.
+    room: Option<Room>,
     done: oneshot::Sender<Result<(), AmqpFault>>,
 }
 
@@ -130,13 +136,26 @@ impl ConsumerChannel {
     /// # Errors
     ///
     /// If the channel ended before: the broker may have read it or not.
-    pub(super) async fn acknowledge(&self, tag: u64, action: AckAction) -> Result<(), AmqpFault> {
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the broker may read it or not.
+    pub(super) async fn acknowledge(
+        &self,
+        tag: u64,
+        action: AckAction,
+        room: Option<Room>,
+    ) -> Result<(), AmqpFault> {
         let (done, outcome) = oneshot::channel();
+        let request = AckRequest {
+            tag,
+            action,
+            room,
+            done,
+        };
         let sending = async {
-            self.requests
-                .send(AckRequest { tag, action, done })
-                .await
-                .map_err(|_| AmqpFault::timeout())?;
+            let sent = self.requests.send(request).await;
+            sent.map_err(|_| AmqpFault::timeout())?;
             outcome.await.map_err(|_| AmqpFault::timeout())?
         };
         self.dead
@@ -170,6 +189,9 @@ impl Acker {
                 opened.dead.cancel();
             }
             for request in together {
+                if let Some((subscriptions, number)) = request.room {
+                    subscriptions.release(number);
+                }
                 // The one that waits may have gone.
                 request.done.send(done.clone()).ok();
             }

@@ -3,26 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::consumer_channel::{AckAction, ConsumerChannel};
+use super::consumer_channel::{AckAction, ConsumerChannel, Room};
 use super::fault::AmqpFault;
-use super::subscriptions::Subscriptions;
 
 #[derive(Clone)]
 pub(super) struct Delivery {
     pub(super) opened: Arc<ConsumerChannel>,
     pub(super) tag: u64,
-    /// The subscription that it came by, and its number; none if it was asked for.
-    subscription: Option<(Arc<Subscriptions>, u64)>,
+    /// The subscription that it came by; none if it was asked for.
+    subscription: Option<Room>,
     /// From when on the broker counts the time that it may be held.
     since: Instant,
 }
 
 impl Delivery {
-    pub(super) fn new(
-        opened: &Arc<ConsumerChannel>,
-        tag: u64,
-        subscription: Option<(Arc<Subscriptions>, u64)>,
-    ) -> Self {
+    pub(super) fn new(opened: &Arc<ConsumerChannel>, tag: u64, subscription: Option<Room>) -> Self {
         opened.note(tag);
         if let Some((subscriptions, number)) = &subscription {
             subscriptions.take_room(*number);
@@ -67,12 +62,9 @@ impl Delivery {
         self.acknowledge(AckAction::Requeue).await
     }
 
-    async fn acknowledge(&self, said: AckAction) -> Result<(), AmqpFault> {
-        let heard = self.opened.acknowledge(self.tag, said).await;
-        if let Some((subscriptions, number)) = &self.subscription {
-            subscriptions.release(*number);
-        }
-        heard
+    async fn acknowledge(&self, action: AckAction) -> Result<(), AmqpFault> {
+        let room = self.subscription.clone();
+        self.opened.acknowledge(self.tag, action, room).await
     }
 
     /// Ends the subscription that it came by, so that the broker sends no other job when it is

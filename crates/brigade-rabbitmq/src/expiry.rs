@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use super::intake::Intake;
-use super::lease_table::HeldDelivery;
 use super::settle::EndingLease;
 use crate::job::AttemptKind;
 use brigade_core::store::{Disposition, Settlement};
@@ -36,7 +35,7 @@ impl Intake {
     pub(super) async fn end_expired(self: &Arc<Self>) {
         let now = self.now_after(Instant::now());
         let expired = self.leases.table().expired(now);
-        let lost = |(token, mut held): (i64, HeldDelivery)| {
+        let ending = expired.into_iter().map(|(token, mut held)| {
             let envelope = Arc::make_mut(&mut held.envelope);
             envelope.lost = envelope.lost.saturating_add(1);
             let disposition = Disposition::GiveBack {
@@ -44,27 +43,14 @@ impl Intake {
                 reason: "its lease ran out".to_owned(),
                 after: Duration::ZERO,
             };
-            let settlement = Settlement {
+            let settlement = Arc::new(Settlement {
                 id: held.envelope.id.clone(),
                 token,
                 disposition,
                 answer: None,
-            };
-            EndingLease {
-                held,
-                settlement: Arc::new(settlement),
-            }
-        };
-        let expired: Vec<_> = expired.into_iter().map(lost).collect();
-        if expired.is_empty() {
-            return;
-        }
-        let (sender, outcome) = oneshot::channel::<()>();
-        let intake = Arc::clone(self);
-        self.scope.spawn_until_closed(async move {
-            intake.end_all(expired).await;
-            drop(sender);
+            });
+            self.end(EndingLease { held, settlement })
         });
-        outcome.await.ok();
+        join_all(ending).await;
     }
 }

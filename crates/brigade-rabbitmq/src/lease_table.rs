@@ -82,7 +82,16 @@ impl LeaseTable {
     pub(super) fn let_go(&mut self, id: &JobId, token: i64, now: Instant) -> Option<HeldDelivery> {
         self.lost.retain(|lost| lost.token != token);
         self.held.get(&token).filter(|held| held.is_good(id, now))?;
-        self.remove(token)
+        self.begin(token)
+    }
+
+    /// Lets go of it. It is being settled from now on, until [`finish`](Self::finish).
+    fn begin(&mut self, token: i64) -> Option<HeldDelivery> {
+        let held = self.remove(token)?;
+        if let Some(mark) = held.envelope.mark() {
+            *self.settling.entry(mark).or_default() += 1;
+        }
+        Some(held)
     }
 
     fn remove(&mut self, token: i64) -> Option<HeldDelivery> {
@@ -163,16 +172,17 @@ impl LeaseTable {
     /// Takes out the leases whose time is over. Those whose channels are over are another's
     /// already, and only go.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<(i64, HeldDelivery)> {
-        let over: Vec<i64> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.until <= now)
-            .map(|(token, _)| *token)
-            .collect();
-        let taken = over
-            .into_iter()
-            .filter_map(|token| Some((token, self.remove(token)?)));
-        taken.filter(|(_, held)| held.delivery.is_alive()).collect()
+        let is_over = |held: &HeldDelivery| held.until <= now;
+        let over = self.held.iter().filter(|(_, held)| is_over(held));
+        let over: Vec<i64> = over.map(|(token, _)| *token).collect();
+        let taken = over.into_iter().filter_map(|token| {
+            if !self.held.get(&token)?.delivery.is_alive() {
+                self.remove(token);
+                return None;
+            }
+            Some((token, self.begin(token)?))
+        });
+        taken.collect()
     }
 
     pub(super) fn next_end(&self) -> Option<Instant> {
@@ -286,20 +296,13 @@ impl LeaseTable {
         self.lost.iter().cloned().collect()
     }
 
-    /// Settling these has begun.
-    pub(super) fn begin(&mut self, marks: &[(JobId, u64)]) {
-        for mark in marks {
-            *self.settling.entry(mark.clone()).or_default() += 1;
-        }
-    }
-
-    pub(super) fn finish(&mut self, marks: &[(JobId, u64)]) {
-        for mark in marks {
-            if let Some(count) = self.settling.get_mut(mark) {
-                *count -= 1;
-                if *count == 0 {
-                    self.settling.remove(mark);
-                }
+    /// The settlement of this message has ended.
+    pub(super) fn finish(&mut self, envelope: &Envelope) {
+        let Some(mark) = envelope.mark() else { return };
+        if let Some(count) = self.settling.get_mut(&mark) {
+            *count -= 1;
+            if *count == 0 {
+                self.settling.remove(&mark);
             }
         }
     }

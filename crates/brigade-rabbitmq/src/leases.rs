@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::lease_table::{HeldDelivery, LeaseTable};
+use super::message::Envelope;
 use crate::sync::lock;
 
 pub(super) struct Leases {
@@ -15,6 +16,8 @@ pub(super) struct Leases {
     added: Notify,
     /// A lease was lost, or its call cancelled.
     lost: Notify,
+    /// A settlement has ended.
+    finished: Notify,
     tokens: AtomicI64,
 }
 
@@ -24,6 +27,7 @@ impl Leases {
             table: Mutex::new(LeaseTable::new()),
             added: Notify::new(),
             lost: Notify::new(),
+            finished: Notify::new(),
             tokens: AtomicI64::new(0),
         }
     }
@@ -50,6 +54,24 @@ impl Leases {
     /// From the call on, not from the first poll.
     pub(super) fn until_lost(&self) -> Notified<'_> {
         self.lost.notified()
+    }
+
+    /// The settlement of this message has ended.
+    pub(super) fn finish(&self, envelope: &Envelope) {
+        self.table().finish(envelope);
+        self.finished.notify_waiters();
+    }
+
+    /// Returns when no holder is settling this message. Cancel safe.
+    pub(super) async fn until_finished(&self, envelope: &Envelope) {
+        loop {
+            // From here on, not from the first poll.
+            let finished = self.finished.notified();
+            if !self.table().is_being_settled(envelope) {
+                return;
+            }
+            finished.await;
+        }
     }
 
     /// The leases of the channel of this number are lost; or those of one queue of it.

@@ -40,9 +40,6 @@ use crate::sync::lock;
 pub(super) const HAND_BACK: Duration = Duration::from_millis(200);
 /// Before it is asked again whether a queue has something that is not here yet.
 const FENCE_PAUSE: Duration = Duration::from_millis(5);
-/// What the broker has handed out so often does not go back as it is: a quorum queue that others
-/// declared may give it up after 20 times.
-const DELIVERIES_MAX: u64 = 10;
 /// Deliveries of a classic queue are counted for so long, and so many: after a restart of the
 /// server all that waits may be marked as handed out before.
 const COUNTS_FOR: Duration = Duration::from_secs(600);
@@ -383,16 +380,9 @@ impl QueueConsumer {
             state.ready.drain(asked..).collect()
         };
         self.notify_groups();
-        let intake = &self.intake;
-        let back = surplus.iter().map(async |(delivery, envelope)| {
-            if envelope.deliveries >= DELIVERIES_MAX {
-                // The broker would give it up: as a new message it is counted from the beginning.
-                intake.hand_on(delivery, envelope, envelope.next(), Duration::ZERO);
-                return Ok(());
-            }
-            intake.leases.table().returns(envelope);
-            delivery.requeue().await
-        });
+        let back = surplus
+            .iter()
+            .map(|(delivery, envelope)| self.intake.give_back(delivery, envelope));
         join_all(back).await.into_iter().collect()
     }
 }

@@ -6,19 +6,19 @@
 //! different numbers (`brigade-seq`), and the process that settled one drops it when it comes
 //! again.
 //!
-//! `pass` decides first about jobs that workers passed. Then [`afterlife`] says what becomes of the
-//! job, and [`Intake::step`] what is done for that before the ack.
+//! Each lease is ended by a task of its own, which goes on if the holder is gone. `pass` decides
+//! first about jobs that workers passed; then [`afterlife`] says what becomes of the job.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::future::{join, join_all};
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::answers::dropped;
 use super::intake::Intake;
 use super::lease_table::HeldDelivery;
-use super::message::Envelope;
+use super::message::{Envelope, has_caller};
 use super::publisher::Message;
 use super::topology::QueueKind;
 use super::values::shortened;
@@ -33,20 +33,6 @@ use brigade_core::store::{Answer, Disposition, Settled, Settlement};
 pub(super) struct EndingLease {
     pub(super) held: HeldDelivery,
     pub(super) settlement: Arc<Settlement>,
-}
-
-/// What is done before the delivery of a lease is acked.
-enum BeforeAck {
-    /// Nothing: it is over.
-    Ack,
-    /// It is stored as another message.
-    Store((QueueKind, Message)),
-    /// A call is sent to another worker, and not stored on disk if it was not before.
-    SendOn(Message),
-    /// Its caller is given the result.
-    Answer,
-    /// Its caller is given this in place of a result.
-    Refuse(Box<Answer>),
 }
 
 /// What becomes of a job or a call.
@@ -65,156 +51,95 @@ impl Intake {
         settlements: Vec<Arc<Settlement>>,
     ) -> Result<Vec<Result<Settled, Error>>, Error> {
         let now = self.now_after(Instant::now());
-        let mut answers: Vec<_> = settlements.iter().map(|_| Ok(Settled::Stale)).collect();
-        let (mut places, mut leases) = (Vec::new(), Vec::new());
-        for (place, settlement) in settlements.into_iter().enumerate() {
-            let (id, token) = (&settlement.id, settlement.token);
-            if let Disposition::Extend(time) = settlement.disposition {
-                if self.leases.table().extend(id, token, now, time) {
-                    answers[place] = Ok(Settled::Accepted(None));
+        let settling = settlements.into_iter().map(|settlement| {
+            let (id, token, mut ending) = (&settlement.id, settlement.token, None);
+            let is_held = if let Disposition::Extend(time) = settlement.disposition {
+                self.leases.table().extend(id, token, now, time)
+            } else {
+                let held = self.leases.table().let_go(id, token, now);
+                ending = held.map(|held| self.end(EndingLease { held, settlement }));
+                ending.is_some()
+            };
+            async move {
+                if let Some(ending) = ending {
+                    ending.await?;
                 }
-            } else if let Some(held) = self.leases.table().let_go(id, token, now) {
-                places.push(place);
-                leases.push(EndingLease { held, settlement });
+                Ok(if is_held {
+                    Settled::Accepted(None)
+                } else {
+                    Settled::Stale
+                })
             }
-        }
-        if leases.is_empty() {
-            return Ok(answers);
-        }
+        });
+        Ok(join_all(settling).await)
+    }
+
+    /// Ends a lease that was let go. Once begun, it goes on if the future is dropped.
+    pub(super) fn end(
+        self: &Arc<Self>,
+        lease: EndingLease,
+    ) -> impl Future<Output = Result<(), Error>> + use<> {
         let (sender, outcome) = oneshot::channel();
         let intake = Arc::clone(self);
         self.scope.spawn_until_closed(async move {
-            // Who asked may have gone.
-            sender.send(intake.end_all(leases).await).ok();
+            // The one that asked may be gone.
+            sender.send(intake.end_lease(lease).await).ok();
         });
-        let ended = outcome.await.map_err(|_| dropped())?;
-        for (place, ended) in places.into_iter().zip(ended) {
-            answers[place] = ended.map(|()| Settled::Accepted(None));
-        }
-        Ok(answers)
+        async { outcome.await.unwrap_or_else(|_| Err(dropped())) }
     }
 
-    /// Ends these leases; one answer for each. One that could not be ended holds on, if its
-    /// delivery is still there.
-    pub(super) async fn end_all(&self, leases: Vec<EndingLease>) -> Vec<Result<(), Error>> {
-        let marks: Vec<_> = leases
-            .iter()
-            .filter_map(|lease| lease.held.envelope.mark())
-            .collect();
-        self.leases.table().begin(&marks);
-        let ended = self.end_each(leases).await;
-        self.leases.table().finish(&marks);
+    /// A lease that could not be ended is held again, if its delivery is still there.
+    async fn end_lease(&self, mut lease: EndingLease) -> Result<(), Error> {
+        self.pass_on(&mut lease).await;
+        let followed = self.follow(&lease).await;
+        let EndingLease { held, settlement } = lease;
+        let envelope = Arc::clone(&held.envelope);
+        let ended = match followed {
+            Ok(has_next) => {
+                self.leases.table().settled(&envelope);
+                match held.delivery.ack().await {
+                    Err(fault) if !has_next => Err(fault.into_error("settle").uncertain()),
+                    // Two messages are there if this failed, and one of them is dropped.
+                    _ => Ok(()),
+                }
+            }
+            Err(error) => {
+                if held.delivery.is_alive() {
+                    self.leases.hold(settlement.token, held);
+                }
+                Err(error)
+            }
+        };
+        self.leases.finish(&envelope);
         ended
     }
 
-    async fn end_each(&self, leases: Vec<EndingLease>) -> Vec<Result<(), Error>> {
-        let deciding = leases.into_iter().map(async |mut lease| {
-            self.pass_on(&mut lease).await;
-            let step = self.step(&lease);
-            (lease, step)
-        });
-        let decided = join_all(deciding).await;
-        let mut outcomes: Vec<Result<(), Error>> = decided.iter().map(|_| Ok(())).collect();
-        let (mut stored, mut messages, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, (lease, step)) in decided.into_iter().enumerate() {
-            match step {
-                Ok(BeforeAck::Store(message)) => {
-                    stored.push((place, lease));
-                    messages.push(message);
-                }
-                Ok(other) => others.push((place, lease, other)),
-                Err(error) => {
-                    outcomes[place] = Err(error);
-                    self.hold_again(lease);
-                }
-            }
-        }
-        let storing = async {
-            let published = self.storage.store(messages).await;
-            let ending = stored.into_iter().zip(published);
-            join_all(ending.map(async |((place, lease), published)| {
-                let outcome = published.into_result("settle");
-                if outcome.is_ok() {
-                    // Two messages are there if this fails, and one of them is dropped.
-                    self.ack(&lease.held).await.ok();
-                } else {
-                    self.hold_again(lease);
-                }
-                (place, outcome)
-            }))
-            .await
-        };
-        // Each is acked as soon as its own answer is confirmed; those that come together share one
-        // round trip (`consumer_channel`).
-        let ending = others
-            .into_iter()
-            .map(async |(place, lease, step)| (place, self.end(&lease, step).await));
-        let (stored, ended) = join(storing, join_all(ending)).await;
-        for (place, outcome) in stored.into_iter().chain(ended) {
-            outcomes[place] = outcome;
-        }
-        outcomes
-    }
-
-    /// Does what is to be done, and acks.
-    async fn end(&self, lease: &EndingLease, step: BeforeAck) -> Result<(), Error> {
-        let EndingLease { held, settlement } = lease;
-        let asked = &held.envelope.properties;
-        match step {
-            BeforeAck::Ack | BeforeAck::Store(_) => {}
-            BeforeAck::Answer => {
-                let result = match &settlement.disposition {
-                    Disposition::Ack {
-                        result: Some(result),
-                        ..
-                    } => result,
-                    _ => "null",
-                };
-                self.answers.give(asked, Ok(result)).await?;
-            }
-            BeforeAck::Refuse(answer) => self.answers.give(asked, Err(*answer)).await?,
-            BeforeAck::SendOn(message) => {
-                self.answers
-                    .send_on(message, *asked.delivery_mode())
-                    .await?;
-                self.ack(held).await.ok();
-                return Ok(());
-            }
-        }
-        self.ack(held).await
-    }
-
-    /// The delivery needs nothing more.
-    async fn ack(&self, held: &HeldDelivery) -> Result<(), Error> {
-        self.leases.table().settled(&held.envelope);
-        let acked = held.delivery.ack().await;
-        acked.map_err(|fault| fault.into_error("settle").uncertain())
-    }
-
-    /// It could not be ended.
-    fn hold_again(&self, lease: EndingLease) {
-        if lease.held.delivery.is_alive() {
-            self.leases.hold(lease.settlement.token, lease.held);
-        }
-    }
-
-    fn step(&self, lease: &EndingLease) -> Result<BeforeAck, Error> {
+    /// Does what has to be safe before the ack. Whether there is another message now in place of
+    /// the one that is settled.
+    async fn follow(&self, lease: &EndingLease) -> Result<bool, Error> {
         let envelope = &lease.held.envelope;
+        let asked = &envelope.properties;
         let Settlement {
             disposition,
             answer,
             ..
         } = &*lease.settlement;
-        let next = match afterlife(envelope, disposition) {
-            Afterlife::Over if envelope.is_call() => return Ok(ended_call(disposition)),
-            Afterlife::Over => return Ok(BeforeAck::Ack),
+        let (target, message) = match afterlife(envelope, disposition) {
+            Afterlife::Over => {
+                if envelope.is_call() {
+                    self.answers.give(asked, end_of_call(disposition)).await?;
+                }
+                return Ok(false);
+            }
             Afterlife::Again(next, pause) => self.storage.message(*next, pause)?,
             Afterlife::Dead(_, why) if envelope.is_call() => {
-                return Ok(BeforeAck::Refuse(match (answer, disposition) {
-                    (Some(answer), _) => answer.clone(),
-                    (None, Disposition::Fail { reason, .. }) => Box::new(Answer::failed(reason)),
-                    (None, _) => Box::new(Answer::rejected(ErrorKind::Unsupported, why)),
-                }));
+                let refused = match (answer, disposition) {
+                    (Some(answer), _) => Answer::clone(answer),
+                    (None, Disposition::Fail { reason, .. }) => Answer::failed(reason),
+                    (None, _) => Answer::rejected(ErrorKind::Unsupported, why),
+                };
+                self.answers.give(asked, Err(refused)).await?;
+                return Ok(false);
             }
             Afterlife::Dead(next, why) => {
                 tracing::warn!(job = %next.id, queue = %next.job.queue, why, "a job goes to the \
@@ -223,10 +148,24 @@ impl Intake {
                 self.storage.dead_letter(&next.job.queue, &why, message)
             }
         };
-        Ok(match next {
-            (QueueKind::Jobs(_), message) if envelope.is_call() => BeforeAck::SendOn(message),
-            next => BeforeAck::Store(next),
-        })
+        self.put(target, message, *asked.delivery_mode()).await?;
+        Ok(true)
+    }
+
+    /// Stores a message in place of another one. A call that goes on at once is only as safe as it
+    /// was (`mode`), so that it waits for no disk: the longer its old delivery is held, the likelier
+    /// that comes again when this worker ends.
+    pub(super) async fn put(
+        &self,
+        target: QueueKind,
+        message: Message,
+        mode: Option<u8>,
+    ) -> Result<(), Error> {
+        if matches!(target, QueueKind::Jobs(_)) && has_caller(&message.properties) {
+            return self.answers.send_on(message, mode).await;
+        }
+        let stored = self.storage.store_one((target, message)).await;
+        stored.into_result("settle")
     }
 }
 
@@ -296,13 +235,17 @@ fn afterlife(envelope: &Envelope, disposition: &Disposition) -> Afterlife {
     }
 }
 
-/// A call that is over.
-fn ended_call(disposition: &Disposition) -> BeforeAck {
+/// What the caller of a call that is over is given.
+fn end_of_call(disposition: &Disposition) -> Result<&str, Answer> {
     match disposition {
         Disposition::Cancelled { reason, report, .. } => {
             let cancelled = Cancelled::new(reason.clone(), report.clone());
-            BeforeAck::Refuse(Box::new(Answer::of(&CallError::Cancelled(cancelled))))
+            Err(Answer::of(&CallError::Cancelled(cancelled)))
         }
-        _ => BeforeAck::Answer,
+        Disposition::Ack {
+            result: Some(result),
+            ..
+        } => Ok(result),
+        _ => Ok("null"),
     }
 }

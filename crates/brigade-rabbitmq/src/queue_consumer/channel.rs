@@ -50,12 +50,11 @@ impl QueueConsumer {
     pub(super) async fn opened(&self) -> Result<(Arc<ConsumerChannel>, Option<u32>), AmqpFault> {
         let intake = &*self.intake;
         let _opening = self.opening.lock().await;
-        if let Some(opened) = lock(&self.state)
-            .opened
-            .as_ref()
-            .filter(|opened| opened.is_alive())
-        {
-            return Ok((Arc::clone(opened), None));
+        let known = lock(&self.state).opened.clone();
+        match known {
+            Some(opened) if opened.is_alive() => return Ok((opened, None)),
+            Some(over) => self.end(&over),
+            None => {}
         }
         let connection = intake.link.connection().await?;
         let count = self.count(&connection).await?;
@@ -64,10 +63,7 @@ impl QueueConsumer {
         let is_alone = self.is_alone.load(Ordering::Relaxed);
         let opening = intake.channels.open(&intake.scope, connection, is_alone);
         let opened = opening.await?;
-        let before = lock(&self.state).opened.replace(Arc::clone(&opened));
-        if let Some(before) = before {
-            self.end(&before);
-        }
+        lock(&self.state).opened = Some(Arc::clone(&opened));
         Ok((opened, Some(count)))
     }
 
