@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use brigade::{
-    AttemptKind, AttemptOutcome, Context, Cost, ErrorKind, Failure, JobState, Pool, ToJob as _,
-    task,
+    AttemptKind, AttemptOutcome, Context, Cost, ErrorKind, Failure, JobId, JobState, Pool,
+    ToJob as _, task,
 };
 use serde_json::{Value, json};
 
@@ -105,39 +105,39 @@ async fn what_a_plain_push_does_not_say_the_task_s_registration_says_and_no_more
         directory.path().join("lines"),
         Pool::builder().workers(1).start().await.unwrap(),
     );
-    let queue = subject.broker.queue("hangs_at_work");
-    queue.push(&file).await.unwrap();
-    // The timeout ends the first attempt, the retries bring the second.
-    let told = served(&subject, &pool, "hangs_at_work", &file, 2).await;
-    assert_eq!(
-        told.iter().map(|line| &line["attempt"]).collect::<Vec<_>>(),
-        [1, 2]
-    );
-    // What it says wins: no retries. One that comes behind it shows that it is over.
-    for (name, retries) in [("one", 0), ("two", 2)] {
-        let file = directory.path().join(name);
-        subject
-            .broker
-            .push(
-                queue
-                    .job(&file)
-                    .unwrap()
-                    .retries(retries)
-                    .timeout(Duration::from_millis(50)),
-            )
-            .await
-            .unwrap();
+    let name = "hangs_at_work";
+    let queue = subject.broker.queue(name);
+    // Where the job says nothing, the timeout of its task ends each attempt, and the retries of its
+    // task bring one more. What the job says wins.
+    for (retries, attempts) in [(None, 2), (Some(0), 1), (Some(2), 3)] {
+        let mut job = queue.job(&file).unwrap();
+        if let Some(retries) = retries {
+            job = job.retries(retries).timeout(Duration::from_millis(50));
+        }
+        let id = subject.broker.push(job).await.unwrap().id().clone();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let consumer = subject.broker.consumer().queue(name).on(&pool);
+        let dead = async {
+            let dead = tokio::time::timeout(BOUND, until_dead(&subject, name, &id)).await;
+            drop(stop);
+            dead.expect("it is a dead letter")
+        };
+        let (served, ()) = tokio::join!(consumer.run_until(stopped), dead);
+        assert_eq!(served.unwrap().failed, attempts, "{retries:?} are said");
     }
-    let last = directory.path().join("two");
-    assert_eq!(
-        served(&subject, &pool, "hangs_at_work", &last, 3)
-            .await
-            .len(),
-        3
-    );
-    assert_eq!(lines(&directory.path().join("one")).len(), 1);
-    assert_eq!(lines(&file).len(), 2, "it is over, too");
     pool.shutdown().await;
+}
+
+/// Waits until this job is a dead letter.
+async fn until_dead(subject: &Subject, queue: &str, id: &JobId) {
+    if subject.broker.capabilities().dead_queues {
+        let dead = subject.broker.queue(format!("{queue}.dead"));
+        dead.take(BOUND).await.unwrap().unwrap();
+        return;
+    }
+    while subject.broker.job(id).await.unwrap().unwrap().state != JobState::Dead {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Programs may have tasks of one name with other options.
