@@ -1,8 +1,13 @@
 //! Jobs whose holders fall silent, and holders whose connection breaks at a bad moment.
 
+use std::future::{Future as _, poll_fn};
+use std::task::Poll;
+
 use brigade::{Broker, task};
 use brigade_testkit::proxy::{Cut, Proxy, Target};
 use brigade_testkit::rabbitmq::{RabbitMq, namespace};
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
 
 use crate::stage::{BOUND, LONG, NOW, get, plain, shared, text, until};
 
@@ -79,4 +84,34 @@ async fn a_job_whose_take_was_not_acked_is_taken_when_it_comes_again() {
     let taken = tokio::time::timeout(BOUND, taking).await.unwrap().unwrap();
     assert_eq!(taken.unwrap().unwrap().json(), "7");
     assert!(producer.queue("q").take(NOW).await.unwrap().is_none());
+}
+
+/// Each take is dropped after so many polls, when it could go on: before its job came, while the
+/// server reads its ack, or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_take_that_is_dropped_wherever_it_waits_leaves_no_consumer_behind() {
+    let (url, namespace) = shared("");
+    let (broker, channel) = (Broker::connect(&url).await.unwrap(), plain(&url).await);
+    let queue = broker.queue("dropped");
+    for polls in 1..=8 {
+        queue.push(&polls).await.unwrap();
+        let (mut taking, mut left) = (Box::pin(queue.take(LONG)), polls);
+        poll_fn(|cx| {
+            if left == 0 {
+                return Poll::Ready(());
+            }
+            left -= 1;
+            taking.as_mut().poll(cx).map(|taken| drop(taken.unwrap()))
+        })
+        .await;
+        drop(taking);
+        let name = format!("{namespace}.dropped");
+        until("its consumers are gone", async || {
+            let options = QueueDeclareOptions::default().passive();
+            let declaring =
+                channel.queue_declare(name.as_str().into(), options, FieldTable::default());
+            declaring.await.unwrap().consumer_count() == 0
+        })
+        .await;
+    }
 }
