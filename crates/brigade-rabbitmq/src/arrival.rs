@@ -104,7 +104,9 @@ impl Intake {
         }
         let cancelled = || {
             let mut leases = self.leases.table();
-            leases.take_cancelled(envelope).filter(|_| envelope.is_call())
+            leases
+                .take_cancelled(envelope)
+                .filter(|_| envelope.is_call())
         };
         let is_late = || {
             envelope

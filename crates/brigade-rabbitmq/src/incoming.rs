@@ -15,6 +15,11 @@
 //! it is.
 
 use std::io;
+use std::sync::{Arc, OnceLock};
+
+use bytes::BytesMut;
+use lapin::types::{AMQPValue, parsing};
+use tokio_util::codec::Decoder;
 
 /// Stands for a byte that is not UTF-8.
 pub(super) const SUBSTITUTE: u8 = 0x1a;
@@ -22,8 +27,7 @@ pub(super) const SUBSTITUTE: u8 = 0x1a;
 const DEPTH_MAX: usize = 16;
 /// Type, channel and size of a frame.
 const HEAD: usize = 7;
-/// Method and header frames are kept until they are whole; the broker's own limit is 128 KiB by
-/// default.
+/// Of all frames but bodies; the broker's own limit is 128 KiB by default.
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
 const METHOD: u8 = 1;
@@ -31,130 +35,80 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 
+/// What the broker says of its version in its first frame; set with that, whatever it says.
+pub(super) type Version = Arc<OnceLock<Option<String>>>;
+
+/// Cuts what the broker sends into frames and makes each readable.
 #[derive(Default)]
-pub(super) struct Incoming {
-    state: FrameState,
-    /// The frame that is being gathered.
-    frame: Vec<u8>,
-    /// What may be read.
-    ready: Vec<u8>,
-    /// Of that, what has been read.
-    read: usize,
+pub(super) struct Frames {
+    pub(super) version: Version,
 }
 
-#[derive(Clone, Copy, Default)]
-enum FrameState {
-    /// The first bytes of a frame.
-    #[default]
-    Head,
-    /// A frame of so many bytes that may be changed.
-    Gather(usize),
-    /// So many bytes that are passed on as they are.
-    Pass(usize),
-    /// This is not AMQP.
-    Other,
+impl Decoder for Frames {
+    type Item = BytesMut;
+    type Error = io::Error;
+
+    fn decode(&mut self, bytes: &mut BytesMut) -> io::Result<Option<BytesMut>> {
+        let Some(&[kind, _, _, a, b, c, d]) = bytes.first_chunk::<HEAD>() else {
+            return Ok(not_amqp(bytes));
+        };
+        if !is_known(kind) {
+            return Ok(not_amqp(bytes));
+        }
+        let size = u32::from_be_bytes([a, b, c, d]);
+        // With the mark at its end.
+        let whole = usize::try_from(size).unwrap_or(usize::MAX);
+        let whole = whole.saturating_add(HEAD + 1);
+        if kind != BODY && whole > FRAME_BYTES_MAX {
+            let text = format!(
+                "the broker sent a frame of {size} bytes where {FRAME_BYTES_MAX} are allowed"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        if bytes.len() < whole {
+            bytes.reserve(whole - bytes.len());
+            return Ok(None);
+        }
+        let mut frame = bytes.split_to(whole);
+        self.version.get_or_init(|| version_in(&frame));
+        let mut content = Content {
+            bytes: &mut frame[HEAD..whole - 1],
+            at: 0,
+        };
+        // What ends early is left as it is: lapin says what is wrong with it.
+        let _: Option<()> = match kind {
+            METHOD => content.method(),
+            HEADER => content.header(),
+            _ => None,
+        };
+        Ok(Some(frame))
+    }
+
+    fn decode_eof(&mut self, bytes: &mut BytesMut) -> io::Result<Option<BytesMut>> {
+        let decoded = self.decode(bytes)?;
+        Ok(decoded.or_else(|| (!bytes.is_empty()).then(|| bytes.split())))
+    }
 }
 
-impl Incoming {
-    /// Copies what is ready; how many bytes that is, none if there are none.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> usize {
-        let ready = &self.ready[self.read..];
-        let count = ready.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&ready[..count]);
-        self.read += count;
-        if self.read == self.ready.len() {
-            self.ready.clear();
-            self.read = 0;
-        }
-        count
-    }
+fn is_known(kind: u8) -> bool {
+    matches!(kind, METHOD | HEADER | BODY | HEARTBEAT)
+}
 
-    /// Takes bytes from the broker.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidData` for a frame that is too large to be kept.
-    pub(super) fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let used = match self.state {
-                FrameState::Head => self.gather(bytes, HEAD),
-                FrameState::Gather(whole) => self.gather(bytes, whole),
-                FrameState::Pass(left) => {
-                    let used = left.min(bytes.len());
-                    self.ready.extend_from_slice(&bytes[..used]);
-                    self.state = if used == left {
-                        FrameState::Head
-                    } else {
-                        FrameState::Pass(left - used)
-                    };
-                    used
-                }
-                FrameState::Other => {
-                    self.ready.extend_from_slice(bytes);
-                    bytes.len()
-                }
-            };
-            bytes = &bytes[used..];
-            self.next()?;
-        }
-        Ok(())
-    }
+/// All of it, unless it may be the beginning of a frame.
+fn not_amqp(bytes: &mut BytesMut) -> Option<BytesMut> {
+    bytes
+        .first()
+        .is_some_and(|kind| !is_known(*kind))
+        .then(|| bytes.split())
+}
 
-    fn gather(&mut self, bytes: &[u8], whole: usize) -> usize {
-        let used = whole.saturating_sub(self.frame.len()).min(bytes.len());
-        self.frame.extend_from_slice(&bytes[..used]);
-        used
-    }
-
-    /// What has been gathered may be whole.
-    fn next(&mut self) -> io::Result<()> {
-        match self.state {
-            FrameState::Head if self.frame.len() == HEAD => {
-                let size = u32::from_be_bytes([
-                    self.frame[3],
-                    self.frame[4],
-                    self.frame[5],
-                    self.frame[6],
-                ]);
-                // With the mark at its end.
-                let rest = usize::try_from(size)
-                    .unwrap_or(usize::MAX)
-                    .saturating_add(1);
-                match self.frame[0] {
-                    METHOD | HEADER if rest > FRAME_BYTES_MAX => {
-                        let text = format!(
-                            "the broker sent a frame of {size} bytes where {FRAME_BYTES_MAX} are \
-                                allowed"
-                        );
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-                    }
-                    METHOD | HEADER => self.state = FrameState::Gather(HEAD + rest),
-                    BODY | HEARTBEAT => self.pass(FrameState::Pass(rest)),
-                    _ => self.pass(FrameState::Other),
-                }
-            }
-            FrameState::Gather(whole) if self.frame.len() == whole => {
-                let kind = self.frame[0];
-                let mut content = Content {
-                    bytes: &mut self.frame[HEAD..whole - 1],
-                    at: 0,
-                };
-                // What ends early is left as it is: lapin says what is wrong with it.
-                let _: Option<()> = if kind == METHOD {
-                    content.method()
-                } else {
-                    content.header()
-                };
-                self.pass(FrameState::Head);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn pass(&mut self, next: FrameState) {
-        self.ready.append(&mut self.frame);
-        self.state = next;
+/// The version in the first frame, `connection.start`: class, method, protocol version, and the
+/// table of the broker's properties.
+fn version_in(frame: &[u8]) -> Option<String> {
+    let (_, table) = parsing::parse_field_table(frame.get(HEAD + 6..)?).ok()?;
+    match table.inner().get("version")? {
+        AMQPValue::LongString(version) => Some(version.to_string()),
+        _ => None,
     }
 }
 
@@ -324,14 +278,15 @@ mod tests {
     }
 
     fn filtered(bytes: &[u8], step: usize) -> Vec<u8> {
-        let (mut incoming, mut out) = (Incoming::default(), Vec::new());
+        let (mut frames, mut out) = (Frames::default(), Vec::new());
+        let mut buffer = BytesMut::new();
         for chunk in bytes.chunks(step) {
-            incoming.push(chunk).unwrap();
-            let mut buffer = [0; 64];
-            while let count @ 1.. = incoming.read(&mut buffer) {
-                out.extend_from_slice(&buffer[..count]);
+            buffer.extend_from_slice(chunk);
+            while let Some(frame) = frames.decode(&mut buffer).unwrap() {
+                out.extend_from_slice(&frame);
             }
         }
+        out.extend(frames.decode_eof(&mut buffer).unwrap().unwrap_or_default());
         out
     }
 
@@ -405,10 +360,7 @@ mod tests {
                 assert_eq!(filtered(&frame, 3).len(), frame.len());
             }
         }
-        assert!(
-            Incoming::default()
-                .push(&[HEADER, 0, 1, 0xff, 0xff, 0xff, 0xff])
-                .is_err()
-        );
+        let mut endless = BytesMut::from(&[HEADER, 0, 1, 0xff, 0xff, 0xff, 0xff][..]);
+        assert!(Frames::default().decode(&mut endless).is_err());
     }
 }

@@ -15,19 +15,21 @@ use std::time::{Duration, Instant};
 use async_rs::traits::Reactor;
 use async_rs::util::{DummyIO, RuntimeParts};
 use async_rs::{Runtime, Tokio};
+use bytes::BytesMut;
 use futures_util::Stream;
-use futures_util::io::{AsyncRead, AsyncWrite};
 use lapin::tcp::AsyncTcpStream;
-use lapin::types::{AMQPValue, parsing};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Connection, ConnectionProperties};
 use rustix::net::{Shutdown, shutdown, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::codec::FramedRead;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
+use tokio_util::io::StreamReader;
 
 use super::fault::AmqpFault;
-use super::incoming::Incoming;
+use super::incoming::{Frames, Version};
 use super::url::RabbitMqConfig;
 use crate::error::ErrorKind;
 use crate::sync::lock;
@@ -37,8 +39,6 @@ use brigade_runtime::tls::{self, Tls};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TLS_TIMEOUT: Duration = Duration::from_secs(3);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// The broker's first frame is far smaller.
-const GREETING_BYTES_MAX: usize = 64 << 10;
 /// Read at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -78,7 +78,8 @@ impl OpenedConnection {
 #[derive(Clone, Default)]
 struct Notes {
     end: End,
-    greeting: Arc<Mutex<Greeting>>,
+    /// Set when the broker has introduced itself.
+    version: Version,
     /// Better than what lapin makes of it.
     fault: Arc<Mutex<Option<AmqpFault>>>,
 }
@@ -138,7 +139,8 @@ async fn open_one(
             &making,
         )
         .await;
-        wire.map(AsyncTcpStream::Plain).map_err(|fault| {
+        let wire = wire.map(|wire| AsyncTcpStream::Plain(wire.compat()));
+        wire.map_err(|fault| {
             let error = io::Error::other(fault.to_string());
             *lock(&making.fault) = Some(fault);
             error.into()
@@ -148,14 +150,11 @@ async fn open_one(
     let opened = timeout(CONNECT_TIMEOUT * 2, opening).await;
     let known = lock(&notes.fault).take();
     match opened {
-        Ok(Ok(connection)) => {
-            let version = lock(&notes.greeting).version.take();
-            Ok(OpenedConnection {
-                connection: Arc::new(connection),
-                version,
-                end: notes.end,
-            })
-        }
+        Ok(Ok(connection)) => Ok(OpenedConnection {
+            connection: Arc::new(connection),
+            version: notes.version.get().cloned().flatten(),
+            end: notes.end,
+        }),
         Ok(Err(error)) => Err(known.unwrap_or_else(|| error.into())),
         Err(_) => {
             // Its thread would wait for ever.
@@ -172,13 +171,14 @@ type Kit = RuntimeParts<Tokio, Sockets>;
 struct Sockets(Tokio);
 
 impl Reactor for Sockets {
-    type TcpStream = Wire;
+    type TcpStream = Compat<Wire>;
     type Sleep = tokio::time::Sleep;
 
     fn register<H: io::Read + io::Write + Send + 'static>(
         &self,
         _: H,
-    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+    ) -> io::Result<impl futures_util::AsyncRead + futures_util::AsyncWrite + Send + Unpin + 'static>
+    {
         Err::<DummyIO, _>(io::ErrorKind::Unsupported.into())
     }
 
@@ -200,19 +200,15 @@ impl Reactor for Sockets {
     }
 }
 
-trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A socket that lapin reads and writes.
 struct Wire {
-    io: Compat<Box<dyn Io>>,
+    reader: StreamReader<FramedRead<Box<dyn Io>, Frames>, BytesMut>,
     is_tls: bool,
-    /// Until the broker's first frame is complete.
-    notes: Option<Notes>,
-    /// What came, made readable.
-    incoming: Incoming,
-    chunk: Box<[u8]>,
+    notes: Notes,
 }
 
 impl Wire {
@@ -241,50 +237,36 @@ impl Wire {
                 }
             },
         };
-        let chunk = vec![0; CHUNK_BYTES].into_boxed_slice();
+        let frames = Frames {
+            version: Arc::clone(&notes.version),
+        };
         Ok(Self {
-            io: io.compat(),
+            reader: StreamReader::new(FramedRead::with_capacity(io, frames, CHUNK_BYTES)),
             is_tls: tls.is_some(),
-            notes: Some(notes.clone()),
-            incoming: Incoming::default(),
-            chunk,
+            notes: notes.clone(),
         })
     }
 
-    /// Keeps what only the beginning of a connection shows.
-    fn note(&mut self, read: &io::Result<usize>) {
-        let Some(notes) = &self.notes else { return };
-        let bytes = &self.chunk[..read.as_ref().map_or(0, |count| *count)];
-        let fault = self.look(read, bytes, notes);
-        let is_over = fault.is_some();
-        if is_over {
-            *lock(&notes.fault) = fault;
-        }
-        let is_complete = lock(&notes.greeting).add(bytes);
-        if is_complete || is_over {
-            self.notes = None;
-        }
+    fn io(&mut self) -> Pin<&mut Box<dyn Io>> {
+        Pin::new(self.reader.get_mut().get_mut())
     }
 
-    /// What this says of a connection on which the broker has not introduced itself yet: that has
+    /// What a read says of a connection on which the broker has not introduced itself yet: that has
     /// often met the other kind of server.
-    fn look(&self, read: &io::Result<usize>, bytes: &[u8], notes: &Notes) -> Option<AmqpFault> {
+    fn note(&self, read: &io::Result<()>, bytes: &[u8]) {
         const TLS_ALERT: u8 = 0x15;
-        match read {
-            Err(error) => Some(self.ended(Some(error))),
-            Ok(0) => Some(self.ended(None)),
-            Ok(_)
-                if !self.is_tls
-                    && bytes.first() == Some(&TLS_ALERT)
-                    && lock(&notes.greeting).bytes.is_empty() =>
-            {
-                Some(AmqpFault::new(
-                    ErrorKind::BadOption,
-                    "the broker wants TLS there; write amqps://, or the port without TLS",
-                ))
-            }
-            Ok(_) => None,
-        }
+        let fault = match (read, bytes.first()) {
+            (Err(error), _) => self.ended(Some(error)),
+            (Ok(()), None) => self.ended(None),
+            (Ok(()), Some(&TLS_ALERT)) if !self.is_tls => AmqpFault::new(
+                ErrorKind::BadOption,
+                "the broker wants TLS there; write amqps://, or the port without TLS",
+            ),
+            _ => return,
+        };
+        *lock(&self.notes.fault) = Some(fault);
+        // Nothing that comes later says more.
+        self.notes.version.get_or_init(|| None);
     }
 
     /// Why the broker may have ended it at the first word.
@@ -304,8 +286,10 @@ impl Wire {
 
     /// The end may be met by writing first. What is read then says more.
     fn written<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let (Poll::Ready(Err(error)), Some(notes)) = (&written, &self.notes) {
-            lock(&notes.fault).get_or_insert_with(|| self.ended(Some(error)));
+        if let Poll::Ready(Err(error)) = &written
+            && self.notes.version.get().is_none()
+        {
+            lock(&self.notes.fault).get_or_insert_with(|| self.ended(Some(error)));
         }
         written
     }
@@ -315,21 +299,14 @@ impl AsyncRead for Wire {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let wire = &mut *self;
-        loop {
-            let count = wire.incoming.read(buffer);
-            if count > 0 || buffer.is_empty() {
-                return Poll::Ready(Ok(count));
-            }
-            let read = ready!(Pin::new(&mut wire.io).poll_read(cx, &mut wire.chunk));
-            wire.note(&read);
-            match read? {
-                0 => return Poll::Ready(Ok(0)),
-                count => wire.incoming.push(&wire.chunk[..count])?,
-            }
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.reader).poll_read(cx, buffer));
+        if self.notes.version.get().is_none() {
+            self.note(&read, &buffer.filled()[before..]);
         }
+        Poll::Ready(read)
     }
 }
 
@@ -339,7 +316,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        let written = self.io().poll_write(cx, bytes);
         self.written(written)
     }
 
@@ -348,17 +325,17 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        let written = self.io().poll_write_vectored(cx, bytes);
         self.written(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let written = Pin::new(&mut self.io).poll_flush(cx);
+        let written = self.io().poll_flush(cx);
         self.written(written)
     }
 
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_close(cx)
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_shutdown(cx)
     }
 }
 
@@ -369,48 +346,5 @@ fn tls_fault(error: io::Error) -> AmqpFault {
     match tls::hint(&error, NO_TLS) {
         Some((kind, hint)) => AmqpFault::with_source(kind, hint, error),
         None => error.into(),
-    }
-}
-
-/// The broker's first frame, `connection.start`, as it comes in.
-#[derive(Default)]
-struct Greeting {
-    bytes: Vec<u8>,
-    version: Option<String>,
-}
-
-impl Greeting {
-    /// Whether nothing more is wanted.
-    fn add(&mut self, bytes: &[u8]) -> bool {
-        self.bytes.extend_from_slice(bytes);
-        // Type, channel, size; then class, method, protocol version, and the table of the broker's
-        // properties.
-        let Some(size) = self
-            .bytes
-            .get(3..7)
-            .and_then(|size| size.try_into().ok())
-            .map(u32::from_be_bytes)
-        else {
-            return false;
-        };
-        let whole = usize::try_from(size)
-            .unwrap_or(usize::MAX)
-            .saturating_add(7);
-        if self.bytes.len() < whole && whole <= GREETING_BYTES_MAX {
-            return false;
-        }
-        let table = self
-            .bytes
-            .get(7 + 6..)
-            .and_then(|rest| parsing::parse_field_table(rest).ok());
-        let version = table.and_then(|(_, table)| match table.inner().get("version") {
-            Some(AMQPValue::LongString(version)) => Some(version.to_string()),
-            _ => None,
-        });
-        *self = Self {
-            bytes: Vec::new(),
-            version,
-        };
-        true
     }
 }
