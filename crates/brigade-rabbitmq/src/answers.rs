@@ -21,11 +21,11 @@ use tokio::time::{Instant, sleep};
 use super::checks::ANSWER;
 use super::fault::AmqpFault;
 use super::fit::fitted;
-use super::headers::{BEGUN, ERROR, PROGRESS, TELL};
 use super::message::{has_caller, is_ours};
 use super::publisher::{ConfirmPublisher, Message, PublishRequest, Published};
 use super::recent::Recent;
 use super::store::Storage;
+use super::values::{BEGUN, ERROR, PROGRESS, TELL};
 use super::values::{table, text, text_of};
 use crate::error::{Error, ErrorKind};
 use crate::policy::PAYLOAD_BYTES_MAX;
@@ -48,7 +48,7 @@ pub(super) struct Answers {
     publisher: ConfirmPublisher,
     storage: Arc<Storage>,
     /// Queues of callers that an answer has waited for in vain, and on which connection.
-    gone: Mutex<Recent<(Option<u64>, ShortString)>>,
+    gone: Mutex<Recent<(Option<u64>, ShortString), GONE_MAX>>,
 }
 
 impl Answers {
@@ -59,7 +59,7 @@ impl Answers {
         Arc::new(Self {
             publisher: ConfirmPublisher::start(config, out, scope),
             storage: Arc::clone(storage),
-            gone: Mutex::new(Recent::new(GONE_MAX)),
+            gone: Mutex::default(),
         })
     }
 
@@ -195,7 +195,7 @@ impl Answers {
     }
 
     fn on_this_connection(&self, queue: &ShortString) -> (Option<u64>, ShortString) {
-        (self.storage.out.generation(), queue.clone())
+        (self.storage.out.number(), queue.clone())
     }
 
     /// Whether what came back from this queue waits for it for longer.

@@ -13,7 +13,7 @@ use lapin::message::Delivery as Received;
 use tokio::time::sleep;
 
 use super::checks::is_unprintable;
-use super::delivery::Delivery;
+use super::consumer_channel::Delivery;
 use super::fault::AmqpFault;
 use super::intake::Intake;
 use super::message::{Envelope, UnreadableMessage, is_counted};

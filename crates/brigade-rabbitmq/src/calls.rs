@@ -34,16 +34,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use self::listening::AnswerListener;
 use self::open_calls::{CallOutcome, OpenCalls};
-use super::checks::TIME_MAX;
 use super::control;
 use super::fault::AmqpFault;
-use super::headers::{BEGUN, TELL, WAITS};
 use super::link::{Link, LiveConnection};
 use super::message::Envelope;
 use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::store::Storage;
 use super::topology::QueueKind;
+use super::values::{BEGUN, TELL, WAITS};
 use super::values::{random_id, text};
+use crate::clock::FAR;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
 use crate::outcome::{CallError, Cancelled, TimedOut};
@@ -95,7 +95,7 @@ impl Calls {
     pub(super) fn call(self: &Arc<Self>, call: DirectCall) -> CallResult {
         let until = call
             .queue_timeout
-            .map(|wait| (wait, Instant::now() + wait.min(TIME_MAX)));
+            .map(|wait| (wait, Instant::now() + wait.min(FAR)));
         let (number, answered) = self.open.begin(&call.caller);
         let message = self.message(&call, number);
         let (target, message) = match message {

@@ -60,9 +60,7 @@ impl SharedChannels {
             return Ok(opened);
         }
         let mut several = self.several.lock().await;
-        several.retain(|opened| {
-            opened.is_alive() && opened.connection.generation == connection.generation
-        });
+        several.retain(|opened| opened.is_alive() && opened.connection.number == connection.number);
         if several.len() < SHARED_MAX {
             let channel = connection.channel().await?;
             let opened = ConsumerChannel::start(connection, channel, true, scope);

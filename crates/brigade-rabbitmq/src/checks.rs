@@ -5,24 +5,19 @@
 //! where it is read. What fails is that message's fault: it goes to the dead letters with the
 //! reason, or as a call is answered as rejected; the consumer goes on.
 //!
-//! Numbers and times are capped instead, as any value is a valid number: a timeout of more than
-//! [`TIME_MAX`] is one of that.
+//! Numbers and times are capped instead, as any value is a valid number: a timeout that is longer
+//! than [`FAR`](crate::clock::FAR) is one of that.
 
 use brigade_core::options::Options;
-use std::time::Duration;
-
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::incoming::SUBSTITUTE;
 use super::values::{number_of, text_of};
+use crate::policy::check_name;
 
 /// The `type` property of an answer: a queue of jobs refuses it.
 pub(super) const ANSWER: &str = "brigade.answer";
-/// As the name of a queue.
-const NAME_BYTES_MAX: usize = 200;
-/// No job takes longer; what adds to a moment of now still fits.
-pub(super) const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Ours begin at 0 and grow by one.
 const SEQ_MAX: u64 = 1 << 53;
 
@@ -103,22 +98,10 @@ fn check_headers(headers: &FieldTable) -> Result<(), String> {
         }
     }
     match headers.inner().get("brigade-task") {
-        Some(AMQPValue::LongString(task)) => {
-            check_name("the task in its header brigade-task", &task.to_string())
-        }
+        Some(AMQPValue::LongString(task)) => check_name("task", &task.to_string())
+            .map_err(|error| format!("its header brigade-task is wrong: {error}")),
         _ => Ok(()),
     }
-}
-
-fn check_name(what: &str, name: &str) -> Result<(), String> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || is_unprintable(name) {
-        let begin = &name[..name.floor_char_boundary(40)];
-        return Err(format!(
-            "{what} {begin:?} is no name: 1 to {NAME_BYTES_MAX} bytes without control characters \
-                are"
-        ));
-    }
-    Ok(())
 }
 
 /// The same for the options of a job, whose times are capped.
@@ -139,16 +122,7 @@ pub(super) fn check_options(options: &mut Options) -> Result<(), String> {
             ));
         }
     }
-    let times = [&mut options.timeout, &mut options.delay, &mut options.keep];
-    times
-        .into_iter()
-        .flatten()
-        .for_each(|time| *time = (*time).min(TIME_MAX));
-    if let Some(retry) = &mut options.retry {
-        retry.base = retry.base.min(TIME_MAX);
-        retry.cap = retry.cap.min(TIME_MAX);
-        retry.within = retry.within.map(|time| time.min(TIME_MAX));
-    }
+    *options = std::mem::take(options).bounded();
     Ok(())
 }
 
@@ -160,9 +134,12 @@ pub(super) fn check_seq(seq: Option<u64>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::message::dead_letter;
     use super::super::publisher::Message;
     use super::*;
+    use crate::clock::FAR;
 
     #[test]
     fn a_message_with_a_control_character_in_any_string_is_refused() {
@@ -234,7 +211,7 @@ mod tests {
                 options.retry.and_then(|retry| retry.within),
                 options.keep
             ),
-            (Some(TIME_MAX), Some(TIME_MAX), Some(TIME_MAX))
+            (Some(FAR), Some(FAR), Some(FAR))
         );
         assert_eq!(
             (check_seq(Some(7)), check_seq(Some(u64::MAX))),

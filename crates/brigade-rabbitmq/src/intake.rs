@@ -3,7 +3,7 @@
 //! [`Intake`] owns the connection that takes and acks, the leases of this process, and the limits
 //! of the broker on them. It stores messages by [`Storage`] and answers callers by [`Answers`].
 //! Each use of it is in a file of its own: messages that are not handed out (`arrival`), the end of
-//! leases (`settle`, `pass`, `expiry`), long leases (`refresh`), consumers of queues
+//! leases (`settle`, `pass`), long leases (`refresh`), consumers of queues
 //! (`queue_consumer`, `consumers`, `lease`).
 
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Intake {
             served: ServedQueues::new(),
             channels: SharedChannels::default(),
             news: Notify::new(),
-            leases: Leases::new(),
+            leases: Leases::default(),
             moving: TaskTracker::new(),
             learnt_timeout: AtomicU64::new(u64::MAX),
             clock,

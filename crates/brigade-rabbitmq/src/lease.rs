@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep_until;
 
+use super::consumer_channel::Delivery;
 use super::consumers::Consumers;
-use super::delivery::Delivery;
 use super::fault::AmqpFault;
-use super::lease_table::HeldDelivery;
+use super::leases::HeldDelivery;
 use super::message::Envelope;
 use super::queue_consumer::{Ask, QueueConsumer};
 use super::queue_groups::QueueGroup;
@@ -203,7 +203,6 @@ impl Consumers {
             let token = intake.leases.next_token();
             match mode {
                 DeliveryMode::Lease(time) => {
-                    source.warn_of_time(&envelope);
                     intake.answers.report_begun(&envelope.properties);
                     let held = HeldDelivery {
                         delivery,

@@ -1,15 +1,38 @@
-//! The leases of this process: the table, and notifications of new and lost leases.
+//! The leases of this process, and the messages that it settled lately.
+//!
+//! A lease is a delivery of one channel. `refresh` may exchange it for another delivery of the same
+//! message. The token of a lease ends with the channel, with the lease's time, or with its
+//! settlement; each later use of it is stale. The broker gives a delivery to another consumer as
+//! soon as its channel is gone, so a token of that channel must never count again.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::lease_table::{HeldDelivery, LeaseTable};
+use super::consumer_channel::Delivery;
 use super::message::Envelope;
+use super::recent::Recent;
+use crate::clock::later;
+use crate::job::JobId;
 use crate::sync::lock;
+use brigade_core::store::CancelRequest;
 
+/// Marks of settled messages that are remembered, in case the broker brings one again: an ack that
+/// was on its way when it died.
+const MARKS_MAX: usize = 100_000;
+/// Cancels of calls that are remembered, in case the call comes later.
+const CANCELLED_MAX: usize = 1_000;
+/// Messages that went back; beyond that all are forgotten, and count as lost when they come again.
+const RETURNED_MAX: usize = 10_000;
+/// Lost leases whose holders have not heard of it.
+const LOST_MAX: usize = 10_000;
+
+/// The leases of this process: the table, and who waits for new and lost ones.
+#[derive(Default)]
 pub(super) struct Leases {
     table: Mutex<LeaseTable>,
     /// A lease was added.
@@ -21,17 +44,306 @@ pub(super) struct Leases {
     tokens: AtomicI64,
 }
 
-impl Leases {
-    pub(super) fn new() -> Self {
-        Self {
-            table: Mutex::new(LeaseTable::new()),
-            added: Notify::new(),
-            lost: Notify::new(),
-            finished: Notify::new(),
-            tokens: AtomicI64::new(0),
+/// A leased job, with the delivery that it came by.
+#[derive(Clone)]
+pub(super) struct HeldDelivery {
+    pub(super) delivery: Delivery,
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) until: Instant,
+}
+
+impl HeldDelivery {
+    /// Whether its holder may still end or extend it.
+    fn is_good(&self, id: &JobId, now: Instant) -> bool {
+        self.envelope.id == *id && self.until > now && self.delivery.is_alive()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct LeaseTable {
+    held: HashMap<i64, HeldDelivery>,
+    marks: HashMap<(JobId, u64), i64>,
+    /// Marks of messages that are being settled.
+    settling: HashMap<(JobId, u64), usize>,
+    settled: Recent<(JobId, u64), MARKS_MAX>,
+    /// Whose deliveries are being exchanged.
+    refreshing: HashSet<i64>,
+    lost: VecDeque<CancelRequest>,
+    /// Messages that went back from here in good order, and how often.
+    returned: HashMap<(JobId, u64), u32>,
+    /// Calls that are to be cancelled and were not here then: by correlation id, with
+    /// the reason.
+    cancelled: VecDeque<(String, String)>,
+}
+
+impl LeaseTable {
+    pub(super) fn hold(&mut self, token: i64, held: HeldDelivery) {
+        if let Some(mark) = held.envelope.mark() {
+            self.marks.insert(mark, token);
+        }
+        self.held.insert(token, held);
+    }
+
+    /// Lets go of it, if its token is good.
+    pub(super) fn let_go(&mut self, id: &JobId, token: i64, now: Instant) -> Option<HeldDelivery> {
+        self.lost.retain(|lost| lost.token != token);
+        self.held.get(&token).filter(|held| held.is_good(id, now))?;
+        self.begin(token)
+    }
+
+    /// Lets go of it. It is being settled from now on, until [`finish`](Self::finish).
+    fn begin(&mut self, token: i64) -> Option<HeldDelivery> {
+        let held = self.remove(token)?;
+        if let Some(mark) = held.envelope.mark() {
+            *self.settling.entry(mark).or_default() += 1;
+        }
+        Some(held)
+    }
+
+    fn remove(&mut self, token: i64) -> Option<HeldDelivery> {
+        let held = self.held.remove(&token)?;
+        // A copy of the same message may be another lease by now.
+        if let Some(mark) = held
+            .envelope
+            .mark()
+            .filter(|mark| self.marks.get(mark) == Some(&token))
+        {
+            self.marks.remove(&mark);
+        }
+        Some(held)
+    }
+
+    /// Whether it counts for longer.
+    pub(super) fn extend(&mut self, id: &JobId, token: i64, now: Instant, time: Duration) -> bool {
+        let held = self
+            .held
+            .get_mut(&token)
+            .filter(|held| held.is_good(id, now));
+        held.map(|held| held.until = later(now, time)).is_some()
+    }
+
+    /// The leases whose deliveries are older than this; they are being exchanged from now on.
+    pub(super) fn older_than(&mut self, age: Duration) -> Vec<(i64, HeldDelivery)> {
+        let is_old = |held: &HeldDelivery| held.delivery.age() >= age && held.delivery.is_alive();
+        let old = self
+            .held
+            .iter()
+            .filter(|(token, held)| is_old(held) && !self.refreshing.contains(token));
+        let old: Vec<(i64, HeldDelivery)> =
+            old.map(|(token, held)| (*token, held.clone())).collect();
+        self.refreshing.extend(old.iter().map(|(token, _)| *token));
+        old
+    }
+
+    /// Gives a lease another delivery; returns the one before. `None` if the lease is over.
+    pub(super) fn replace_delivery(
+        &mut self,
+        token: i64,
+        id: &str,
+        new: &Delivery,
+    ) -> Option<Delivery> {
+        let is_it = |held: &&mut HeldDelivery| {
+            held.envelope.id.as_str() == id && held.delivery.is_alive() && new.is_alive()
+        };
+        let held = self.held.get_mut(&token).filter(is_it)?;
+        Some(std::mem::replace(&mut held.delivery, new.clone()))
+    }
+
+    /// Whether a lease still holds by this delivery.
+    pub(super) fn holds(&self, token: i64, delivery: &Delivery) -> bool {
+        let held = self.held.get(&token);
+        held.is_some_and(|held| held.delivery.is(delivery))
+    }
+
+    /// Whether any lease holds by the channel of that number.
+    pub(super) fn holds_by(&self, number: u64) -> bool {
+        self.held
+            .values()
+            .any(|held| held.delivery.opened.number == number)
+    }
+
+    /// Whether any lease is of this queue.
+    pub(super) fn holds_queue(&self, queue: &str) -> bool {
+        let mut all = self.held.values();
+        all.any(|held| *held.envelope.job.queue == *queue)
+    }
+
+    /// It has been tried.
+    pub(super) fn refreshed(&mut self, tokens: &[i64]) {
+        for token in tokens {
+            self.refreshing.remove(token);
         }
     }
 
+    /// Takes out the leases whose time is over. Those whose channels are over are another's
+    /// already, and only go.
+    pub(super) fn expired(&mut self, now: Instant) -> Vec<(i64, HeldDelivery)> {
+        let is_over = |held: &HeldDelivery| held.until <= now;
+        let over = self.held.iter().filter(|(_, held)| is_over(held));
+        let over: Vec<i64> = over.map(|(token, _)| *token).collect();
+        let taken = over.into_iter().filter_map(|token| {
+            if !self.held.get(&token)?.delivery.is_alive() {
+                self.remove(token);
+                return None;
+            }
+            Some((token, self.begin(token)?))
+        });
+        taken.collect()
+    }
+
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.held.values().map(|held| held.until).min()
+    }
+
+    /// The channel of that number is over: its leases are lost; or those of one queue of it.
+    pub(super) fn lose(&mut self, number: u64, queue: Option<&str>) -> usize {
+        let is_lost = |held: &HeldDelivery| {
+            held.delivery.opened.number == number
+                && queue.is_none_or(|queue| *held.envelope.job.queue == *queue)
+        };
+        let of_it: Vec<i64> = self
+            .held
+            .iter()
+            .filter(|(_, held)| is_lost(held))
+            .map(|(token, _)| *token)
+            .collect();
+        let count = of_it.len();
+        for token in of_it {
+            let Some(held) = self.remove(token) else {
+                continue;
+            };
+            self.returns(&held.envelope);
+            let reason = "its lease was lost with the connection to the broker".to_owned();
+            self.ask(CancelRequest {
+                id: held.envelope.id.clone(),
+                token,
+                reason,
+            });
+        }
+        count
+    }
+
+    /// This message goes back to the broker, whose count of it then says nothing of a holder that
+    /// died.
+    pub(super) fn returns(&mut self, envelope: &Envelope) {
+        if self.returned.len() >= RETURNED_MAX {
+            self.returned.clear();
+        }
+        if let Some(mark) = envelope.mark() {
+            *self.returned.entry(mark).or_default() += 1;
+        }
+    }
+
+    /// How often it went back from here.
+    pub(super) fn returned(&self, envelope: &Envelope) -> u32 {
+        envelope
+            .mark()
+            .and_then(|mark| self.returned.get(&mark).copied())
+            .unwrap_or(0)
+    }
+
+    /// What this lease is of.
+    pub(super) fn envelope(&self, id: &JobId, token: i64) -> Option<Arc<Envelope>> {
+        self.held
+            .get(&token)
+            .filter(|held| held.envelope.id == *id)
+            .map(|held| Arc::clone(&held.envelope))
+    }
+
+    /// A caller cancelled a call. Whether it is held; if not, it may be about to come.
+    pub(super) fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
+        let is_it = |held: &HeldDelivery| {
+            held.envelope
+                .properties
+                .correlation_id()
+                .as_ref()
+                .is_some_and(|id| id.as_str() == correlation_id)
+        };
+        let found = self
+            .held
+            .iter()
+            .find(|(_, held)| is_it(held))
+            .map(|(token, held)| (*token, held.envelope.id.clone()));
+        let Some((token, id)) = found else {
+            self.cancelled.retain(|(known, _)| known != correlation_id);
+            if self.cancelled.len() == CANCELLED_MAX {
+                self.cancelled.pop_front();
+            }
+            self.cancelled
+                .push_back((correlation_id.to_owned(), reason));
+            return false;
+        };
+        self.ask(CancelRequest { id, token, reason });
+        true
+    }
+
+    /// Why this call, which was not handed out, is to be cancelled.
+    pub(super) fn take_cancelled(&mut self, envelope: &Envelope) -> Option<String> {
+        if self.cancelled.is_empty() {
+            return None;
+        }
+        let id = envelope.properties.correlation_id().as_ref()?;
+        let place = self
+            .cancelled
+            .iter()
+            .position(|(known, _)| known == id.as_str())?;
+        self.cancelled.remove(place).map(|(_, reason)| reason)
+    }
+
+    fn ask(&mut self, asked: CancelRequest) {
+        if self.lost.len() == LOST_MAX {
+            self.lost.pop_front();
+        }
+        self.lost.push_back(asked);
+    }
+
+    /// Leases whose holders do not know yet that they are lost, or wanted cancelled.
+    pub(super) fn lost(&self) -> Vec<CancelRequest> {
+        self.lost.iter().cloned().collect()
+    }
+
+    /// The settlement of this message has ended.
+    pub(super) fn finish(&mut self, envelope: &Envelope) {
+        let Some(mark) = envelope.mark() else { return };
+        if let Some(count) = self.settling.get_mut(&mark) {
+            *count -= 1;
+            if *count == 0 {
+                self.settling.remove(&mark);
+            }
+        }
+    }
+
+    /// Whether this message is being settled by a holder whose channel broke.
+    pub(super) fn is_being_settled(&self, envelope: &Envelope) -> bool {
+        envelope
+            .mark()
+            .is_some_and(|mark| self.settling.contains_key(&mark))
+    }
+
+    /// This message needs nothing more.
+    pub(super) fn settled(&mut self, envelope: &Envelope) {
+        if let Some(mark) = envelope.mark() {
+            self.settled.insert(mark);
+        }
+    }
+
+    /// Whether this is a message once more that was settled here, or that is held: one of two that
+    /// a push left whose confirm was lost, or one whose ack was. What is held by a channel that is
+    /// over does not count: then it may be the very one.
+    pub(super) fn is_copy(&self, envelope: &Envelope) -> bool {
+        let Some(mark) = envelope.mark() else {
+            return false;
+        };
+        let is_held = || {
+            self.held
+                .get(self.marks.get(&mark)?)
+                .map(|held| held.delivery.is_alive())
+        };
+        self.settled.contains(&mark) || is_held().unwrap_or(false)
+    }
+}
+
+impl Leases {
     pub(super) fn table(&self) -> MutexGuard<'_, LeaseTable> {
         lock(&self.table)
     }

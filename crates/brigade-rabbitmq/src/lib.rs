@@ -15,7 +15,7 @@
 //! | `control` | the queues whose cancels this process receives |
 //!
 //! `RabbitMq` joins them. `lease` hands out jobs, `arrival` handles messages that are not handed
-//! out, `settle`, `pass` and `expiry` end leases.
+//! out, `settle` and `pass` end leases.
 //!
 //! There are two connections: one publishes, the other takes and acks. The broker stops reading
 //! from a connection that publishes while it is short of memory or disk, and acks relieve it.
@@ -38,16 +38,12 @@ mod checks;
 mod consumer_channel;
 mod consumers;
 mod control;
-mod delivery;
-mod expiry;
 mod fault;
 mod fit;
 mod foreign;
-mod headers;
 mod incoming;
 mod intake;
 mod lease;
-mod lease_table;
 mod leases;
 mod link;
 mod management;
@@ -62,7 +58,6 @@ mod reach;
 mod recent;
 mod refresh;
 mod reload_lock;
-mod requests;
 mod settle;
 mod store;
 mod subscriptions;
@@ -159,31 +154,17 @@ impl Drop for RabbitMq {
 
 impl JobStore for RabbitMq {
     fn capabilities(&self) -> Capabilities {
+        let priority_max = self.intake.config.priority_max();
         Capabilities {
             durable: true,
-            listing: false,
             scheduling: true,
-            schedules: false,
-            priorities: self.intake.config.priority_max().is_some(),
-            keys: false,
-            unique: false,
-            limits: false,
-            manager: false,
-            consumers: false,
-            statistics: false,
-            events: false,
-            flows: false,
-            results: false,
+            priorities: priority_max.is_some(),
             answers: true,
             passes: true,
-            priority_range: (0, self.intake.config.priority_max().unwrap_or(0).into()),
-            whole_batches: false,
-            keeps_places: false,
-            pauses: false,
-            cancels: false,
-            clock: false,
+            priority_range: (0, priority_max.unwrap_or(0).into()),
             dead_queues: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
+            ..Capabilities::minimal()
         }
     }
 

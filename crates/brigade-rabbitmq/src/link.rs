@@ -1,11 +1,10 @@
 //! The supervisor of one connection: makes it, watches over it, makes it again.
 //!
 //! ```text
-//!   up (generation n) --- it broke, no heartbeat, the broker closed it ---> down --- back-off ---> up (generation n + 1)
+//!   up --- it broke, no heartbeat, the broker closed it ---> down --- back-off ---> up, another one
 //! ```
 //!
-//! Nothing lives longer than a generation: channels, consumers and delivery tags belong to one
-//! [`LiveConnection`]. Code that needs them asks for the connection there is ([`Link::connection`])
+//! Channels, consumers and delivery tags belong to one [`LiveConnection`] and end with it. Code that needs them asks for the connection there is ([`Link::connection`])
 //! and makes them again ([`Link::on_each_connection`]); so nothing of one connection can be taken
 //! for something of the next, and an ack can only mean the delivery that it was meant for. lapin's
 //! own recovery stays off: it hides that other consumers have the deliveries.
@@ -19,8 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use lapin::options::ConfirmSelectOptions;
-use lapin::{Channel, Connection, Event};
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ChannelFlowOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, Event, Queue};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -40,8 +43,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Before the next try to connect where there are as many connections as there may be.
 const LIMIT_PAUSE: Duration = Duration::from_secs(5);
-/// The serial number of the next connection.
-static SERIALS: AtomicU64 = AtomicU64::new(0);
+/// The number of the next connection.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
 /// RabbitMQ's default.
 const FRAME_MAX: usize = 128 << 10;
 
@@ -63,10 +66,8 @@ enum LinkState {
 #[derive(Clone)]
 pub(super) struct LiveConnection {
     amqp: Arc<Connection>,
-    /// From 1; no two connections of a link have the same.
-    pub(super) generation: u64,
-    /// No two connections of the process have the same.
-    pub(super) serial: u64,
+    /// From 1; no two connections of the process have the same.
+    pub(super) number: u64,
     /// Of the broker, if it is RabbitMQ.
     pub(super) version: Option<Arc<str>>,
     /// Why the broker takes nothing now, if so.
@@ -92,7 +93,7 @@ impl Link {
         let opened = reach::open(config, purpose, 0)
             .await
             .map_err(|fault| fault.into_error("connect to RabbitMQ"))?;
-        let (first, blocked) = LiveConnection::new(&opened, 1, config);
+        let (first, blocked) = LiveConnection::new(&opened, config);
         let (state, seen) = watch::channel(LinkState::Up(first.clone()));
         let mut supervisor = Supervisor {
             config: Arc::clone(config),
@@ -148,9 +149,9 @@ impl Link {
     }
 
     /// Of the connection there is now.
-    pub(super) fn generation(&self) -> Option<u64> {
+    pub(super) fn number(&self) -> Option<u64> {
         match &*self.state.borrow() {
-            LinkState::Up(connection) => Some(connection.generation),
+            LinkState::Up(connection) => Some(connection.number),
             LinkState::Down(_) => None,
         }
     }
@@ -207,15 +208,13 @@ impl Link {
 impl LiveConnection {
     fn new(
         opened: &OpenedConnection,
-        generation: u64,
         config: &RabbitMqConfig,
     ) -> (Self, watch::Sender<Option<Arc<str>>>) {
         let (tell, blocked) =
             watch::channel(opened.connection.status().blocked().then(|| "alarm".into()));
         let connection = Self {
             amqp: Arc::clone(&opened.connection),
-            generation,
-            serial: SERIALS.fetch_add(1, Ordering::Relaxed),
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             version: opened.version.as_deref().map(Into::into),
             blocked,
             down: CancellationToken::new(),
@@ -267,6 +266,74 @@ impl LiveConnection {
             Some(Err(_)) | None => Err(AmqpFault::timeout()),
         }
     }
+
+    /// Declares a queue.
+    pub(super) async fn declare(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+        options: QueueDeclareOptions,
+        arguments: FieldTable,
+    ) -> Result<Queue, AmqpFault> {
+        self.answer(channel.queue_declare(queue.clone(), options, arguments))
+            .await
+    }
+
+    /// How many consumers a queue has, of all processes.
+    pub(super) async fn consumer_count(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+    ) -> Result<u32, AmqpFault> {
+        let options = QueueDeclareOptions::default().passive();
+        self.declare(channel, queue, options, FieldTable::default())
+            .await
+            .map(|queue| queue.consumer_count())
+    }
+
+    /// Begins to consume from a queue. Deliveries are to be acked.
+    pub(super) async fn consume(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+        arguments: FieldTable,
+    ) -> Result<Consumer, AmqpFault> {
+        let options = BasicConsumeOptions::default();
+        self.answer(channel.basic_consume(queue.clone(), "".into(), options, arguments))
+            .await
+    }
+
+    /// Ends a consumer. Deliveries that came before the answer have been read by then, or are read
+    /// at once.
+    pub(super) async fn cancel(
+        &self,
+        channel: &Channel,
+        tag: ShortString,
+    ) -> Result<(), AmqpFault> {
+        self.answer(channel.basic_cancel(tag, BasicCancelOptions { nowait: false }))
+            .await
+    }
+
+    /// Puts a note of ours into a queue, by a channel with confirms.
+    pub(super) async fn publish_note(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+        body: &[u8],
+    ) -> Result<Confirmation, AmqpFault> {
+        let options = BasicPublishOptions::default();
+        let properties = BasicProperties::default();
+        let publishing = channel.basic_publish("".into(), queue.clone(), options, body, properties);
+        self.answer(async { publishing.await?.await }).await
+    }
+
+    /// Returns when the broker has read all that was sent by this channel before, and this side
+    /// all that the broker had sent by it. The request changes nothing: the broker only answers.
+    pub(super) async fn round_trip(&self, channel: &Channel) -> Result<(), AmqpFault> {
+        self.answer(channel.channel_flow(ChannelFlowOptions { active: true }))
+            .await
+            .map(drop)
+    }
 }
 
 /// Who owns the connection.
@@ -291,11 +358,10 @@ impl Supervisor {
             connection.down.cancel();
             self.opened.end.now();
             self.opened = self.open_again().await;
-            (connection, blocked) =
-                LiveConnection::new(&self.opened, connection.generation + 1, &self.config);
+            (connection, blocked) = LiveConnection::new(&self.opened, &self.config);
             tracing::info!(
                 purpose = self.purpose,
-                generation = connection.generation,
+                number = connection.number,
                 "connected to RabbitMQ again"
             );
             self.state.send_replace(LinkState::Up(connection.clone()));

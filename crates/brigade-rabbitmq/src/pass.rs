@@ -22,12 +22,12 @@ use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 
-use super::delivery::Delivery;
-use super::headers::WAITS;
+use super::consumer_channel::Delivery;
 use super::intake::Intake;
 use super::message::Envelope;
 use super::settle::EndingLease;
 use super::topology::QueueKind;
+use super::values::WAITS;
 use super::values::text;
 use crate::job::AttemptKind;
 use crate::outcome::CallError;

@@ -25,7 +25,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::consumer_channel::ConsumerChannel;
-use super::delivery::Delivery;
+use super::consumer_channel::Delivery;
 use super::fault::AmqpFault;
 use super::intake::Intake;
 use super::message::Envelope;
@@ -62,8 +62,6 @@ pub(super) struct QueueConsumer {
     state: Mutex<ConsumerState>,
     /// Its AMQP consumers. Locked after `state`, if both are.
     subscriptions: Arc<Subscriptions>,
-    /// It was said that its jobs may run for longer than the broker lets a delivery be held.
-    warned_of_time: AtomicBool,
     /// When it began, and how many deliveries it has counted in a classic queue.
     since: Instant,
     counted: AtomicU32,
@@ -118,7 +116,6 @@ impl QueueConsumer {
             intake: Arc::clone(intake),
             state: Mutex::default(),
             subscriptions: Arc::default(),
-            warned_of_time: AtomicBool::new(false),
             since: Instant::now(),
             counted: AtomicU32::new(0),
             opening: AsyncMutex::default(),
@@ -234,23 +231,6 @@ impl QueueConsumer {
     pub(super) fn counts_deliveries(&self) -> bool {
         self.since.elapsed() < COUNTS_FOR
             && self.counted.fetch_add(1, Ordering::Relaxed) < COUNTED_MAX
-    }
-
-    /// A job that may take longer than the broker lets a delivery be held: said once.
-    pub(super) fn warn_of_time(&self, envelope: &Envelope) {
-        let limit = self.intake.consumer_timeout();
-        let time = envelope.job.options.timeout;
-        if time.is_some_and(|time| time >= limit)
-            && !self.warned_of_time.swap(true, Ordering::Relaxed)
-        {
-            tracing::warn!(
-                queue = self.queue,
-                ?limit,
-                "a job may run for longer than the broker lets a delivery be held \
-                    (consumer_timeout); its delivery will be refreshed in time if the URL says no \
-                    more than the broker has"
-            );
-        }
     }
 
     /// Keeps as many deliveries coming as are asked for, for ever.

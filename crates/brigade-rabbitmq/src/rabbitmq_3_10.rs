@@ -77,10 +77,10 @@ impl LeaderProbe {
     /// Whether a quorum queue has taken a message on this connection, so that the next one may go
     /// together with others.
     pub(super) fn has_reached(&self, name: &ShortString) -> bool {
-        let generation = self.link.generation();
+        let number = self.link.number();
         lock(&self.probed)
             .get(name)
-            .is_some_and(|known| Some(known.reached) == generation)
+            .is_some_and(|known| Some(known.reached) == number)
     }
 
     fn probed(&self, name: &ShortString) -> Probed {
@@ -91,9 +91,9 @@ impl LeaderProbe {
         probed.entry(name.clone()).or_default().clone()
     }
 
-    fn reached(&self, name: &ShortString, generation: u64) {
+    fn reached(&self, name: &ShortString, number: u64) {
         if let Some(known) = lock(&self.probed).get_mut(name) {
-            known.reached = generation;
+            known.reached = number;
         }
     }
 
@@ -114,10 +114,10 @@ impl LeaderProbe {
         if self.has_reached(name) {
             return None;
         }
-        let before = self.link.generation();
+        let before = self.link.number();
         let published = self.publish(message, until).await;
-        if let (Published::Safe, Some(generation)) = (&published, before) {
-            self.reached(name, generation);
+        if let (Published::Safe, Some(number)) = (&published, before) {
+            self.reached(name, number);
         }
         Some(published)
     }

@@ -3,24 +3,24 @@
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
 
-/// At most `max` values; each further one takes the place of the oldest.
+/// At most so many values; each further one takes the place of the oldest.
 #[derive(Debug)]
-pub(super) struct Recent<T> {
-    max: usize,
+pub(super) struct Recent<T, const MAX: usize> {
     set: HashSet<T>,
     /// The oldest first.
     order: VecDeque<T>,
 }
 
-impl<T: Clone + Eq + Hash> Recent<T> {
-    pub(super) fn new(max: usize) -> Self {
+impl<T, const MAX: usize> Default for Recent<T, MAX> {
+    fn default() -> Self {
         Self {
-            max,
             set: HashSet::new(),
             order: VecDeque::new(),
         }
     }
+}
 
+impl<T: Clone + Eq + Hash, const MAX: usize> Recent<T, MAX> {
     pub(super) fn contains(&self, value: &T) -> bool {
         self.set.contains(value)
     }
@@ -31,7 +31,7 @@ impl<T: Clone + Eq + Hash> Recent<T> {
             return false;
         }
         self.order.push_back(value);
-        if self.order.len() > self.max
+        if self.order.len() > MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.set.remove(&oldest);
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn only_the_newest_values_are_kept() {
-        let mut recent = Recent::new(3);
+        let mut recent = Recent::<_, 3>::default();
         for number in 0..100 {
             assert!(recent.insert(number));
             assert!(recent.contains(&number) && !recent.insert(number));

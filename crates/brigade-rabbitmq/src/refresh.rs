@@ -39,10 +39,10 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::sleep;
 
 use super::consumer_channel::ConsumerChannel;
-use super::delivery::Delivery;
+use super::consumer_channel::Delivery;
 use super::fault::AmqpFault;
 use super::intake::Intake;
-use super::lease_table::HeldDelivery;
+use super::leases::HeldDelivery;
 use super::message::{self, Envelope};
 use super::publisher::{Message, Published};
 use super::queue_consumer::hold_long;

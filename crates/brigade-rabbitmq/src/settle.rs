@@ -1,4 +1,4 @@
-//! Ending leases.
+//! Ending leases: by a settlement, or because their time is over.
 //!
 //! The broker first confirms what follows from a settlement: a new message, a dead letter, or the
 //! answer to the caller. Only then is the delivery acked. A crash in between leaves two messages,
@@ -14,10 +14,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::answers::dropped;
 use super::intake::Intake;
-use super::lease_table::HeldDelivery;
+use super::leases::HeldDelivery;
 use super::message::{Envelope, has_caller};
 use super::publisher::Message;
 use super::topology::QueueKind;
@@ -28,6 +29,11 @@ use crate::outcome::{CallError, Cancelled};
 use crate::policy::{Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule};
 use crate::retry::jitter;
 use brigade_core::store::{Answer, Disposition, Settled, Settlement};
+
+/// Leases are looked at so often at least.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// And no more often than this.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A lease that is being ended, and by which settlement.
 pub(super) struct EndingLease {
@@ -72,6 +78,43 @@ impl Intake {
             }
         });
         Ok(join_all(settling).await)
+    }
+
+    /// Returns when a lease may be over, or near the time for which the broker lets its delivery
+    /// be held.
+    pub(super) async fn until_leases_are_old(&self) {
+        let next = self.leases.table().next_end();
+        let Some(end) = next else {
+            return self.leases.until_added().await;
+        };
+        let left = end.saturating_duration_since(self.now_after(Instant::now()));
+        let look = left.min(LOOK_EVERY).min(self.consumer_timeout() / 20);
+        // One that could not be ended is tried again, but not at once.
+        sleep(look.max(LOOK_PAUSE)).await;
+    }
+
+    /// Gives back the jobs of leases that are over. Once begun, it goes on if the future is
+    /// dropped.
+    pub(super) async fn end_expired(self: &Arc<Self>) {
+        let now = self.now_after(Instant::now());
+        let expired = self.leases.table().expired(now);
+        let ending = expired.into_iter().map(|(token, mut held)| {
+            let envelope = Arc::make_mut(&mut held.envelope);
+            envelope.lost = envelope.lost.saturating_add(1);
+            let disposition = Disposition::GiveBack {
+                kind: AttemptKind::Interrupted,
+                reason: "its lease ran out".to_owned(),
+                after: Duration::ZERO,
+            };
+            let settlement = Arc::new(Settlement {
+                id: held.envelope.id.clone(),
+                token,
+                disposition,
+                answer: None,
+            });
+            self.end(EndingLease { held, settlement })
+        });
+        join_all(ending).await;
     }
 
     /// Ends a lease that was let go. Once begun, it goes on if the future is dropped.

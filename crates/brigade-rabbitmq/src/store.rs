@@ -30,10 +30,13 @@ use brigade_core::store::PushOutcome;
 
 /// A person may delete a queue between its declaration and what is put there, but not again and
 /// again.
-const ROUNDS_MAX: usize = 4;
+const ROUNDS_MAX: u32 = 4;
 /// Queues to which messages are stored at the same time.
 const QUEUES_AT_ONCE: usize = 64;
 const DECLINED_PAUSE: Duration = Duration::from_millis(150);
+
+/// Messages for one queue, and their places among those that are stored together.
+type Batch = Vec<(usize, Arc<Message>)>;
 
 /// Where jobs, and calls that wait, are stored.
 pub(super) struct Storage {
@@ -67,8 +70,8 @@ impl Storage {
     /// The largest body that is worth sending: the broker may have named a smaller one on this
     /// connection.
     pub(super) fn payload_bytes_max(&self) -> usize {
-        let (generation, bytes) = *lock(&self.learnt_size);
-        if Some(generation) == self.out.generation() {
+        let (number, bytes) = *lock(&self.learnt_size);
+        if Some(number) == self.out.number() {
             bytes
         } else {
             PAYLOAD_BYTES_MAX
@@ -77,9 +80,8 @@ impl Storage {
 
     /// The broker refused a message: if because of its size, larger ones need not be sent.
     pub(super) fn learn_size(&self, fault: &AmqpFault) {
-        if let (Some(bytes), Some(generation)) = (fault.message_bytes_max(), self.out.generation())
-        {
-            *lock(&self.learnt_size) = (generation, bytes.min(PAYLOAD_BYTES_MAX));
+        if let (Some(bytes), Some(number)) = (fault.message_bytes_max(), self.out.number()) {
+            *lock(&self.learnt_size) = (number, bytes.min(PAYLOAD_BYTES_MAX));
         }
     }
 
@@ -172,65 +174,70 @@ impl Storage {
     pub(super) async fn store(&self, messages: Vec<(QueueKind, Message)>) -> Vec<Published> {
         let frame_max = self.out.frame_max();
         let mut outcomes = vec![Published::Unroutable; messages.len()];
-        let mut queues: BTreeMap<ShortString, QueueBatch> = BTreeMap::new();
+        let mut queues: BTreeMap<ShortString, (QueueKind, Batch)> = BTreeMap::new();
         for (place, (kind, message)) in messages.into_iter().enumerate() {
-            let batch = queues
-                .entry(message.queue.clone())
-                .or_insert_with(|| QueueBatch::new(kind));
-            batch.places.push(place);
-            batch.messages.push(Arc::new(fitted(message, frame_max)));
+            let queue = queues.entry(message.queue.clone());
+            let (_, batch) = queue.or_insert_with(|| (kind, Batch::new()));
+            batch.push((place, Arc::new(fitted(message, frame_max))));
         }
-        let storing = queues.into_values().map(|batch| self.store_batch(batch));
+        let storing = queues.into_values();
+        let storing = storing.map(|(kind, batch)| self.store_batch(kind, batch));
         let mut storing = stream::iter(storing).buffer_unordered(QUEUES_AT_ONCE);
-        while let Some((places, stored)) = storing.next().await {
-            for (place, outcome) in places.into_iter().zip(stored) {
+        while let Some(stored) = storing.next().await {
+            for (place, outcome) in stored {
                 outcomes[place] = outcome;
             }
         }
         outcomes
     }
 
-    /// Stores what goes to one queue; the outcomes are in the order of its places.
-    async fn store_batch(&self, batch: QueueBatch) -> (Vec<usize>, Vec<Published>) {
-        let QueueBatch {
-            kind,
-            places,
-            messages,
-        } = batch;
-        let mut outcomes = vec![Published::Unroutable; messages.len()];
-        for round in 0..ROUNDS_MAX {
-            let is_open =
-                |n: &usize| matches!(outcomes[*n], Published::Unroutable | Published::Declined);
-            let open: Vec<usize> = (0..messages.len()).filter(is_open).collect();
-            if open.is_empty() {
-                break;
-            }
-            let has = |which: fn(&Published) -> bool| outcomes.iter().any(which);
-            if has(|one| matches!(one, Published::Declined)) {
-                // A quorum queue declines until it has a leader, which takes a moment after its
-                // declaration.
-                sleep(DECLINED_PAUSE * u32::try_from(round).unwrap_or(1)).await;
-            }
+    /// Stores what goes to one queue; the outcomes, with the places of their messages.
+    async fn store_batch(&self, kind: QueueKind, mut open: Batch) -> Vec<(usize, Published)> {
+        let mut stored = Vec::with_capacity(open.len());
+        let mut is_missing = false;
+        for round in 1..=ROUNDS_MAX {
             // A message that came back has no queue; queues of delays have to be declared in time
             // when they are needed.
-            let declared = if round > 0 && has(|one| matches!(one, Published::Unroutable)) {
+            let declared = if is_missing {
                 self.topology.forget(&kind);
                 self.topology.declare(&kind).await
             } else {
                 self.topology.prepare(&kind).await
             };
-            let published = match declared {
+            let outcomes = match declared {
                 Err(fault) => vec![Published::failed(&fault, false); open.len()],
                 Ok(()) => {
-                    let messages = open.iter().map(|n| Arc::clone(&messages[*n]));
+                    let messages = open.iter().map(|(_, message)| Arc::clone(message));
                     self.publish(&kind, messages.collect()).await
                 }
             };
-            for (n, outcome) in open.into_iter().zip(published) {
-                outcomes[n] = outcome;
+            let is_over = |outcome: &Published| match outcome {
+                Published::Unroutable | Published::Declined => round == ROUNDS_MAX,
+                Published::Safe | Published::Failed { .. } => true,
+            };
+            is_missing = outcomes
+                .iter()
+                .any(|one| matches!(one, Published::Unroutable));
+            let is_declined = outcomes
+                .iter()
+                .any(|one| matches!(one, Published::Declined));
+            let ended = open.into_iter().zip(outcomes);
+            let (over, again): (Vec<_>, Vec<_>) = ended.partition(|(_, one)| is_over(one));
+            stored.extend(
+                over.into_iter()
+                    .map(|((place, _), outcome)| (place, outcome)),
+            );
+            open = again.into_iter().map(|(message, _)| message).collect();
+            if open.is_empty() {
+                break;
+            }
+            if is_declined {
+                // A quorum queue declines until it has a leader, which takes a moment after its
+                // declaration.
+                sleep(DECLINED_PAUSE * round).await;
             }
         }
-        (places, outcomes)
+        stored
     }
 
     /// Publishes messages to one queue that is there; one outcome for each.
@@ -247,19 +254,17 @@ impl Storage {
             }
             _ => None,
         };
-        let Some(first) = first else {
-            return publisher.publish(messages, until()).await;
-        };
-        let mut outcomes = vec![first; messages.len()];
-        if let Published::Safe = outcomes[0] {
-            outcomes.truncate(1);
-            let rest = messages[1..].to_vec();
-            outcomes.extend(publisher.publish(rest, until()).await);
-        } else {
-            let not_sent = outcomes[0].clone().not_sent();
-            outcomes[1..].fill(not_sent);
+        match first {
+            None => publisher.publish(messages, until()).await,
+            Some(Published::Safe) => {
+                let rest = publisher.publish(messages[1..].to_vec(), until()).await;
+                [vec![Published::Safe], rest].concat()
+            }
+            Some(first) => {
+                let not_sent = vec![first.clone().not_sent(); messages.len() - 1];
+                [vec![first], not_sent].concat()
+            }
         }
-        outcomes
     }
 
     /// Whether this is a call whose queue may stand still, and with it all that is published with
@@ -285,22 +290,5 @@ impl Storage {
     pub(super) async fn store_one(&self, message: (QueueKind, Message)) -> Published {
         let outcome = self.store(vec![message]).await.pop();
         outcome.unwrap_or(Published::Safe)
-    }
-}
-
-/// Messages for one queue, and their places among those that are stored together.
-struct QueueBatch {
-    kind: QueueKind,
-    places: Vec<usize>,
-    messages: Vec<Arc<Message>>,
-}
-
-impl QueueBatch {
-    fn new(kind: QueueKind) -> Self {
-        Self {
-            kind,
-            places: Vec::new(),
-            messages: Vec::new(),
-        }
     }
 }

@@ -144,9 +144,7 @@ impl Topology {
         let connection = self.link.connection().await?;
         let declared = lock(&self.declared).get(&self.name(target)).copied();
         match declared {
-            Some((at, generation))
-                if generation == connection.generation && at.elapsed() < DECLARED_FOR =>
-            {
+            Some((at, number)) if number == connection.number && at.elapsed() < DECLARED_FOR => {
                 Ok(())
             }
             _ => self.declare(target).await,
@@ -164,9 +162,9 @@ impl Topology {
             let at = Instant::now();
             self.declare_on(&connection, target)
                 .await
-                .map(|_| (at, connection.generation))
+                .map(|_| (at, connection.number))
         };
-        let (at, generation) = self.link.ask(declaring).await?;
+        let (at, number) = self.link.ask(declaring).await?;
         if target.is_temporary() && !lock(&self.declared).contains_key(&name) {
             until_registered().await;
         }
@@ -175,7 +173,7 @@ impl Topology {
         if declared.len() >= KNOWN_MAX {
             declared.clear();
         }
-        declared.insert(name, (at, generation));
+        declared.insert(name, (at, number));
         Ok(())
     }
 
@@ -250,8 +248,8 @@ impl Topology {
     async fn idle_channel(&self, connection: &LiveConnection) -> Result<Channel, AmqpFault> {
         let kept = {
             let mut idle = lock(&self.idle);
-            idle.retain(|(serial, channel)| {
-                *serial == connection.serial && channel.status().connected()
+            idle.retain(|(number, channel)| {
+                *number == connection.number && channel.status().connected()
             });
             idle.pop()
         };
@@ -264,7 +262,7 @@ impl Topology {
     fn keep(&self, connection: &LiveConnection, channel: Channel) {
         let mut idle = lock(&self.idle);
         if idle.len() < IDLE_MAX {
-            idle.push((connection.serial, channel));
+            idle.push((connection.number, channel));
         }
     }
 

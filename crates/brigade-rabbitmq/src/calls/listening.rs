@@ -17,9 +17,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::time::sleep;
 
 use super::super::fault::AmqpFault;
-use super::super::headers::{BEGUN, ERROR, PROGRESS};
 use super::super::link::{Link, LiveConnection};
 use super::super::url::RabbitMqConfig;
+use super::super::values::{BEGUN, ERROR, PROGRESS};
 use super::super::values::{millis, table};
 use super::open_calls::{OpenCall, OpenCalls};
 use crate::codec::Codec;
