@@ -25,8 +25,7 @@ use super::message::{has_caller, is_ours};
 use super::publisher::{ConfirmPublisher, Message, PublishRequest, Published};
 use super::recent::Recent;
 use super::store::Storage;
-use super::values::{BEGUN, ERROR, PROGRESS, TELL};
-use super::values::{table, text, text_of};
+use super::values::{BEGUN, ERROR, PROGRESS, TELL, header, table, text, text_of};
 use crate::error::{Error, ErrorKind};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::progress::Progress;
@@ -260,17 +259,9 @@ fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Pu
 /// The answer in place of one that the broker does not take; `None` if that was as small as this,
 /// or was no answer.
 fn refusal(request: &PublishRequest, fault: &AmqpFault) -> Option<PublishRequest> {
-    let Message {
-        queue,
-        body,
-        properties,
-    } = &*request.message;
-    let has = |name: &str| {
-        properties
-            .headers()
-            .as_ref()
-            .is_some_and(|headers| headers.contains_key(name))
-    };
+    let message = &*request.message;
+    let (queue, body, properties) = (&message.queue, &message.body, &message.properties);
+    let has = |name| header(properties, name).is_some();
     let is_small = has(ERROR) && body.len() <= REFUSAL_BYTES_MAX;
     if has(PROGRESS) || has(BEGUN) || is_small {
         let caller = queue.as_str();
@@ -327,10 +318,8 @@ fn answer(
 
 /// What a request wants to get before its answer.
 fn wants(asked: &BasicProperties) -> Option<String> {
-    let said = asked
-        .headers()
-        .as_ref()
-        .and_then(|headers| text_of(headers, TELL));
+    let said = asked.headers().as_ref();
+    let said = said.and_then(|headers| text_of(headers, TELL));
     said.or_else(|| is_ours(asked).then(|| PROGRESS.to_owned()))
 }
 

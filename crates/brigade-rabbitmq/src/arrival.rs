@@ -19,6 +19,7 @@ use super::intake::Intake;
 use super::message::{Envelope, UnreadableMessage, is_counted};
 use super::publisher::Message;
 use super::topology::QueueKind;
+use super::values::str_of;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
 use crate::policy::{PAYLOAD_BYTES_MAX, too_late};
@@ -65,11 +66,10 @@ impl Intake {
         envelope.returned = self.leases.table().returned(&envelope);
         envelope.is_uncounted =
             redelivered && envelope.returned == 0 && !is_counted(&envelope.properties);
-        let to = envelope.properties.reply_to().as_ref();
-        if let Some(to) = to.filter(|to| self.is_own(to.as_str())) {
+        let to = str_of(envelope.properties.reply_to());
+        if !to.is_empty() && self.is_own(to) {
             let why = format!(
-                "its reply_to names {:?}, a queue of jobs: its answer would be run there as a job",
-                to.as_str()
+                "its reply_to names {to:?}, a queue of jobs: its answer would be run there as a job"
             );
             let body = envelope.job.payload.into_string().into_bytes();
             self.set_aside(queue, delivery, &why, envelope.properties, body.into());
@@ -187,8 +187,8 @@ impl Intake {
     /// Whether a refusal may go to whom this message names: to no queue of jobs, and to no name
     /// that cannot be one.
     fn may_answer(&self, properties: &BasicProperties) -> bool {
-        let to = properties.reply_to().as_ref().map(|to| to.as_str());
-        to.is_some_and(|to| !to.is_empty() && !is_unprintable(to) && !self.is_own(to))
+        let to = str_of(properties.reply_to());
+        !to.is_empty() && !is_unprintable(to) && !self.is_own(to)
     }
 
     /// Whether this is a queue of ours that is not for answers: one that tasks of this program or

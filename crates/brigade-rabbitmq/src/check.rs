@@ -41,76 +41,57 @@ const OTHER_ARGUMENTS: &str = "look whether it is durable, whether anything in i
 const DECLARE_AGAIN: &str = "delete the queue when it is empty; it will be declared again";
 const LOOK_YOURSELF: &str = "look yourself (rabbitmqctl list_policies)";
 
-#[derive(Default)]
-struct Findings(Vec<Finding>);
+fn problem(what: impl Into<String>, advice: &str) -> Finding {
+    Finding::new(Level::Problem, what, advice)
+}
 
-impl Findings {
-    fn add(&mut self, level: Level, what: impl Into<String>, advice: &str) {
-        self.0.push(Finding::new(level, what, advice));
-    }
-
-    fn problem(&mut self, what: impl Into<String>, advice: &str) {
-        self.add(Level::Problem, what, advice);
-    }
-
-    fn warning(&mut self, what: impl Into<String>, advice: &str) {
-        self.add(Level::Warning, what, advice);
-    }
+fn warning(what: impl Into<String>, advice: &str) -> Finding {
+    Finding::new(Level::Warning, what, advice)
 }
 
 pub(super) async fn check(intake: &Intake) -> Result<Vec<Finding>, Error> {
-    let connection = intake
-        .storage
-        .out
-        .connection()
-        .await
-        .map_err(|fault| fault.into_error("check"))?;
-    let mut found = Findings::default();
+    let found = look(intake).await;
+    let mut found = found.map_err(|fault| fault.into_error("check"))?;
+    found.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    Ok(found)
+}
+
+async fn look(intake: &Intake) -> Result<Vec<Finding>, AmqpFault> {
+    let connection = intake.storage.out.connection().await?;
+    let (mut found, served) = (Vec::new(), served(intake));
     check_server(&connection, &mut found);
-    let served = served(intake);
-    let checked = async {
-        check_rights(intake, &connection, &mut found).await?;
-        check_served(intake, &connection, &served, &mut found).await
-    };
-    checked
-        .await
-        .map_err(|fault: AmqpFault| fault.into_error("check"))?;
+    check_rights(intake, &connection, &mut found).await?;
+    check_served(intake, &connection, &served, &mut found).await?;
     let what = format!(
         "the broker lets a delivery be held for {:?} (consumer_timeout), as far as is known; what \
             is held for longer is refreshed in time",
         intake.consumer_timeout()
     );
-    found.add(
-        Level::Note,
-        what,
-        "if the broker has less, say so in the URL: ?consumer_timeout=10m",
-    );
+    let advice = "if the broker has less, say so in the URL: ?consumer_timeout=10m";
+    found.push(Finding::new(Level::Note, what, advice));
     let version = connection.version.as_deref().map_or(VERSION_MIN, number_of);
     check_policies(intake, &served, version, &mut found).await;
-    found
-        .0
-        .sort_by_key(|finding| std::cmp::Reverse(finding.level));
-    Ok(found.0)
+    Ok(found)
 }
 
-fn check_server(connection: &LiveConnection, found: &mut Findings) {
+fn check_server(connection: &LiveConnection, found: &mut Vec<Finding>) {
     match connection.version.as_deref() {
-        None => found.warning(
+        None => found.push(warning(
             "the broker does not say that it is RabbitMQ",
             "nothing else was tried",
-        ),
+        )),
         Some(version) if number_of(version) < VERSION_MIN => {
             let what =
                 format!("RabbitMQ {version} is too old: it may lose jobs that wait for their time");
-            found.problem(what, "use 3.10 or newer");
+            found.push(problem(what, "use 3.10 or newer"));
         }
         Some(_) => {}
     }
     if let Some(why) = connection.blocked.borrow().as_deref() {
-        found.problem(
+        found.push(problem(
             format!("the broker takes nothing now: {why}"),
             "give it memory and room on its disk",
-        );
+        ));
     }
 }
 
@@ -118,7 +99,7 @@ fn check_server(connection: &LiveConnection, found: &mut Findings) {
 async fn check_rights(
     intake: &Intake,
     connection: &LiveConnection,
-    found: &mut Findings,
+    found: &mut Vec<Finding>,
 ) -> Result<(), AmqpFault> {
     let name = intake
         .config
@@ -145,11 +126,11 @@ async fn check_rights(
         match tried {
             Err(fault) if fault.kind() == ErrorKind::Refused => {
                 let what = format!("this user has not the right to {right} queues like {name}");
-                found.problem(
+                found.push(problem(
                     what,
                     "give it the rights to configure, write and read them, and to write to \
                         amq.default (rabbitmqctl set_permissions)",
-                );
+                ));
             }
             other => other?,
         }
@@ -161,7 +142,7 @@ async fn check_served(
     intake: &Intake,
     connection: &LiveConnection,
     served: &BTreeMap<ShortString, QueueKind>,
-    found: &mut Findings,
+    found: &mut Vec<Finding>,
 ) -> Result<(), AmqpFault> {
     for (name, target) in served {
         let declared = intake.storage.topology.declare_on(connection, target).await;
@@ -169,7 +150,10 @@ async fn check_served(
             Ok(queue) => queue.difference,
             Err(fault) if fault.kind() == ErrorKind::Refused => {
                 let what = format!("this user may not declare queue {name}");
-                found.problem(what, "give it the rights to configure, write and read");
+                found.push(problem(
+                    what,
+                    "give it the rights to configure, write and read",
+                ));
                 continue;
             }
             Err(fault) => return Err(fault),
@@ -179,7 +163,7 @@ async fn check_served(
                 "queue {name} exists with other arguments than this URL asks for, and is used as \
                     it is: {difference}"
             );
-            found.warning(what, OTHER_ARGUMENTS);
+            found.push(warning(what, OTHER_ARGUMENTS));
         }
     }
     Ok(())
@@ -189,34 +173,30 @@ async fn check_policies(
     intake: &Intake,
     served: &BTreeMap<ShortString, QueueKind>,
     version: (u32, u32),
-    found: &mut Findings,
+    found: &mut Vec<Finding>,
 ) {
     let Some(management) = &intake.config.management else {
         let advice = "name its management API in the URL, ?management=http://host:15672, or look \
-            yourself (rabbitmqctl list_policies): \
-                      none may limit or expire these queues";
-        return found.add(Level::Note, "policies cannot be seen by a client", advice);
+            yourself (rabbitmqctl list_policies): none may limit or expire these queues";
+        let what = "policies cannot be seen by a client";
+        return found.push(Finding::new(Level::Note, what, advice));
     };
     let in_namespace = |queue: &Described| intake.config.queue_of(&queue.name) != queue.name;
     let until = Instant::now() + KNOWN_WITHIN;
     let all = loop {
         let asked = management::queues(&intake.config, management).await;
-        let ours = asked.map(|all| {
-            all.into_iter()
+        let ours: Vec<Described> = match asked {
+            Ok(all) => all
+                .into_iter()
                 .filter(|queue| served.contains_key(queue.name.as_str()) || in_namespace(queue))
-                .collect()
-        });
-        let ours: Vec<Described> = match ours {
-            Ok(ours) => ours,
+                .collect(),
             Err(fault) => {
                 let what = format!(
                     "the management API of the URL does not say what policies there are: {fault}"
                 );
-                return found.warning(
-                    what,
-                    "look yourself (rabbitmqctl list_policies): \
-                    none may limit or expire these queues",
-                );
+                let advice = "look yourself (rabbitmqctl list_policies): none may limit or expire \
+                    these queues";
+                return found.push(warning(what, advice));
             }
         };
         if Instant::now() > until
@@ -237,7 +217,7 @@ async fn check_policies(
     }
 }
 
-fn check_policies_of(queue: &Described, found: &mut Findings) {
+fn check_policies_of(queue: &Described, found: &mut Vec<Finding>) {
     let given = [
         ("policy", &queue.policy),
         ("operator policy", &queue.operator_policy),
@@ -254,21 +234,18 @@ fn check_policies_of(queue: &Described, found: &mut Findings) {
             "the management API does not say which policies are in force for queue {}",
             queue.name
         );
-        return found.warning(what, LOOK_YOURSELF);
+        return found.push(warning(what, LOOK_YOURSELF));
     };
     for (key, value) in policy {
         if let Some((level, does)) = harm(key, rejects(policy, "overflow")) {
-            found.add(
-                level,
-                format!("{names}: {key} {value} {does} queue {}", queue.name),
-                NO_LIMITS,
-            );
+            let what = format!("{names}: {key} {value} {does} queue {}", queue.name);
+            found.push(Finding::new(level, what, NO_LIMITS));
         }
     }
 }
 
 /// What it was declared with.
-fn check_own(queue: &Described, found: &mut Findings) {
+fn check_own(queue: &Described, found: &mut Vec<Finding>) {
     let rejects = rejects(&queue.arguments, "x-overflow");
     // Of dead letters only the newest are kept, on purpose.
     let arguments = queue
@@ -277,11 +254,8 @@ fn check_own(queue: &Described, found: &mut Findings) {
         .filter(|_| !queue.name.ends_with(".dead"));
     for (key, value) in arguments {
         if let Some((level, does)) = key.strip_prefix("x-").and_then(|key| harm(key, rejects)) {
-            found.add(
-                level,
-                format!("its argument {key} {value} {does} queue {}", queue.name),
-                DECLARE_AGAIN,
-            );
+            let what = format!("its argument {key} {value} {does} queue {}", queue.name);
+            found.push(Finding::new(level, what, DECLARE_AGAIN));
         }
     }
     if !queue.durable || queue.auto_delete {
@@ -290,7 +264,7 @@ fn check_own(queue: &Described, found: &mut Findings) {
                 with it",
             queue.name
         );
-        found.problem(what, DECLARE_AGAIN);
+        found.push(problem(what, DECLARE_AGAIN));
     }
 }
 
@@ -315,7 +289,7 @@ fn delivery_limit(queue: &Described, version: (u32, u32)) -> Option<i64> {
     limit.filter(|limit| *limit >= 0)
 }
 
-fn check_delivery_limit(queue: &Described, version: (u32, u32), found: &mut Findings) {
+fn check_delivery_limit(queue: &Described, version: (u32, u32), found: &mut Vec<Finding>) {
     let Some(limit) = delivery_limit(queue, version).filter(|limit| *limit < DELIVERY_LIMIT_MIN)
     else {
         return;
@@ -335,12 +309,9 @@ fn check_delivery_limit(queue: &Described, version: (u32, u32), found: &mut Find
             each end of a consumer and each lost connection counts, also if the job never ran",
         queue.name
     );
-    found.add(
-        level,
-        what,
-        "declare the queue again with x-delivery-limit 1000000 when it is empty (Brigade does so \
-            with ?queues=quorum), or raise the policy's delivery-limit",
-    );
+    let advice = "declare the queue again with x-delivery-limit 1000000 when it is empty (Brigade \
+        does so with ?queues=quorum), or raise the policy's delivery-limit";
+    found.push(Finding::new(level, what, advice));
 }
 
 /// Whether a queue refuses what is too much; if not, it drops the oldest.

@@ -13,7 +13,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::incoming::SUBSTITUTE;
-use super::values::{number_of, text_of};
+use super::values::{number_of, str_of, text_of};
 use crate::policy::check_name;
 
 /// The `type` property of an answer: a queue of jobs refuses it.
@@ -46,21 +46,14 @@ pub(super) fn is_unprintable(text: &str) -> bool {
 ///
 /// What is wrong with the properties of a message, as a reason.
 pub(super) fn check_properties(properties: &BasicProperties) -> Result<(), String> {
-    if properties
-        .kind()
-        .as_ref()
-        .is_some_and(|kind| kind.as_str() == ANSWER)
-    {
+    if str_of(properties.kind()) == ANSWER {
         return Err("it is an answer to a call, and this is a queue of jobs".to_owned());
     }
     for (name, text) in strings(properties) {
-        let Some(text) = text
-            .as_ref()
-            .map(ShortString::as_str)
-            .filter(|text| is_unprintable(text))
-        else {
+        let text = str_of(text);
+        if !is_unprintable(text) {
             continue;
-        };
+        }
         let what = if text.bytes().any(|byte| byte == SUBSTITUTE) {
             "bytes that are not UTF-8, or control characters"
         } else {

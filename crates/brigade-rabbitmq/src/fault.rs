@@ -40,10 +40,8 @@ impl AmqpFault {
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
         Self {
-            kind,
-            hint,
-            is_limit: false,
             source: Some(Arc::new(source)),
+            ..Self::new(kind, hint)
         }
     }
 
@@ -175,9 +173,7 @@ impl AmqpFault {
     pub(super) fn into_error(self, what: &str) -> Error {
         let error = Error::new(self.kind, format!("{what}: {}", self.hint));
         match self.source {
-            Some(source) => error.with_source(
-                Box::new(SharedSource(source)) as Box<dyn std::error::Error + Send + Sync>
-            ),
+            Some(source) => error.with_source(source),
             None => error,
         }
     }
@@ -189,22 +185,6 @@ impl std::fmt::Display for AmqpFault {
         self.source
             .as_ref()
             .map_or(Ok(()), |source| write!(f, ": {source}"))
-    }
-}
-
-/// A source that several errors share.
-#[derive(Debug)]
-struct SharedSource(Arc<dyn std::error::Error + Send + Sync>);
-
-impl std::fmt::Display for SharedSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for SharedSource {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source()
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::futures::Notified;
 use super::consumer_channel::Delivery;
 use super::message::Envelope;
 use super::recent::Recent;
+use super::values::str_of;
 use crate::clock::later;
 use crate::job::JobId;
 use crate::sync::lock;
@@ -253,11 +254,7 @@ impl LeaseTable {
     /// A caller cancelled a call. Whether it is held; if not, it may be about to come.
     pub(super) fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
         let is_it = |held: &HeldDelivery| {
-            held.envelope
-                .properties
-                .correlation_id()
-                .as_ref()
-                .is_some_and(|id| id.as_str() == correlation_id)
+            str_of(held.envelope.properties.correlation_id()) == correlation_id
         };
         let found = self
             .held

@@ -35,7 +35,7 @@ use lapin::types::FieldTable;
 
 pub(super) use self::write::{dead_letter, without_expiration};
 use super::checks::{check_options, check_properties, check_seq};
-use super::values::{new_id, number_of, text_of};
+use super::values::{header, new_id, number_of, str_of, text_of};
 use crate::foreign::read_options;
 use crate::job::{AttemptRecord, Job, JobId, Unserved};
 use crate::policy::add_record;
@@ -248,15 +248,11 @@ impl Envelope {
 
 /// The id of a message; of a call of ours, that of its answer.
 fn id_in(properties: &BasicProperties) -> Option<JobId> {
-    let own = properties.message_id().as_ref();
-    let own = own.filter(|id| !id.as_str().is_empty());
-    let of_call = || {
-        properties
-            .correlation_id()
-            .as_ref()
-            .filter(|_| is_ours(properties) && has_caller(properties))
+    let id = match str_of(properties.message_id()) {
+        "" if is_ours(properties) && has_caller(properties) => str_of(properties.correlation_id()),
+        own => own,
     };
-    own.or_else(of_call).map(|id| JobId::new(id.as_str()))
+    (!id.is_empty()).then(|| JobId::new(id))
 }
 
 /// The options of a job; why they cannot be read.
@@ -284,27 +280,18 @@ fn options_in(properties: &BasicProperties) -> Result<Options, String> {
 
 /// Whether this library wrote it, not another program.
 pub(super) fn is_ours(properties: &BasicProperties) -> bool {
-    properties
-        .app_id()
-        .as_ref()
-        .is_some_and(|app| app.as_str() == OURS)
+    str_of(properties.app_id()) == OURS
 }
 
 /// Whether the broker counts how often it hands this message out: in a quorum queue.
 pub(super) fn is_counted(properties: &BasicProperties) -> bool {
     let counts = ["x-delivery-count", "x-acquired-count"];
-    properties
-        .headers()
-        .as_ref()
-        .is_some_and(|headers| counts.iter().any(|name| headers.contains_key(name)))
+    counts.iter().any(|name| header(properties, name).is_some())
 }
 
 /// Whether a caller waits for the answer to a message.
 pub(super) fn has_caller(properties: &BasicProperties) -> bool {
-    properties
-        .reply_to()
-        .as_ref()
-        .is_some_and(|to| !to.as_str().is_empty())
+    !str_of(properties.reply_to()).is_empty()
 }
 
 /// JSON text, or the body as it was and why it is none.

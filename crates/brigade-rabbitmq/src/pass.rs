@@ -27,8 +27,7 @@ use super::intake::Intake;
 use super::message::Envelope;
 use super::settle::EndingLease;
 use super::topology::QueueKind;
-use super::values::WAITS;
-use super::values::text;
+use super::values::{WAITS, header, text};
 use crate::job::AttemptKind;
 use crate::outcome::CallError;
 use brigade_core::printable::shorten;
@@ -85,17 +84,13 @@ impl Passes {
             _ => 0,
         };
         let texts = |name: &str| match headers.inner().get(name) {
-            Some(AMQPValue::FieldArray(array)) => array
-                .as_slice()
-                .iter()
-                .filter_map(|value| {
-                    if let AMQPValue::LongString(text) = value {
-                        Some(text.to_string())
-                    } else {
-                        None
-                    }
-                })
-                .collect(),
+            Some(AMQPValue::FieldArray(array)) => {
+                let texts = array.as_slice().iter().filter_map(|value| match value {
+                    AMQPValue::LongString(text) => Some(text.to_string()),
+                    _ => None,
+                });
+                texts.collect()
+            }
             _ => Vec::new(),
         };
         let waits = matches!(headers.inner().get(WAITS), Some(AMQPValue::Boolean(true)));
@@ -200,43 +195,48 @@ impl Intake {
     pub(super) async fn pass_on(&self, lease: &mut EndingLease) {
         let EndingLease { held, settlement } = lease;
         let is_call = held.envelope.is_call();
-        if let Disposition::GiveBack {
+        let Disposition::GiveBack {
             kind,
             reason,
             after,
         } = &settlement.disposition
-            && (*kind == AttemptKind::Passed || (*kind == AttemptKind::Unserved && is_call))
-            && let Some(me) = self.name_of(&held.delivery)
-        {
-            let mut passes = Passes::of(&held.envelope);
-            let present = self.present(&held.delivery, &held.envelope).await;
-            // Who cannot run it now cannot later.
-            let rounds = if *kind == AttemptKind::Unserved {
-                Rounds::One
-            } else {
-                Rounds::Many
-            };
-            match passes.on_pass(&me, reason, present, rounds) {
-                Next::Again(pause) => {
-                    let disposition = Disposition::GiveBack {
-                        kind: *kind,
-                        reason: reason.clone(),
-                        after: pause.max(*after),
-                    };
-                    Arc::make_mut(settlement).disposition = disposition;
-                    passes.put_on(&mut held.envelope);
-                }
-                Next::Over(reasons) => {
-                    if *kind == AttemptKind::Unserved && settlement.answer.is_some() {
-                        let disposition = Disposition::DeadLetter(reason.clone());
-                        Arc::make_mut(settlement).disposition = disposition;
-                        return;
-                    }
-                    let error = CallError::Passed(reasons);
-                    let settlement = Arc::make_mut(settlement);
-                    settlement.answer = Some(Box::new(Answer::of(&error)));
-                    settlement.disposition = Disposition::DeadLetter(error.to_string());
-                }
+        else {
+            return;
+        };
+        let (kind, is_unserved) = (*kind, *kind == AttemptKind::Unserved);
+        if kind != AttemptKind::Passed && !(is_unserved && is_call) {
+            return;
+        }
+        let Some(me) = self.name_of(&held.delivery) else {
+            return;
+        };
+        let mut passes = Passes::of(&held.envelope);
+        let present = self.present(&held.delivery, &held.envelope).await;
+        // Who cannot run it now cannot later.
+        let rounds = if is_unserved {
+            Rounds::One
+        } else {
+            Rounds::Many
+        };
+        match passes.on_pass(&me, reason, present, rounds) {
+            Next::Again(pause) => {
+                let (reason, after) = (reason.clone(), pause.max(*after));
+                Arc::make_mut(settlement).disposition = Disposition::GiveBack {
+                    kind,
+                    reason,
+                    after,
+                };
+                passes.put_on(&mut held.envelope);
+            }
+            Next::Over(_) if is_unserved && settlement.answer.is_some() => {
+                let disposition = Disposition::DeadLetter(reason.clone());
+                Arc::make_mut(settlement).disposition = disposition;
+            }
+            Next::Over(reasons) => {
+                let error = CallError::Passed(reasons);
+                let settlement = Arc::make_mut(settlement);
+                settlement.answer = Some(Box::new(Answer::of(&error)));
+                settlement.disposition = Disposition::DeadLetter(error.to_string());
             }
         }
     }
@@ -248,11 +248,7 @@ impl Intake {
         delivery: &Delivery,
         envelope: &mut Arc<Envelope>,
     ) -> Option<Duration> {
-        let has_passes = envelope
-            .properties
-            .headers()
-            .as_ref()
-            .is_some_and(|headers| headers.inner().contains_key(BY));
+        let has_passes = header(&envelope.properties, BY).is_some();
         let me = self.name_of(delivery).filter(|_| has_passes)?;
         let mut passes = Passes::of(envelope);
         if !passes.is_by(&me) {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::job::JobId;
 
@@ -65,6 +66,16 @@ pub(super) fn whole(number: u64) -> AMQPValue {
 
 pub(super) fn millis(time: Duration) -> AMQPValue {
     whole(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A header of a message.
+pub(super) fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPValue> {
+    properties.headers().as_ref()?.inner().get(name)
+}
+
+/// A property that is a string; empty if the message does not have it.
+pub(super) fn str_of(property: &Option<ShortString>) -> &str {
+    property.as_ref().map_or("", |text| text.as_str())
 }
 
 pub(super) fn text_of(headers: &FieldTable, name: &str) -> Option<String> {

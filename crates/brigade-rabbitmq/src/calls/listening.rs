@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use super::super::fault::AmqpFault;
 use super::super::link::{Link, LiveConnection};
 use super::super::url::RabbitMqConfig;
-use super::super::values::{BEGUN, ERROR, PROGRESS};
+use super::super::values::{BEGUN, ERROR, PROGRESS, header};
 use super::super::values::{millis, table};
 use super::open_calls::{OpenCall, OpenCalls};
 use crate::codec::Codec;
@@ -161,8 +161,7 @@ impl AnswerListener {
             return;
         };
         let body = Bytes::from(std::mem::take(&mut delivery.data));
-        let headers = properties.headers().as_ref();
-        let header = |name: &str| headers.and_then(|headers| headers.inner().get(name));
+        let header = |name| header(properties, name);
         if header(BEGUN).is_some() {
             self.open.begun(number);
         } else if let Some(fraction) = header(PROGRESS) {

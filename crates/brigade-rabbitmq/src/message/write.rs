@@ -10,7 +10,9 @@ use lapin::types::{FieldTable, ShortString};
 
 use super::super::checks::is_unprintable;
 use super::super::publisher::Message;
-use super::super::values::{REASON_BYTES_MAX, millis_since_1970, new_id, shortened, text, whole};
+use super::super::values::{
+    REASON_BYTES_MAX, millis_since_1970, new_id, shortened, str_of, text, whole,
+};
 use super::{DELIVERIES, Envelope, OURS, REASON, TRACEPARENT};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptRecord, Job};
@@ -114,12 +116,7 @@ impl Envelope {
         if priority > 0 {
             properties = properties.with_priority(priority);
         }
-        if !self.is_call()
-            || properties
-                .correlation_id()
-                .as_ref()
-                .is_none_or(|id| id.as_str() != self.id.as_str())
-        {
+        if !self.is_call() || str_of(properties.correlation_id()) != self.id.as_str() {
             properties = properties.with_message_id(self.id.as_str().into());
         }
         properties = properties.with_delivery_mode(2);
@@ -219,13 +216,7 @@ fn options_of(job: &Job) -> Result<Option<String>, Error> {
     if options == Options::default() {
         return Ok(None);
     }
-    let text = serde_json::to_string(&options).map_err(|e| {
-        Error::new(
-            ErrorKind::Encode,
-            format!("write the options of a job: {e}"),
-        )
-        .with_source(e)
-    })?;
+    let text = json("options", &options)?;
     if text.len() > OPTIONS_BYTES_MAX {
         let text = format!(
             "push to {:?}: its options have {} bytes and {OPTIONS_BYTES_MAX} are allowed",
@@ -237,6 +228,12 @@ fn options_of(job: &Job) -> Result<Option<String>, Error> {
     Ok(Some(text))
 }
 
+fn json(what: &str, value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|e| {
+        Error::new(ErrorKind::Encode, format!("write the {what} of a job: {e}")).with_source(e)
+    })
+}
+
 /// As much of it as fits: the older attempts lose their reports first, then go.
 fn history_of(history: &[AttemptRecord]) -> Result<Option<String>, Error> {
     let mut kept = history.to_vec();
@@ -246,13 +243,7 @@ fn history_of(history: &[AttemptRecord]) -> Result<Option<String>, Error> {
             .truncate(record.reason.floor_char_boundary(REASON_BYTES_MAX));
     }
     while !kept.is_empty() {
-        let text = serde_json::to_string(&kept).map_err(|e| {
-            Error::new(
-                ErrorKind::Encode,
-                format!("write the history of a job: {e}"),
-            )
-            .with_source(e)
-        })?;
+        let text = json("history", &kept)?;
         if text.len() <= HISTORY_BYTES_MAX {
             return Ok(Some(text));
         }
