@@ -93,11 +93,7 @@ impl Answers {
     }
 
     /// Gives an answer; returns when the broker has confirmed that it is in its caller's queue, or
-    /// nothing more can be done for it.
-    ///
-    /// # Errors
-    ///
-    /// `Closed` if the broker was dropped before.
+    /// nothing more can be done for it; `Closed` if the broker was dropped before.
     pub(super) async fn give(
         &self,
         asked: &BasicProperties,
@@ -111,10 +107,6 @@ impl Answers {
     }
 
     /// Sends a call to another worker, as safe as it was; returns as [`give`](Self::give) does.
-    ///
-    /// # Errors
-    ///
-    /// `Closed` if the broker was dropped before.
     pub(super) async fn send_on(
         &self,
         message: Message,

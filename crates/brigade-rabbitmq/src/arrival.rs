@@ -39,7 +39,7 @@ enum Instead {
     /// Its caller is given this.
     Answer(Box<BasicProperties>, Answer),
     /// Another message, as safe as this mode makes it if it is a call.
-    Message(QueueKind, Message, Option<u8>),
+    Message(QueueKind, Box<Message>, Option<u8>),
 }
 
 impl Intake {
@@ -169,7 +169,7 @@ impl Intake {
             body,
         };
         let (target, message) = self.storage.dead_letter(queue, why, message);
-        self.replace(delivery, Instead::Message(target, message, None));
+        self.replace(delivery, Instead::Message(target, Box::new(message), None));
     }
 
     fn bury(self: &Arc<Self>, delivery: &Delivery, envelope: &Envelope) {
@@ -178,7 +178,7 @@ impl Intake {
             Ok(message) => {
                 let queue = &envelope.job.queue;
                 let (target, message) = self.storage.dead_letter(queue, why, message);
-                self.replace(delivery, Instead::Message(target, message, None));
+                self.replace(delivery, Instead::Message(target, Box::new(message), None));
             }
             Err(error) => stays(&error),
         }
@@ -221,7 +221,7 @@ impl Intake {
         let mode = *next.properties.delivery_mode();
         match self.storage.message(next, after) {
             Ok((target, message)) => {
-                self.replace(delivery, Instead::Message(target, message, mode));
+                self.replace(delivery, Instead::Message(target, Box::new(message), mode));
             }
             Err(error) => stays(&error),
         }
@@ -284,7 +284,8 @@ impl Intake {
             Instead::Nothing => Ok(()),
             Instead::Answer(asked, answer) => self.answers.give(asked, Err(answer.clone())).await,
             Instead::Message(target, message, mode) => {
-                self.put(target.clone(), message.clone(), *mode).await
+                let message = Message::clone(message);
+                self.put(target.clone(), message, *mode).await
             }
         }
     }

@@ -95,7 +95,6 @@ fn check_server(connection: &LiveConnection, found: &mut Vec<Finding>) {
     }
 }
 
-/// Tries the rights with an exclusive queue that is gone afterwards.
 async fn check_rights(
     intake: &Intake,
     connection: &LiveConnection,
@@ -244,7 +243,6 @@ fn check_policies_of(queue: &Described, found: &mut Vec<Finding>) {
     }
 }
 
-/// What it was declared with.
 fn check_own(queue: &Described, found: &mut Vec<Finding>) {
     let rejects = rejects(&queue.arguments, "x-overflow");
     // Of dead letters only the newest are kept, on purpose.

@@ -21,7 +21,6 @@ pub(super) const ANSWER: &str = "brigade.answer";
 /// Ours begin at 0 and grow by one.
 const SEQ_MAX: u64 = 1 << 53;
 
-/// The properties which are strings, by their names.
 fn strings(properties: &BasicProperties) -> [(&'static str, &Option<ShortString>); 10] {
     [
         ("message_id", properties.message_id()),
@@ -42,9 +41,7 @@ pub(super) fn is_unprintable(text: &str) -> bool {
     text.chars().any(char::is_control)
 }
 
-/// # Errors
-///
-/// What is wrong with the properties of a message, as a reason.
+/// Fails with what is wrong with the properties of a message, as a reason.
 pub(super) fn check_properties(properties: &BasicProperties) -> Result<(), String> {
     if str_of(properties.kind()) == ANSWER {
         return Err("it is an answer to a call, and this is a queue of jobs".to_owned());
@@ -98,10 +95,6 @@ fn check_headers(headers: &FieldTable) -> Result<(), String> {
 }
 
 /// The same for the options of a job, whose times are capped.
-///
-/// # Errors
-///
-/// What is wrong with them, as a reason.
 pub(super) fn check_options(options: &mut Options) -> Result<(), String> {
     for (what, text) in [
         ("label", &options.label),

@@ -132,15 +132,8 @@ impl ConsumerChannel {
         lock(&self.tags).note(tag);
     }
 
-    /// Returns when the broker has read it.
-    ///
-    /// # Errors
-    ///
-    /// If the channel ended before: the broker may have read it or not.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the broker may read it or not.
+    /// Returns when the broker has read it. If the channel ends before, or the future is dropped,
+    /// the broker may have read it or not.
     pub(super) async fn acknowledge(
         &self,
         tag: u64,
@@ -208,16 +201,12 @@ impl Delivery {
         self.subscription.as_ref().map(|(_, number)| *number)
     }
 
-    /// Acks it. Returns when the broker has read the ack.
-    ///
-    /// # Errors
-    ///
-    /// If the channel ended before: the broker may have read it or not.
+    /// Acks it, as [`acknowledge`](ConsumerChannel::acknowledge).
     pub(super) async fn ack(&self) -> Result<(), AmqpFault> {
         self.acknowledge(AckAction::Ack).await
     }
 
-    /// Goes back to its queue. Returns, and fails, as [`ack`](Self::ack).
+    /// Goes back to its queue, as [`acknowledge`](ConsumerChannel::acknowledge).
     pub(super) async fn requeue(&self) -> Result<(), AmqpFault> {
         self.acknowledge(AckAction::Requeue).await
     }

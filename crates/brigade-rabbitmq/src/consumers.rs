@@ -39,11 +39,7 @@ impl Consumers {
         consumers
     }
 
-    /// What consumes from this queue.
-    ///
-    /// # Errors
-    ///
-    /// `BadOption` for a name that the broker cannot have.
+    /// What consumes from this queue; `BadOption` for a name that the broker cannot have.
     pub(super) fn of(&self, queue: &str) -> Result<Arc<QueueConsumer>, Error> {
         let topology = &self.intake.storage.topology;
         topology.check_name(queue)?;
@@ -62,11 +58,7 @@ impl Consumers {
         Ok(source)
     }
 
-    /// What consumes from these queues.
-    ///
-    /// # Errors
-    ///
-    /// As [`of`](Self::of).
+    /// What consumes from these queues; fails as [`of`](Self::of).
     pub(super) fn group(&self, queues: &Queues) -> Result<Arc<QueueGroup>, Error> {
         let mut groups = lock(&self.groups);
         let mut known = groups.iter();

@@ -65,8 +65,8 @@ impl Decoder for Frames {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
+        // The buffer grows with what comes, not with the size that is announced.
         if bytes.len() < whole {
-            bytes.reserve(whole - bytes.len());
             return Ok(None);
         }
         let mut frame = bytes.split_to(whole);

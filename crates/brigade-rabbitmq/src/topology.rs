@@ -101,10 +101,8 @@ impl Topology {
         }
     }
 
-    /// # Errors
-    ///
-    /// `BadOption` for a name that the broker cannot have. All others of its [`QueueKind`]s are
-    /// valid then.
+    /// `BadOption` for a name that the broker cannot have. If it can, the names of all its
+    /// [`QueueKind`]s are valid.
     pub(super) fn check_name(&self, queue: &str) -> Result<(), Error> {
         let name = self.config.name_of(queue);
         if name.len() > NAME_BYTES_MAX {
