@@ -14,6 +14,7 @@ mod push;
 mod queues;
 mod serve;
 mod take;
+mod token;
 mod why;
 mod work;
 
@@ -39,7 +40,8 @@ pub(crate) enum Command {
     Limit(limit::Limit),
     Cron(cron::Cron),
     Manager(manager::Manager),
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
+    Token(token::Token),
     Key(key::Key),
     Purge(queues::Purge),
     Check(why::Check),
@@ -75,6 +77,7 @@ impl Command {
             Self::Cron(cron) => cron.run(globals).await,
             Self::Manager(manager) => manager.run(globals).await,
             Self::Serve(serve) => serve.run(globals).await,
+            Self::Token(token) => token.run(globals.json),
             Self::Key(key) => key.run(),
             Self::Purge(purge) => purge.run(globals).await,
             Self::Check(check) => check.run(globals).await,

@@ -60,14 +60,14 @@ pub(crate) fn without_passwords(text: String) -> String {
     })
 }
 
-/// The default file. Its directory is made, for this user alone.
-fn default_url() -> anyhow::Result<String> {
+/// The directory of this user's files. It is made, for this user alone.
+pub(crate) fn private_directory() -> anyhow::Result<PathBuf> {
     let directory = data_directory(
         env::var_os("XDG_DATA_HOME").map(PathBuf::from),
         env::home_dir(),
     )
     .ok_or_else(|| {
-        usage("no home directory to keep the jobs in: name a broker with --broker or BRIGADE_URL")
+        usage("no home directory to keep files in: name a broker with --broker or BRIGADE_URL")
     })?;
     DirBuilder::new()
         .recursive(true)
@@ -75,7 +75,12 @@ fn default_url() -> anyhow::Result<String> {
         .create(&directory)
         .with_context(|| format!("cannot make the directory {}", directory.display()))?;
     keep_private(&directory)?;
-    let file = directory.join("jobs.db");
+    Ok(directory)
+}
+
+/// The default file.
+fn default_url() -> anyhow::Result<String> {
+    let file = private_directory()?.join("jobs.db");
     match file.to_str() {
         Some(path) => Ok(format!(
             "sqlite:{}",

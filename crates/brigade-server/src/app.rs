@@ -7,6 +7,7 @@ use std::time::Duration;
 use brigade::Broker;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::{FailedLogins, Sessions};
 use crate::options::ServerOptions;
 use crate::problem::Problem;
 use crate::values::Seconds;
@@ -19,6 +20,8 @@ pub(crate) struct App(Arc<AppParts>);
 pub(crate) struct AppParts {
     pub(crate) broker: Broker,
     pub(crate) options: ServerOptions,
+    pub(crate) sessions: Sessions,
+    pub(crate) failures: FailedLogins,
     /// Requests to the broker that go on when their client is gone, to give back what they got.
     pub(crate) tasks: TaskTracker,
 }
@@ -28,6 +31,8 @@ impl App {
         Self(Arc::new(AppParts {
             broker,
             options,
+            sessions: Sessions::default(),
+            failures: FailedLogins::default(),
             tasks: TaskTracker::new(),
         }))
     }

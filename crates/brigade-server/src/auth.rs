@@ -1,42 +1,52 @@
-//! Credentials: who sent a request, and what they may do.
+//! Credentials: which there are, and what they allow.
 //!
-//! The middleware `identify` runs before every handler. It turns the credential of a request into a
-//! [`Principal`] in the request's extensions, and refuses one that is wrong. A request without a
-//! credential goes on without a principal: handlers say with [`May`] which role they need, and that
-//! extractor refuses requests without a principal (401) and those that lack the role (403).
+//! [`Auth`] decides for a whole server. The middleware `identify` runs before every handler. It
+//! turns the credential of a request into a [`Principal`] in the request's extensions, and refuses
+//! one that is wrong. A request without a credential goes on without a principal: handlers say with
+//! [`May`] which role they need, and that extractor refuses requests without a principal (401) and
+//! those that lack the role (403).
 //!
 //! Pages for people look for the principal themselves, since they answer with a form for the token
 //! in place of a problem document.
 
+mod failures;
 mod may;
+mod principal;
 mod roles;
+mod secret;
+mod sessions;
+mod tokens;
 
 use std::sync::Arc;
 
+pub(crate) use self::failures::FailedLogins;
 pub(crate) use self::may::{May, NeedsAdmin, NeedsAny, NeedsPush, NeedsRead, NeedsWork};
+pub(crate) use self::principal::Principal;
 pub use self::roles::{Role, Roles};
+pub(crate) use self::sessions::Sessions;
+pub use self::tokens::{NewToken, Tokens};
 
 /// Which credentials a server wants.
 #[derive(Clone, Debug)]
-pub struct Auth(pub(crate) Kind);
+pub struct Auth(pub(crate) AuthKind);
 
 #[derive(Clone, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum AuthKind {
     None,
+    Tokens(Arc<Tokens>),
 }
 
 impl Auth {
     /// No credential: every request may do everything. Only for a listener that no one else can
-    /// reach, or behind a layer of yours that checks requests.
+    /// reach, or behind a layer of yours that checks requests. Requests that a browser sends on
+    /// behalf of another site are refused nevertheless.
     pub fn none() -> Self {
-        Self(Kind::None)
+        Self(AuthKind::None)
     }
-}
 
-/// Who sent a request.
-#[derive(Clone, Debug)]
-pub(crate) struct Principal {
-    /// The name of the token; for the access log and for the reasons of cancels.
-    pub(crate) name: Arc<str>,
-    pub(crate) roles: Roles,
+    /// One of these tokens: in the header `Authorization: Bearer TOKEN`, or in a session of the
+    /// dashboard, which begins with a form for the token.
+    pub fn tokens(tokens: Tokens) -> Self {
+        Self(AuthKind::Tokens(Arc::new(tokens)))
+    }
 }

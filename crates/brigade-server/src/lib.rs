@@ -31,17 +31,24 @@ mod auth;
 mod dashboard;
 mod document;
 mod extract;
+mod guard;
 mod identify;
+mod login;
 mod options;
 mod problem;
+mod serve;
 mod values;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use brigade::Broker;
 
-pub use auth::{Auth, Role, Roles};
+pub use auth::{Auth, NewToken, Role, Roles, Tokens};
 pub use options::ServerOptions;
+pub use serve::Server;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use serve::ServerTls;
 
 use crate::app::App;
 
@@ -52,10 +59,12 @@ pub fn router(broker: Broker, options: ServerOptions) -> axum::Router {
     let app = App::new(broker, options);
     let (api, document) = api::routes().split_for_parts();
     api.merge(document::routes(document))
+        .merge(login::routes())
         .merge(dashboard::routes())
         .fallback(problem::unknown_path)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(app.options.body_bytes_max))
         .layer(from_fn_with_state(app.clone(), identify::identify))
+        .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
 }

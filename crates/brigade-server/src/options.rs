@@ -15,6 +15,8 @@ pub struct ServerOptions {
     pub(crate) body_bytes_max: usize,
     pub(crate) body_time: Duration,
     pub(crate) wait_max: Duration,
+    pub(crate) hosts: Option<Vec<String>>,
+    pub(crate) is_secure: bool,
 }
 
 impl ServerOptions {
@@ -26,6 +28,8 @@ impl ServerOptions {
             body_bytes_max: 16 << 20,
             body_time: Duration::from_secs(30),
             wait_max: Duration::from_secs(300),
+            hosts: None,
+            is_secure: false,
         }
     }
 
@@ -51,6 +55,21 @@ impl ServerOptions {
     /// The longest wait that a request may ask for. Default: 5 min.
     pub fn wait_max(mut self, time: Duration) -> Self {
         self.wait_max = time;
+        self
+    }
+
+    /// Answers only requests for these names, for addresses and for `localhost`, so that a page of
+    /// another site cannot reach the server under its own name (DNS rebinding). Without port.
+    /// Default: any name.
+    pub fn hosts(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.hosts = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Whether browsers reach the server by TLS only: the cookie of a session is then never sent
+    /// without. Default: no.
+    pub fn secure(mut self, secure: bool) -> Self {
+        self.is_secure = secure;
         self
     }
 }

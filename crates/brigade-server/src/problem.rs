@@ -45,6 +45,9 @@ pub(crate) struct ProblemDocument {
     /// The line of the body that is at fault, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<usize>,
+    /// In how many seconds to try again; the header `Retry-After` has it.
+    #[serde(skip)]
+    retry_after: Option<u64>,
     /// Names that there are and that look alike.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     did_you_mean: Vec<String>,
@@ -76,6 +79,7 @@ impl Problem {
             retryable: status == StatusCode::SERVICE_UNAVAILABLE,
             uncertain: false,
             line: None,
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
             did_you_mean: Vec::new(),
         }))
     }
@@ -160,6 +164,43 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, kind, title, detail)
     }
 
+    /// A credential that is wrong.
+    pub(crate) fn wrong_credential() -> Self {
+        let detail = "the token is none of this server's: send `Authorization: Bearer TOKEN`";
+        let (kind, title) = ("wrong_credential", "the credential is wrong");
+        Self::new(StatusCode::UNAUTHORIZED, kind, title, detail)
+    }
+
+    /// One wrong credential too many of this address.
+    pub(crate) fn too_many_failures(seconds: u64) -> Self {
+        let detail = "too many wrong tokens came from this address; the right one is accepted";
+        let (kind, title) = ("too_many_failures", "too many wrong credentials");
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, title, detail);
+        problem.0.retry_after = Some(seconds);
+        problem
+    }
+
+    /// A request that a page of another site made the browser send.
+    pub(crate) fn other_site() -> Self {
+        let detail = "a browser sent this for a page of another site; programs send a token and no \
+            `Origin`";
+        let (kind, title) = ("other_site", "the request comes from another site");
+        Self::new(StatusCode::FORBIDDEN, kind, title, detail)
+    }
+
+    /// A request for a name that this server does not have.
+    pub(crate) fn wrong_host() -> Self {
+        let detail = "this server is not for this `Host`: use its address, or start it with --host";
+        let (kind, title) = ("wrong_host", "this server is not for this host");
+        Self::new(StatusCode::MISDIRECTED_REQUEST, kind, title, detail)
+    }
+
+    /// The server itself cannot do something.
+    pub(crate) fn internal(detail: impl Into<String>) -> Self {
+        let (kind, title) = ("internal", "the server cannot do that");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, kind, title, detail)
+    }
+
     /// A request whose credential does not allow it.
     pub(crate) fn wrong_role(principal: &Principal, any_of: &[Role]) -> Self {
         let needed: Vec<&str> = any_of.iter().map(|role| role.name()).collect();
@@ -171,6 +212,11 @@ impl Problem {
         );
         let (kind, title) = ("wrong_role", "the credential does not allow this");
         Self::new(StatusCode::FORBIDDEN, kind, title, detail)
+    }
+
+    /// What is wrong, in words.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
     }
 
     /// The status of the response.
@@ -246,18 +292,15 @@ fn described(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.status();
+        let (status, retry_after) = (self.status(), self.0.retry_after);
         let mut response = (status, Json(&*self.0)).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
-        match status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            _ => {}
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

@@ -3,7 +3,8 @@
 //! [`ledger`] counts what happened to each job and says whether that is allowed; [`facts`] reads
 //! what the kernel knows of processes; [`random`] draws fault times from a seed that is printed;
 //! [`program`] runs this very test binary again as a program of its own, bounded in time, so that
-//! it can be killed and looked at from outside; [`redis`] and [`rabbitmq`] start servers;
+//! it can be killed and looked at from outside; [`redis`], [`rabbitmq`] and [`http_server`]
+//! start servers;
 //! `certificates` makes certificates; [`proxy`] stands between two sockets and breaks what goes
 //! through; [`mutate`] damages bytes for decoders.
 //!
@@ -12,6 +13,7 @@
 #[cfg(feature = "certificates")]
 pub mod certificates;
 pub mod facts;
+pub mod http_server;
 pub mod ledger;
 pub mod mutate;
 pub mod places;

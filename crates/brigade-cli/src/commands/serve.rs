@@ -1,50 +1,212 @@
 //! `brigade serve`: the HTTP API and the dashboard of a broker.
+//!
+//! In order: the credentials and the certificate are read, the broker is connected, the address is
+//! bound, and only then the command says that it is ready, on standard output and to systemd. At
+//! SIGINT or SIGTERM it drains. The routes and the connections are the library's; here are the
+//! decisions of a program: which addresses need what, and where its token is.
+
+mod credentials;
+mod notify;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use brigade_server::{Auth, ServerOptions};
+use brigade::Broker;
+use brigade_server::{Server, ServerOptions, ServerTls};
+use futures_util::future::try_join_all;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::credentials::AuthChoice;
 use crate::connection::Globals;
-use crate::exit::usage;
-use crate::show;
+use crate::escape::escape;
+use crate::exit::{self, usage};
+use crate::show::{self, note};
+use crate::times;
 
 /// Serve the HTTP API and the dashboard of a broker
 ///
-/// Programs in any language push, take and call over HTTP; /openapi.json describes the API. The
-/// command ends at SIGINT or SIGTERM, after the requests that it is answering.
+/// Programs in any language push, take and call over HTTP; /openapi.json describes the API. Without
+/// --auth, a token is made at the first start, in a file that only you can read. The command ends
+/// at SIGINT or SIGTERM, after the requests that it is answering.
 #[derive(clap::Args)]
 pub(crate) struct Serve {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
     listen: SocketAddr,
+
+    /// File with the tokens, made by `brigade token`; or `none`, on a loopback address only
+    #[arg(long, value_name = "FILE")]
+    auth: Option<AuthChoice>,
+
+    /// Certificate chain of the server, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Allow another address than loopback without TLS: a proxy in front of it has to encrypt
+    #[arg(long, conflicts_with = "tls_cert")]
+    insecure: bool,
+
+    /// Name by which clients may reach the server, besides localhost and addresses; may be repeated
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
+
+    /// Also hand out jobs of this queue to plain Redis clients, as `brigade manager` does; may be
+    /// repeated
+    #[arg(long, value_name = "QUEUE")]
+    manager: Vec<String>,
+
+    /// If the broker cannot be reached at the start, wait for it
+    #[arg(long)]
+    wait_for_broker: bool,
+
+    /// The most connections at once; further ones wait
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    connections: usize,
+
+    /// Longest time for requests to come to their end after a stop
+    #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "25s")]
+    drain: Duration,
 }
+
+/// Between two attempts to reach the broker.
+const BROKER_PAUSE: Duration = Duration::from_millis(500);
 
 impl Serve {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
-        if !self.listen.ip().is_loopback() {
-            return Err(usage("without credentials, listen on a loopback address"));
+        let tls = self.tls()?;
+        self.check_address()?;
+        let credentials = credentials::of(self.auth.as_ref(), self.listen.ip())?;
+        start_log();
+        let mut stopped = std::pin::pin!(brigade::stop_signal());
+        let broker = tokio::select! {
+            _ = &mut stopped => return Ok(exit::STOPPED.into()),
+            broker = self.connect(globals) => broker?,
+        };
+        if !self.manager.is_empty() && !broker.capabilities().manager {
+            return Err(usage(
+                "this broker has no plain clients: --manager is for redis://",
+            ));
         }
-        let broker = globals.connect().await?;
-        let listener = TcpListener::bind(self.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}", self.listen))?;
+        let listener = TcpListener::bind(self.listen).await.with_context(|| {
+            format!(
+                "cannot listen on {}: choose another port with --listen",
+                self.listen
+            )
+        })?;
         let address = listener.local_addr().context("cannot read the address")?;
         let stop = CancellationToken::new();
-        let options = ServerOptions::new(Auth::none()).stop(stop.clone());
-        let app = brigade_server::router(broker, options);
-        show::line(&format!("listening on http://{address}"))?;
-        let stopped = async move {
-            brigade::stop_signal().await;
-            stop.cancel();
+        let options = ServerOptions::new(credentials.auth)
+            .stop(stop.clone())
+            .hosts(self.host.iter().map(String::as_str))
+            .secure(tls.is_some());
+        let app = brigade_server::router(broker.clone(), options);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let mut server = Server::new(listener)
+            .connections_max(self.connections)
+            .drain_time(self.drain);
+        if let Some(tls) = tls {
+            server = server.tls(tls);
+        }
+        if let Some(path) = credentials.path {
+            show::line(&format!("token in {}", path.display()))?;
+        }
+        show::line(&format!("listening on {scheme}://{address}"))?;
+        notify::systemd("READY=1");
+        let ended = {
+            let stop = stop.clone();
+            async move {
+                (&mut stopped).await;
+                notify::systemd("STOPPING=1");
+                stop.cancel();
+                Ok(())
+            }
         };
-        axum::serve(listener, app)
-            .with_graceful_shutdown(stopped)
-            .await
-            .context("cannot serve")?;
+        let serving = async {
+            server.run(app, stop.clone()).await;
+            Ok(())
+        };
+        tokio::try_join!(serving, self.manage(&broker, &stop), ended)?;
         Ok(ExitCode::SUCCESS)
     }
+
+    fn tls(&self) -> anyhow::Result<Option<ServerTls>> {
+        let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) else {
+            return Ok(None);
+        };
+        Ok(Some(
+            ServerTls::read(certificate, key).map_err(|error| usage(error.to_string()))?,
+        ))
+    }
+
+    /// What leaves this machine is encrypted, unless the user says that something else does it.
+    fn check_address(&self) -> anyhow::Result<()> {
+        if self.listen.ip().is_loopback() || self.tls_cert.is_some() || self.insecure {
+            return Ok(());
+        }
+        Err(usage(format!(
+            "{} can be reached from other machines: give --tls-cert and --tls-key, or --insecure \
+                behind a proxy that encrypts",
+            self.listen.ip()
+        )))
+    }
+
+    async fn connect(&self, globals: &Globals) -> anyhow::Result<Broker> {
+        let mut is_first = true;
+        loop {
+            let error = match globals.connect().await {
+                Ok(broker) => return Ok(broker),
+                Err(error) => error,
+            };
+            let is_temporary = error
+                .downcast_ref::<brigade::Error>()
+                .is_some_and(brigade::Error::is_retryable);
+            if !self.wait_for_broker || !is_temporary {
+                let hint = match is_temporary {
+                    true => "start the broker first, or wait for it with --wait-for-broker",
+                    false => "cannot start the server",
+                };
+                return Err(error.context(hint));
+            }
+            if is_first {
+                note!("waiting for the broker: {error:#}");
+                is_first = false;
+            }
+            sleep(BROKER_PAUSE).await;
+        }
+    }
+
+    /// Hands out jobs to plain clients until the stop.
+    async fn manage(&self, broker: &Broker, stop: &CancellationToken) -> anyhow::Result<()> {
+        let managers = self.manager.iter().map(|queue| {
+            let manager = broker.manager(queue.as_str());
+            manager.run_until(stop.clone().cancelled_owned())
+        });
+        if !self.manager.is_empty() {
+            note!("managing {}", escape(&self.manager.join(", ")));
+        }
+        try_join_all(managers)
+            .await
+            .context("cannot manage the queues")?;
+        Ok(())
+    }
+}
+
+/// The access log and warnings, on standard error.
+fn start_log() {
+    let log = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .finish();
+    // A test may have set one.
+    tracing::subscriber::set_global_default(log).ok();
 }

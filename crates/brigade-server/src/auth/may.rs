@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use crate::auth::{Principal, Role};
+use super::principal::Principal;
+use super::roles::Role;
 use crate::problem::Problem;
 
 /// The principal of a request that has one of the roles of `N`. As the first argument of a handler,

@@ -1,0 +1,215 @@
+//! What a server refuses at its start, and what it bears while it runs.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+
+use brigade_testkit::http_server::HttpServer;
+use serde_json::json;
+
+use super::client::{BINARY, desk, desk_with, url_in};
+
+/// What `brigade serve` writes when it does not start.
+fn refused(arguments: &[&str]) -> (i32, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(BINARY)
+        .arg("serve")
+        .args(arguments)
+        .env("BRIGADE_URL", url_in(&directory))
+        .env("XDG_DATA_HOME", directory.path())
+        .output()
+        .unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[test]
+fn another_address_than_loopback_needs_tls_and_a_credential() {
+    let (code, text) = refused(&["--listen", "0.0.0.0:0"]);
+    assert!(
+        code == 2 && text.contains("--tls-cert") && text.contains("--insecure"),
+        "{text}"
+    );
+    let (code, text) = refused(&["--listen", "0.0.0.0:0", "--insecure", "--auth", "none"]);
+    assert!(code == 2 && text.contains("loopback"), "{text}");
+    let (code, text) = refused(&["--tls-cert", "x.pem"]);
+    assert!(code == 2 && text.contains("--tls-key"), "{text}");
+    let (code, text) = refused(&["--tls-cert", "no.pem", "--tls-key", "no.pem"]);
+    assert!(code == 2 && text.contains("no.pem"), "{text}");
+}
+
+#[test]
+fn a_token_file_that_is_none_is_refused_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tokens");
+    let refused = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        refused(&["--listen", "127.0.0.1:0", "--auth", file.to_str().unwrap()])
+    };
+    let (code, text) = refused("# empty\n");
+    assert!(code == 2 && text.contains("brigade token"), "{text}");
+    let (code, text) = refused("ann boss sha256:00\n");
+    assert!(
+        code == 2 && text.contains("line 1") && text.contains("boss"),
+        "{text}"
+    );
+}
+
+#[test]
+fn two_servers_cannot_have_one_port() {
+    let desk = desk();
+    let address = desk.client.base.strip_prefix("http://").unwrap();
+    let (code, text) = refused(&["--auth", "none", "--listen", address]);
+    assert!(
+        code == 1 && text.contains("cannot listen on") && text.contains("--listen"),
+        "{text}"
+    );
+    assert_eq!(desk.client.get("/v1/queues").status, 200);
+}
+
+#[test]
+fn a_broker_that_is_away_at_the_start_is_an_error_that_says_what_to_do() {
+    let output = Command::new(BINARY)
+        .args([
+            "serve",
+            "--auth",
+            "none",
+            "--listen",
+            "127.0.0.1:0",
+            "--broker",
+            "redis://127.0.0.1:1",
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && text.contains("--wait-for-broker"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_client_that_sends_nonsense_or_leaves_does_not_stop_the_server() {
+    let desk = desk();
+    let address = desk.client.base.strip_prefix("http://").unwrap();
+    for beginning in [
+        "\x16\x03\x01\x02\x00\x01\x00\x01\x7c\x03\x03",
+        "GET / HTTP/9.9\r\n\r\n",
+        "POST /v1/queues/q/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{\"pay",
+        "POST /v1/queues/q/take?wait=60s HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n",
+        &format!("GET / HTTP/1.1\r\n{}", "x: y\r\n".repeat(1_000)),
+        &format!("GET /{} HTTP/1.1\r\n", "x".repeat(200_000)),
+    ] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        // The server may have refused it before all of it is written.
+        stream.write_all(beginning.as_bytes()).ok();
+        drop(stream);
+    }
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nx: \x01\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert_eq!(desk.client.get("/v1/queues").status, 200);
+}
+
+#[test]
+fn a_leased_job_on_its_way_to_a_client_that_is_gone_comes_back() {
+    let desk = desk();
+    let address = desk.client.base.strip_prefix("http://").unwrap();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let request = "POST /v1/queues/q/lease?wait=60s&time=1h HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+    }
+    // The waits of clients that are gone end, so the job is this one's sooner or later, although
+    // their leases would last for an hour.
+    desk.client.push("q", &json!({"payload": 1}));
+    let leased = desk
+        .client
+        .send("POST", "/v1/queues/q/lease?wait=60s", "", "");
+    assert_eq!(leased.status, 200, "{leased:?}");
+}
+
+#[test]
+fn tls_is_spoken_with_a_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = (
+        directory.path().join("c.pem"),
+        directory.path().join("k.pem"),
+    );
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+        ])
+        .args([
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ])
+        .arg("-out")
+        .arg(&certificate)
+        .arg("-keyout")
+        .arg(&key)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let (cert, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let desk = desk_with(&["--auth", "none", "--tls-cert", cert, "--tls-key", key]);
+    let port = desk.client.base.strip_prefix("https://127.0.0.1:").unwrap();
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--cacert", cert])
+        .arg(format!("https://localhost:{port}/v1/queues"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"[]");
+}
+
+#[test]
+fn systemd_is_notified() {
+    use std::os::unix::net::UnixDatagram;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut child = Command::new(BINARY)
+        .args(["serve", "--auth", "none", "--listen", "127.0.0.1:0"])
+        .env("BRIGADE_URL", url_in(&directory))
+        .env("NOTIFY_SOCKET", &path)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let state = || {
+        let mut buffer = [0; 100];
+        let count = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..count].to_vec()).unwrap()
+    };
+    assert_eq!(state(), "READY=1");
+    assert!(brigade_testkit::facts::signal(
+        child.id(),
+        rustix::process::Signal::TERM
+    ));
+    assert_eq!(state(), "STOPPING=1");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_server_that_cannot_be_started_is_an_error_of_the_kit() {
+    let error =
+        HttpServer::start(BINARY, "sqlite:/no/where/jobs.db", ["--auth", "none"]).unwrap_err();
+    assert!(error.to_string().contains("cannot"), "{error}");
+}

@@ -1,0 +1,222 @@
+//! [`Server`]: a router on a listener, for `brigade serve`.
+//!
+//! `axum::serve` has no limits, so the connections are driven here: their number is limited, headers
+//! have a size and a time, a client that reads nothing is cut off, and TLS handshakes have a time.
+//! A connection that is idle for longer than its headers may take is closed.
+//!
+//! One task per connection, all owned by [`Server::run`]. When `stop` is cancelled, it accepts
+//! nothing more, lets the requests that are being answered come to their end, and drops what is left
+//! after the drain time.
+
+mod stall;
+#[cfg(feature = "tls")]
+mod tls;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service as _;
+
+use self::stall::StallGuard;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use self::tls::ServerTls;
+
+/// For the headers of a request, and between two requests of a connection.
+const HEADER_TIME: Duration = Duration::from_secs(30);
+/// Headers of a request, and their bytes.
+const HEADERS_MAX: usize = 100;
+const HEADER_BYTES_MAX: usize = 64 << 10;
+/// A client that takes no byte of a response for this long is cut off.
+const STALL_TIME: Duration = Duration::from_secs(30);
+#[cfg(feature = "tls")]
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// After an error of `accept`, as when there are no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves a router over HTTP/1.1.
+#[derive(Debug)]
+#[must_use = "a server does nothing until it runs"]
+pub struct Server {
+    listener: TcpListener,
+    connections_max: usize,
+    drain_time: Duration,
+    #[cfg(feature = "tls")]
+    tls: Option<ServerTls>,
+}
+
+/// What each connection needs.
+#[derive(Clone)]
+struct ServedConnection {
+    app: Router,
+    stop: CancellationToken,
+    #[cfg(feature = "tls")]
+    tls: Option<ServerTls>,
+}
+
+impl Server {
+    /// A server on this listener.
+    pub fn new(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            connections_max: 1_000,
+            drain_time: Duration::from_secs(25),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// The most connections at once; further ones wait to be accepted. Default: 1,000.
+    pub fn connections_max(mut self, connections: usize) -> Self {
+        self.connections_max = connections.max(1);
+        self
+    }
+
+    /// How long requests may take to come to their end after a stop. Default: 25 s.
+    pub fn drain_time(mut self, time: Duration) -> Self {
+        self.drain_time = time;
+        self
+    }
+
+    /// Speaks TLS only.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Serves until `stop` is cancelled and the connections have ended, or the drain time is over.
+    /// Give the same token to [`ServerOptions::stop`](crate::ServerOptions::stop), so that requests
+    /// that wait are answered at once.
+    pub async fn run(self, app: Router, stop: CancellationToken) {
+        let connections = TaskTracker::new();
+        let room = Arc::new(Semaphore::new(self.connections_max));
+        // Dropping what is left after the drain time.
+        let end = CancellationToken::new();
+        let connection = ServedConnection {
+            app,
+            stop: stop.clone(),
+            #[cfg(feature = "tls")]
+            tls: self.tls,
+        };
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accept(&self.listener, &room) => accepted,
+            };
+            let Some((permit, stream, peer)) = accepted else {
+                continue;
+            };
+            let (connection, end) = (connection.clone(), end.clone());
+            connections.spawn(async move {
+                let _permit = permit;
+                end.run_until_cancelled(connection.serve(stream, peer))
+                    .await;
+            });
+        }
+        drop(self.listener);
+        connections.close();
+        if timeout(self.drain_time, connections.wait()).await.is_err() {
+            tracing::warn!(
+                left = connections.len(),
+                "connections were cut off: the drain time is over"
+            );
+        }
+        end.cancel();
+        connections.wait().await;
+    }
+}
+
+type Accepted = (tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr);
+
+/// The next connection, once there is room for it.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepted> {
+    let permit = Arc::clone(room).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => Some((permit, stream, peer)),
+        Err(error) => {
+            if !is_of_the_client(&error) {
+                tracing::warn!(%error, "could not accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+            None
+        }
+    }
+}
+
+/// Whether a client went away before it was accepted.
+fn is_of_the_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+impl ServedConnection {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+        // An answer is one write: it need not wait for more.
+        stream.set_nodelay(true).ok();
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.clone() {
+            match timeout(HANDSHAKE_TIME, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.speak(stream, peer).await,
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+            }
+            return;
+        }
+        self.speak(stream, peer).await;
+    }
+
+    /// Speaks HTTP until the client leaves or the server stops.
+    async fn speak<S>(self, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let app = self.app;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let mut app = app.clone();
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            async move { app.call(request).await.map_err(|never: Infallible| never) }
+        });
+        let io = TokioIo::new(StallGuard::new(stream, STALL_TIME));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIME)
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(HEADER_BYTES_MAX)
+            .serve_connection(io, service);
+        let mut connection = std::pin::pin!(connection);
+        let served = tokio::select! {
+            served = &mut connection => served,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%peer, %error, "a connection ended");
+        }
+    }
+}
