@@ -10,7 +10,7 @@
 //!
 //! 1. Values: `ids`, `answered`, `stop_reason`, `count`, `queue`, `deadlines`, `restart`, `stats`, `events`,
 //!    `event_log`, `logs`, `cell`, `runtime_check`, `host_settings`,
-//!    `program_tasks`, `config`.
+//!    `program_tasks`, `config`, `monitor_line`.
 //! 2. Workers as the pool sees them: the trait in `worker_conn`, and `worker_conn::outgoing`.
 //! 3. The dispatcher, pure: `core`, over its data (`core::call_entry`, `core::worker_slot`,
 //!    `core::host_info`, `core::effects`); the other files of `core` act on that.
@@ -18,7 +18,7 @@
 //! 5. Workers: `worker_conn::process`, `worker_conn::remote_host`.
 //! 6. `stop` (the kill ladder), and `carry_out`, where the dispatcher's decisions meet all others.
 //! 7. The user's side: `handle`, then `Pool` in this file, then what gives or takes one: `builder`,
-//!    `start`, `shutdown`, `listen`, `map`, `relay`, `service`.
+//!    `start`, `shutdown`, `listen`, `map`, `monitor`, `relay`, `service`.
 
 mod admit;
 mod answered;
@@ -39,6 +39,8 @@ mod ids;
 mod listen;
 mod logs;
 mod map;
+mod monitor;
+mod monitor_line;
 mod outside;
 mod program_tasks;
 mod queue;

@@ -66,6 +66,7 @@ pub(crate) struct Config {
     pub(super) retry: Retry,
     pub(super) group: Option<GroupLimits>,
     pub(super) labels: Vec<Box<str>>,
+    pub(super) monitor: Option<PathBuf>,
     #[cfg(feature = "remote")]
     pub(super) hosts: super::host_settings::HostSettings,
 }
@@ -163,6 +164,7 @@ impl Default for Config {
             retry: Retry::default(),
             group: None,
             labels: Vec::new(),
+            monitor: None,
             #[cfg(feature = "remote")]
             hosts: super::host_settings::HostSettings::default(),
         }

@@ -45,6 +45,7 @@ mod lookup;
 mod overview;
 mod random;
 mod reports;
+mod running_calls;
 mod scaling;
 #[cfg(test)]
 mod simulation;

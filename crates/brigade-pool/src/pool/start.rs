@@ -15,6 +15,7 @@ use super::config::Config;
 use super::core::{Core, Stage};
 #[cfg(feature = "remote")]
 use super::listen;
+use super::monitor::Monitor;
 use super::shared::{RuntimeGuard, Shared};
 use super::{Pool, PoolOwner};
 use crate::entry::worker_entry_is_set;
@@ -45,6 +46,7 @@ impl Pool {
         let scope = Scope::current().ok_or_else(no_runtime)?;
         #[cfg(feature = "remote")]
         let listeners = config.hosts.bind().await?;
+        let monitor = config.monitor.as_deref().map(Monitor::listen).transpose()?;
         let shared = Arc::new(shared(
             config,
             scope,
@@ -62,6 +64,10 @@ impl Pool {
             shared
                 .scope
                 .spawn_until_closed(listen::open(Arc::clone(&shared), listener));
+        }
+        if let Some(monitor) = monitor {
+            let served = monitor.serve(Arc::clone(&shared));
+            shared.scope.spawn_until_closed(served);
         }
         match pool.ready(shared.config.workers_min).await {
             Ok(()) => Ok(pool),

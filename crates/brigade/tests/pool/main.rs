@@ -17,6 +17,7 @@ mod logs;
 mod macros;
 mod map;
 mod metrics;
+mod monitor;
 mod outside;
 mod panics;
 mod probe;
