@@ -15,6 +15,7 @@ mod queues;
 mod serve;
 mod take;
 mod token;
+mod top;
 mod why;
 mod work;
 
@@ -45,6 +46,7 @@ pub(crate) enum Command {
     Key(key::Key),
     Purge(queues::Purge),
     Check(why::Check),
+    Top(top::Top),
     Completions(completions::Completions),
     Man(completions::Manual),
     #[command(hide = true)]
@@ -81,6 +83,7 @@ impl Command {
             Self::Key(key) => key.run(),
             Self::Purge(purge) => purge.run(globals).await,
             Self::Check(check) => check.run(globals).await,
+            Self::Top(top) => top.run(globals).await,
             Self::Completions(completions) => completions.run(definition()),
             Self::Man(manual) => manual.run(definition()),
             Self::WorkGuard(guard) => guard.run(),

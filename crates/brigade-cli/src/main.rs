@@ -1,5 +1,6 @@
 //! The `brigade` command. Each subcommand has a module of its own in `commands`.
 
+mod causes;
 mod commands;
 mod connection;
 mod escape;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser};
 
+use crate::causes::with_causes;
 use crate::commands::Command;
 use crate::connection::Globals;
 use crate::show::note;
@@ -74,18 +76,6 @@ fn print_usage(error: &clap::Error) -> ExitCode {
 fn eprint_all(text: &str) {
     // The reader may be gone.
     io::stderr().lock().write_all(text.as_bytes()).ok();
-}
-
-/// An error and its causes, none of them twice: some errors contain the text of their cause.
-fn with_causes(error: &anyhow::Error) -> String {
-    error
-        .chain()
-        .map(ToString::to_string)
-        .fold(String::new(), |text, cause| match text {
-            _ if text.contains(&cause) => text,
-            _ if text.is_empty() => cause,
-            _ => format!("{text}: {cause}"),
-        })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

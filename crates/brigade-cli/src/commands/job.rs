@@ -1,8 +1,9 @@
 //! `brigade job` and `brigade retry`.
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
-use brigade::{AttemptRecord, Broker, Edit, JobId, JobInfo, JobState, Parents};
+use brigade::{AttemptRecord, Broker, Edit, JobId, JobInfo, JobState, Parents, Tick};
 use serde_json::json;
 
 use crate::connection::Globals;
@@ -60,49 +61,51 @@ pub(super) async fn show_each(
 }
 
 fn show_one(job: &JobInfo) -> anyhow::Result<()> {
-    let field = |name: &str, value: &str| show::line(&format!("{name:<12} {value}"));
-    let text =
-        |name: &str, value: Option<&str>| value.map_or(Ok(()), |value| field(name, &escape(value)));
-    field("job", job.id.as_str())?;
-    field("queue", &escape(&job.queue))?;
-    text("task", job.task.as_deref())?;
-    text("label", job.label.as_deref())?;
-    field("state", &job.state.to_string())?;
-    text("reason", job.reason.as_deref())?;
-    job.parents
-        .as_ref()
-        .map_or(Ok(()), |parents| field("waits for", &waits_for(parents)))?;
-    text("then", job.dependent.as_ref().map(JobId::as_str))?;
-    field("payload", &show::readable_json(&job.payload))?;
-    job.result.as_deref().map_or(Ok(()), |result| {
-        field("result", &show::readable_json(result))
-    })?;
-    field("priority", &job.priority.to_string())?;
-    text("key", job.key.as_deref())?;
-    text("partition", job.partition.as_deref())?;
-    if let Some(tick) = &job.tick {
-        field(
-            "schedule",
-            &format!("{}, for {}", escape(&tick.schedule), local(tick.at)),
-        )?;
-    }
-    field("pushed", &local(job.pushed_at))?;
-    job.due_at.map_or(Ok(()), |due| field("due", &local(due)))?;
-    job.begins_by
-        .map_or(Ok(()), |by| field("begins by", &local(by)))?;
-    text("holder", job.holder.as_deref())?;
-    text("cancel", job.cancel.as_deref())?;
-    field(
-        "attempts",
-        &format!(
-            "{} failed, {} crashed, {} interrupted",
-            job.failed, job.crashed, job.interrupted
-        ),
-    )?;
+    job_lines(job)
+        .iter()
+        .try_for_each(|line| show::line(line))?;
+    Ok(())
+}
+
+/// A job as lines of text, its foreign parts harmless for a terminal.
+pub(super) fn job_lines(job: &JobInfo) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut field = |name: &str, value: Option<&str>| {
+        lines.extend(value.map(|value| format!("{name:<12} {}", escape(value))));
+    };
+    let moment = |at: Option<SystemTime>| at.map(local);
+    field("job", Some(&job.id.to_string()));
+    field("queue", Some(&job.queue));
+    field("task", job.task.as_deref());
+    field("label", job.label.as_deref());
+    field("state", Some(&job.state.to_string()));
+    field("reason", job.reason.as_deref());
+    field("waits for", job.parents.as_ref().map(waits_for).as_deref());
+    field("then", job.dependent.as_ref().map(JobId::as_str));
+    field("payload", Some(&show::readable_json(&job.payload)));
+    let result = job.result.as_deref().map(show::readable_json);
+    field("result", result.as_deref());
+    field("priority", Some(&job.priority.to_string()));
+    field("key", job.key.as_deref());
+    field("partition", job.partition.as_deref());
+    let tick = |tick: &Tick| format!("{}, for {}", tick.schedule, local(tick.at));
+    field("schedule", job.tick.as_ref().map(tick).as_deref());
+    field("pushed", Some(&local(job.pushed_at)));
+    field("due", moment(job.due_at).as_deref());
+    field("begins by", moment(job.begins_by).as_deref());
+    field("holder", job.holder.as_deref());
+    field("cancel", job.cancel.as_deref());
+    let attempts = format!(
+        "{} failed, {} crashed, {} interrupted",
+        job.failed, job.crashed, job.interrupted
+    );
+    field("attempts", Some(&attempts));
     if !job.history.is_empty() {
-        show::block("\nAttempts, oldest first:")?;
+        lines.push(String::new());
+        lines.push("Attempts, oldest first:".to_owned());
     }
-    job.history.iter().try_for_each(show_attempt)
+    lines.extend(job.history.iter().flat_map(attempt_lines));
+    lines
 }
 
 /// How far the jobs are that a job waits for.
@@ -124,38 +127,35 @@ fn waits_for(parents: &Parents) -> String {
     text
 }
 
-fn show_attempt(record: &AttemptRecord) -> anyhow::Result<()> {
-    let kind = serde_json::to_value(record.kind)?;
+fn attempt_lines(record: &AttemptRecord) -> Vec<String> {
+    let kind = serde_json::to_value(record.kind).unwrap_or_default();
     let kind = kind.as_str().unwrap_or("ended");
     let mut reason = record.reason.lines().map(escape);
     let first = reason
         .next()
         .map_or_else(String::new, |line| format!(": {line}"));
-    show::line(&format!(
+    let mut lines = vec![format!(
         "{:>4}  {}  {kind}{first}",
         record.attempt,
         local(record.at),
-    ))?;
-    reason.try_for_each(|line| show::line(&format!("      {line}")))?;
-    if let Some(stop) = &record.stop {
-        show::line(&format!("      {stop}"))?;
-    }
+    )];
+    lines.extend(reason.map(|line| format!("      {line}")));
+    lines.extend(record.stop.as_ref().map(|stop| format!("      {stop}")));
     let Some(report) = &record.report else {
-        return Ok(());
+        return lines;
     };
-    show::line(&format!("      {}", escape(&report.to_string())))?;
-    if let Some((part, text)) = &report.progress {
-        show::line(&format!(
-            "      progress: {:.0} % {}",
-            part * 100.0,
-            escape(text)
-        ))?;
-    }
-    let lines: Vec<&str> = report.stderr.lines().collect();
-    for line in &lines[lines.len().saturating_sub(STDERR_LINES_MAX)..] {
-        show::line(&format!("      stderr: {}", escape(line)))?;
-    }
-    Ok(())
+    lines.push(format!("      {}", escape(&report.to_string())));
+    lines.extend(report.progress.as_ref().map(|(part, text)| {
+        let percent = part * 100.0;
+        format!("      progress: {percent:.0} % {}", escape(text))
+    }));
+    let printed: Vec<&str> = report.stderr.lines().collect();
+    let last = &printed[printed.len().saturating_sub(STDERR_LINES_MAX)..];
+    lines.extend(
+        last.iter()
+            .map(|line| format!("      stderr: {}", escape(line))),
+    );
+    lines
 }
 
 /// Give dead letters back to their queues, their counters at zero
