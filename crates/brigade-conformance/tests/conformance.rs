@@ -69,6 +69,8 @@ impl TestedStore for Sqlite {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             durable: matches!(self, Self::File),
+            statistics: true,
+            events: true,
             ..EVERYTHING
         }
     }

@@ -6,11 +6,13 @@
 
 use rusqlite::{Row, params};
 
+use super::job_change::Cause;
 use super::parent_results::DependencyResult;
 use super::push::begins_by;
 use super::store::{Store, code, row_id};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobState};
+use brigade_core::JobEventKind;
 use brigade_core::options::Options;
 use brigade_core::store::{CancelOutcome, Edit, stays_in_its_queue};
 
@@ -39,6 +41,7 @@ impl Store<'_> {
         self.remove_job(
             id,
             (!has_ended).then(|| DependencyResult::removed(id)).as_ref(),
+            Some(&Cause::new(JobEventKind::Deleted, None)),
         )?;
         Ok(true)
     }
@@ -78,7 +81,7 @@ impl Store<'_> {
             .unwrap_or_default();
         let sql =
             "UPDATE brigade_jobs SET failed = 0, crashed = 0, lost = 0, unserved = 0, unserved_at \
-                = NULL, reason = NULL, began_at = ?2, begins_by = ?3
+                = NULL, reason = NULL, ended_at = NULL, began_at = ?2, begins_by = ?3
                    WHERE id = ?1";
         let values = params![id, self.now.wall, begins_by(&options, &self.now)];
         self.execute("retry a job", sql, values)?;
@@ -174,7 +177,11 @@ impl Store<'_> {
                 Ok(CancelOutcome::Asked)
             }
             0..5 => self
-                .cancelled(id, reason)
+                .cancelled(
+                    id,
+                    reason,
+                    Cause::new(JobEventKind::Cancelled, Some(reason)),
+                )
                 .map(|()| CancelOutcome::Cancelled),
             _ => Ok(CancelOutcome::Nothing),
         }

@@ -214,6 +214,7 @@ mod tests {
     use super::super::operation::Synced;
     use super::*;
     use crate::config::Safety;
+    use brigade_core::{Job, StatisticsFilter};
 
     fn note(name: &'static str) -> impl Fn(&Store<'_>) -> Result<usize, Error> {
         move |store| {
@@ -285,6 +286,32 @@ mod tests {
             )
         });
         assert_eq!(there.await.expect("a look"), ["after", "before"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_undone_alone_is_not_counted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let thread = thread(&directory).await;
+        let (release, holding) = hold(&thread);
+        let push = |fails: bool| {
+            thread.run(OperationAccess::Write(Synced::Now), move |store| {
+                store.push_all(&[Job::new("q", None, "1")])?;
+                if fails { Err(gone()) } else { Ok(()) }
+            })
+        };
+        let released = async {
+            tokio::task::yield_now().await;
+            drop(release);
+        };
+        let (held, before, failed, after, ()) =
+            tokio::join!(holding, push(false), push(true), push(false), released);
+        held.and(before).and(after).expect("the others hold");
+        failed.expect_err("it fails");
+        let look = |store: &Store<'_>| store.statistics(&StatisticsFilter::default());
+        let counted = thread.run(OperationAccess::Look, look).await;
+        let counted = counted.expect("a look");
+        let pushed: u64 = counted.iter().map(|minute| minute.counts.pushed).sum();
+        assert_eq!(pushed, 2);
     }
 
     #[tokio::test]

@@ -17,11 +17,14 @@
 
 use rusqlite::{Row, params};
 
+use super::job_change::{Cause, ChangedJob};
+use super::look::state_of;
 use super::parent_results::{DependencyResult, hands_on};
 use super::push::{begins_by, due_of};
 use super::store::{Store, millis};
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobState};
+use brigade_core::JobEventKind;
 use brigade_core::options::Options;
 use brigade_core::store::PushOutcome;
 
@@ -33,10 +36,12 @@ pub(super) struct EndedJob {
     pub(super) dependent: Option<i64>,
     pub(super) place: Option<i64>,
     parents: i64,
+    task: Option<String>,
+    pub(super) state: Option<JobState>,
 }
 
 impl EndedJob {
-    pub(super) const COLUMNS: &str = "id, queue, key, dependent, place, parents";
+    pub(super) const COLUMNS: &str = "id, queue, key, dependent, place, parents, task, state";
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -46,7 +51,19 @@ impl EndedJob {
             dependent: row.get(3)?,
             place: row.get(4)?,
             parents: row.get(5)?,
+            task: row.get(6)?,
+            state: state_of(row.get(7)?),
         })
+    }
+
+    /// The job for its event.
+    pub(super) fn changed(&self, state: Option<JobState>) -> ChangedJob<'_> {
+        ChangedJob {
+            id: self.id,
+            queue: &self.queue,
+            task: self.task.as_deref(),
+            state,
+        }
     }
 }
 
@@ -64,13 +81,22 @@ impl Store<'_> {
             .iter()
             .map(|job| self.push(job))
             .collect::<Result<Vec<PushOutcome>, Error>>()?;
-        if jobs.iter().any(|job| job.link.is_some()) {
-            self.join(jobs, &pushed)?;
+        let is_flow = jobs.iter().any(|job| job.link.is_some());
+        let empty = if is_flow {
+            self.join(jobs, &pushed)?
+        } else {
+            Vec::new()
+        };
+        for (job, outcome) in jobs.iter().zip(&pushed) {
+            self.note_pushed(job, outcome)?;
         }
+        // By now each dependent has the number of its parents.
+        empty.into_iter().try_for_each(|group| self.go_on(group))?;
         Ok(pushed)
     }
 
-    fn join(&self, jobs: &[Job], pushed: &[PushOutcome]) -> Result<(), Error> {
+    /// Gives the jobs of a push their places in their flow. Returns those that wait for none.
+    fn join(&self, jobs: &[Job], pushed: &[PushOutcome]) -> Result<Vec<ReadyDependent>, Error> {
         let ids: Vec<i64> = pushed
             .iter()
             .map(|pushed| super::store::row_id(pushed.id()))
@@ -120,8 +146,7 @@ impl Store<'_> {
                 });
             }
         }
-        // By now each dependent has the number of its parents.
-        empty.into_iter().try_for_each(|group| self.go_on(group))
+        Ok(empty)
     }
 
     /// Lets those go on that wait for a job that ended: the next of its key, and its dependent in
@@ -150,14 +175,14 @@ impl Store<'_> {
         place: Option<i64>,
         fate: &DependencyResult<'_>,
     ) -> Result<(), Error> {
-        match self.count(dependent, place, fate)? {
+        match self.count_parent(dependent, place, fate)? {
             Some(complete) => self.go_on(complete),
             None => Ok(()),
         }
     }
 
     /// Counts a parent that ended; gives its dependent when it was the last.
-    fn count(
+    fn count_parent(
         &self,
         next: i64,
         place: Option<i64>,
@@ -209,7 +234,7 @@ impl Store<'_> {
                     }
                     match ended.dependent {
                         Some(next) if self.has_flow_step() => {
-                            self.count(next, ended.place, &fate)?
+                            self.count_parent(next, ended.place, &fate)?
                         }
                         _ => {
                             self.note_end(&ended, &fate)?;
@@ -232,16 +257,21 @@ impl Store<'_> {
 
     fn set_aside(&self, id: i64, reason: &str) -> Result<EndedJob, Error> {
         let sql = format!(
-            "UPDATE brigade_jobs SET state = 6, reason = ?2, due = 0 WHERE id = ?1 RETURNING {}",
+            "UPDATE brigade_jobs SET state = 6, reason = ?2, ended_at = ?3, due = 0 WHERE id = ?1 \
+                RETURNING {}",
             EndedJob::COLUMNS
         );
-        let ended = self.row("set a job aside", &sql, params![id, reason], EndedJob::read)?;
-        ended.ok_or_else(|| {
+        let values = params![id, reason, self.now.wall];
+        let ended = self.row("set a job aside", &sql, values, EndedJob::read)?;
+        let ended = ended.ok_or_else(|| {
             Error::new(
                 ErrorKind::Protocol,
                 format!("set job {id} aside: it is gone"),
             )
-        })
+        })?;
+        let cause = Cause::new(JobEventKind::Dead, Some(reason));
+        self.note(&ended.changed(ended.state), &cause)?;
+        Ok(ended)
     }
 
     /// Gives a job what its parents left and lets it go on. Returns how it ended, if that settles
@@ -306,19 +336,21 @@ impl Store<'_> {
             .wall
             .saturating_add(millis(options.keep.unwrap_or_default()));
         let sql = format!(
-            "UPDATE brigade_jobs SET state = 5, result = ?2, remove_at = ?3 WHERE id = ?1 \
-                RETURNING {}",
+            "UPDATE brigade_jobs SET state = 5, result = ?2, remove_at = ?3, ended_at = ?4 WHERE \
+                id = ?1 RETURNING {}",
             EndedJob::COLUMNS
         );
         let ended = self.row(
             "end a group",
             &sql,
-            params![id, results, remove_at],
+            params![id, results, remove_at, self.now.wall],
             EndedJob::read,
         )?;
         let ended = ended.ok_or_else(|| {
             Error::new(ErrorKind::Protocol, format!("end group {id}: it is gone"))
         })?;
+        let cause = Cause::new(JobEventKind::Done, None);
+        self.note(&ended.changed(ended.state), &cause)?;
         Ok((ended, DependencyResult::Done(Some(results.into()))))
     }
 
@@ -352,8 +384,11 @@ impl Store<'_> {
                 self.check_unique(next, &queue, unique_key.as_deref())?;
             }
             let sql = "UPDATE brigade_jobs SET state = 2, parents_left = parents_left + 1, missed = missed - 1, \
-                reason = NULL WHERE id = ?1";
+                reason = NULL, ended_at = NULL WHERE id = ?1";
             self.execute("wait again", sql, params![next])?;
+            if state == 6 {
+                self.note_stored(next, &Cause::new(JobEventKind::Retried, None))?;
+            }
             self.execute(
                 "forget a member",
                 "DELETE FROM brigade_parent_results WHERE job = ?1 AND place = ?2",
@@ -370,14 +405,22 @@ impl Store<'_> {
     /// that first.
     pub(super) fn come_back(&self, id: i64, dependent_kind: Option<&str>) -> Result<(), Error> {
         let sql = "SELECT 1 FROM brigade_parent_results WHERE job = ?1";
-        match self.row("look for results", sql, params![id], |_| Ok(()))? {
-            Some(()) => self.go_on(ReadyDependent {
-                id,
-                missed: 0,
-                dependent_kind: dependent_kind_of(dependent_kind),
-            }),
-            None => self.make_ready(id),
+        let cause = Cause::new(JobEventKind::Retried, None);
+        if self
+            .row("look for results", sql, params![id], |_| Ok(()))?
+            .is_none()
+        {
+            self.make_ready(id)?;
+            return self.note_stored(id, &cause);
         }
+        let sql = "UPDATE brigade_jobs SET state = 2 WHERE id = ?1";
+        self.execute("wait for results", sql, params![id])?;
+        self.note_stored(id, &cause)?;
+        self.go_on(ReadyDependent {
+            id,
+            missed: 0,
+            dependent_kind: dependent_kind_of(dependent_kind),
+        })
     }
 }
 

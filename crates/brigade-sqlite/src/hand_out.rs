@@ -13,6 +13,8 @@ use std::time::Duration;
 use rusqlite::{Row, params};
 
 use super::budget::{PAUSE_MIN, SWEEP_ROWS};
+use super::counted::Count;
+use super::job_change::{Cause, ChangedJob};
 use super::look::unserved;
 use super::parent_results::DependencyResult;
 use super::store::{Store, millis, moment_of, row_id};
@@ -20,6 +22,7 @@ use crate::clock::BootTime;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobState, Unserved};
 use crate::policy::too_late;
+use brigade_core::JobEventKind;
 use brigade_core::store::{DeliveryMode, LeaseRequest, Leased, Queues};
 use brigade_runtime::owner::own_name;
 
@@ -205,7 +208,7 @@ impl Store<'_> {
             match self.checked(found)? {
                 Some(job) => {
                     self.hand_out(&job, ask.mode)?;
-                    leased.push(job);
+                    leased.push(job.leased);
                 }
                 None => was_set_aside = true,
             }
@@ -214,12 +217,12 @@ impl Store<'_> {
     }
 
     /// The job, unless it can never be run, or not any more: then it is set aside.
-    pub(super) fn checked(&self, found: ReadyRow) -> Result<Option<Leased>, Error> {
+    pub(super) fn checked(&self, found: ReadyRow) -> Result<Option<ReadyJob>, Error> {
         match found.check(self.now.since, self.now.wall) {
             Ok(job) => Ok(Some(job)),
             Err((id, why)) => {
                 self.set_aside.set(self.set_aside.get() + 1);
-                self.end_job(id, JobState::Dead, Some(&why), None)
+                self.dead(id, &why, Cause::new(JobEventKind::Dead, Some(&why)))
                     .map(|()| None)
             }
         }
@@ -230,22 +233,36 @@ impl Store<'_> {
         self.set_aside.get() >= SWEEP_ROWS
     }
 
-    pub(super) fn hand_out(&self, job: &Leased, mode: DeliveryMode) -> Result<(), Error> {
-        let id = row_id(&job.id);
+    pub(super) fn hand_out(&self, ready: &ReadyJob, mode: DeliveryMode) -> Result<(), Error> {
+        let job = &ready.leased;
+        let (id, queue, task) = (row_id(&job.id), &*job.job.queue, job.job.task.as_deref());
+        let waited = self.time_since(Some(ready.since));
+        self.count(queue, task, Count::Wait(waited));
+        let changed = ChangedJob {
+            id,
+            queue,
+            task,
+            state: Some(JobState::Leased),
+        };
+        let cause = |kind| Cause {
+            attempt: ready.attempt,
+            ..Cause::new(kind, None)
+        };
         match mode {
             // There will be no settlement.
-            DeliveryMode::Take => self.remove_job(id, Some(&DependencyResult::Done(None))),
+            DeliveryMode::Take => {
+                self.note(&changed, &cause(JobEventKind::Leased))?;
+                let done = cause(JobEventKind::Done);
+                self.remove_job(id, Some(&DependencyResult::Done(None)), Some(&done))
+            }
             DeliveryMode::Lease(time) => {
                 self.note_holder()?;
                 let until = self.now.boot.saturating_add(millis(time));
                 let sql = "UPDATE brigade_jobs SET state = 3, token = ?2, attempts = attempts + 1, \
-                    lease_until = ?3, holder = ?4, cancel = NULL WHERE id = ?1";
-                self.execute(
-                    "lease a job",
-                    sql,
-                    params![id, job.token, until, own_name()],
-                )
-                .map(drop)
+                    lease_until = ?3, holder = ?4, leased_at = ?5, cancel = NULL WHERE id = ?1";
+                let values = params![id, job.token, until, own_name(), self.now.wall];
+                self.execute("lease a job", sql, values)?;
+                self.note(&changed, &cause(JobEventKind::Leased))
             }
         }
     }
@@ -305,7 +322,18 @@ pub(super) struct ReadyRow {
     unserved: Option<Unserved>,
     options: Option<String>,
     began_at: i64,
+    attempts: u32,
+    since: i64,
     job: Job,
+}
+
+/// A ready job that may be handed out.
+pub(super) struct ReadyJob {
+    pub(super) leased: Leased,
+    /// Since when it waits, wall clock.
+    since: i64,
+    /// The number of this attempt among all, charged or not.
+    attempt: u32,
 }
 
 impl ReadyRow {
@@ -314,7 +342,8 @@ impl ReadyRow {
     pub(super) fn select(filter: &str) -> String {
         format!(
             "SELECT id, payload, task, options, token, failed, crashed, begins_by, lost, unserved, \
-                unserved_at, coalesce(began_at, pushed_at) FROM brigade_jobs
+                unserved_at, coalesce(began_at, pushed_at), attempts, max(pushed_at, due) FROM \
+                brigade_jobs
              WHERE state = 0 AND {filter} ORDER BY priority DESC, id LIMIT ?1"
         )
     }
@@ -333,13 +362,15 @@ impl ReadyRow {
             unserved: unserved(row.get(9)?, row.get(10)?),
             options: row.get(3)?,
             began_at: row.get(11)?,
+            attempts: row.get(12)?,
+            since: row.get(13)?,
             job,
         })
     }
 
     /// The job, or why it can never be run: other programs write to this table too, and a sweep may
     /// not have come to it yet.
-    fn check(mut self, since: BootTime, wall: i64) -> Result<Leased, (i64, String)> {
+    fn check(mut self, since: BootTime, wall: i64) -> Result<ReadyJob, (i64, String)> {
         if self.begins_by.is_some_and(|by| by < wall) {
             return Err((self.id, too_late(self.failed.saturating_add(self.crashed))));
         }
@@ -351,7 +382,7 @@ impl ReadyRow {
                 .map_err(|e| (self.id, format!("its options cannot be read: {e}")))?;
         }
         let attempt = self.failed + self.crashed + 1;
-        Ok(Leased {
+        let leased = Leased {
             id: JobId::new(self.id.to_string()),
             token: self.token + 1,
             since,
@@ -362,6 +393,11 @@ impl ReadyRow {
             unserved: self.unserved,
             is_call: false,
             began_at: moment_of(self.began_at),
+        };
+        Ok(ReadyJob {
+            leased,
+            since: self.since,
+            attempt: self.attempts.saturating_add(1),
         })
     }
 }

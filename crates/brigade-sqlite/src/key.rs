@@ -15,18 +15,18 @@ impl Store<'_> {
     /// Lets the earliest of a key's unsettled jobs go on, if it was held by its key and no other of
     /// them is leased.
     pub(super) fn release_key(&self, queue: &str, key: &str) -> Result<(), Error> {
-        let sql = "UPDATE brigade_jobs SET state = 0 WHERE state = 2 AND parents_left = 0
+        let sql = "UPDATE brigade_jobs SET state = 0, due = ?3 WHERE state = 2 AND parents_left = 0
                      AND id = (SELECT min(id) FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND \
                      state < 5)
                      AND NOT EXISTS (SELECT 1 FROM brigade_jobs WHERE queue = ?1 AND key = ?2 AND \
                      state = 3)";
-        self.execute("release a key", sql, params![queue, key])
+        self.execute("release a key", sql, params![queue, key, self.now.wall])
             .map(drop)
     }
 
     /// Ready, or held by its key: for a job that comes back, or that waited for others.
     pub(super) fn make_ready(&self, id: i64) -> Result<(), Error> {
-        self.enter(id, JobState::Ready, 0)?;
+        self.enter(id, JobState::Ready, self.now.wall)?;
         let sql = "UPDATE brigade_jobs SET state = 2 WHERE id = ?1 AND key IS NOT NULL AND
                      (EXISTS (SELECT 1 FROM brigade_jobs AS other WHERE other.queue = \
                      brigade_jobs.queue AND other.key = brigade_jobs.key

@@ -17,12 +17,18 @@ mod changes;
 mod check;
 mod config;
 mod consumers;
+mod counted;
+mod counts;
 mod db_thread;
 mod disk_reserve;
+mod events;
 mod file;
+mod find;
 mod flow;
 mod flow_ends;
 mod hand_out;
+mod job_change;
+mod job_end;
 mod key;
 mod limits;
 mod look;
@@ -37,6 +43,7 @@ mod settle;
 mod sql_error;
 mod sql_transaction;
 mod sql_value;
+mod statistics;
 mod steps;
 mod store;
 mod sweep;
@@ -69,10 +76,12 @@ use crate::retry::jitter;
 use crate::schedule::{Schedule, Scheduled};
 use brigade_core::limits::Limits;
 use brigade_core::store::{
-    CancelOutcome, CancelRequest, Capabilities, DeliveryMode, Edit, JobFilter, JobPage, JobStore,
-    LeaseRequest, Leased, LiveConsumer, PushOutcome, QueueCounts, Reply, Settled, Settlement,
+    CancelOutcome, CancelRequest, Capabilities, DeadGroup, DeliveryMode, Edit, JobFilter, JobPage,
+    JobStore, LeaseRequest, Leased, LiveConsumer, PushOutcome, QueueCounts, Reply, Settled,
+    Settlement,
 };
 use brigade_core::why::Explanation;
+use brigade_core::{EventPage, EventRequest, MinuteCounts, StatisticsFilter};
 use brigade_core::{
     attempt_report, clock, error, finding, job, policy, retry, schedule, sync, to_job,
 };
@@ -127,8 +136,8 @@ impl JobStore for Sqlite {
             limits: true,
             manager: false,
             consumers: true,
-            statistics: false,
-            events: false,
+            statistics: true,
+            events: true,
             flows: true,
             results: true,
             answers: false,
@@ -237,6 +246,19 @@ impl JobStore for Sqlite {
 
     fn jobs(&self, filter: JobFilter) -> Reply<'_, JobPage> {
         Box::pin(self.look_at_now(move |store| store.jobs(&filter)))
+    }
+
+    fn dead_groups<'a>(&'a self, queue: Option<&'a str>) -> Reply<'a, Vec<DeadGroup>> {
+        let queue: Option<Box<str>> = queue.map(Into::into);
+        Box::pin(self.look_at_now(move |store| store.dead_groups(queue.as_deref())))
+    }
+
+    fn statistics(&self, filter: StatisticsFilter) -> Reply<'_, Vec<MinuteCounts>> {
+        Box::pin(self.look_at_now(move |store| store.statistics(&filter)))
+    }
+
+    fn events(&self, request: EventRequest) -> Reply<'_, EventPage> {
+        Box::pin(self.read_events(request))
     }
 
     fn counts(&self) -> Reply<'_, Vec<QueueCounts>> {

@@ -202,7 +202,7 @@ impl Store<'_> {
                 self.hand_out(&job, ask.mode)?;
                 self.remember_start(queue, &partition, limits)?;
                 gate.count(&partition, ask.mode);
-                leased.push(job);
+                leased.push(job.leased);
             }
             if let ReadyOrder::Firsts(firsts) = &mut order {
                 firsts.extend(self.first_of(queue, &partition)?);

@@ -1,4 +1,4 @@
-//! Reading: one job, lists of jobs, and the counts of queues.
+//! Reading: one job, and how its row becomes a value.
 //!
 //! All of it runs in a transaction that takes no lock. The columns are read by their places in
 //! [`COLUMNS`], so a change of either changes both. Rows that other programs wrote may hold any
@@ -8,15 +8,15 @@
 use rusqlite::{Row, params};
 
 use super::store::{Store, code, row_id};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::job::{JobId, JobInfo, JobState, Parents, Unserved};
 pub(super) use crate::schedule::time_of as time;
 use brigade_core::options::Options;
-use brigade_core::store::{CancelRequest, JobFilter, JobPage, QueueCounts};
+use brigade_core::store::CancelRequest;
 
-const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, \
+pub(super) const COLUMNS: &str = "id, queue, task, state, payload, priority, key, options, pushed_at, due, \
     failed, crashed, interrupted, holder, result, reason, history,
-  partition, cancel, begins_by, dependent, parents, parents_left, missed, lost, unserved, unserved_at, CASE \
+  partition, cancel, begins_by, dependent, parents, parents_left, missed, lost, unserved, unserved_at, leased_at, ended_at, CASE \
   WHEN parents_left > 0 THEN (SELECT group_concat(id) FROM
     (SELECT id FROM brigade_jobs AS member WHERE member.dependent = brigade_jobs.id AND member.state < \
     5 ORDER BY id LIMIT 20)) END";
@@ -25,28 +25,6 @@ impl Store<'_> {
     pub(super) fn job(&self, id: &JobId) -> Result<Option<JobInfo>, Error> {
         let sql = format!("SELECT {COLUMNS} FROM brigade_jobs WHERE id = ?1");
         self.row("look up a job", &sql, params![row_id(id)], info)
-    }
-
-    pub(super) fn jobs(&self, filter: &JobFilter) -> Result<JobPage, Error> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM brigade_jobs WHERE id > ?1 AND (?2 IS NULL OR queue = ?2) AND \
-                (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
-        );
-        let after = filter.after.as_ref().map_or(0, row_id);
-        if after < 0 {
-            return Err(Error::new(
-                ErrorKind::BadOption,
-                "list jobs after an id that is none of this broker's: they are numbers",
-            ));
-        }
-        let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-        let jobs = self.rows(
-            "list jobs",
-            &sql,
-            params![after, filter.queue, filter.state.map(code), limit],
-            info,
-        )?;
-        Ok(JobPage { jobs, next: None })
     }
 
     pub(super) fn cancel_requests(&self) -> Result<Vec<CancelRequest>, Error> {
@@ -65,43 +43,6 @@ impl Store<'_> {
             },
         )
     }
-
-    pub(super) fn counts(&self) -> Result<Vec<QueueCounts>, Error> {
-        let sql = "SELECT queue, state, count(*) FROM brigade_jobs GROUP BY queue, state ORDER BY \
-            queue, state";
-        let counts = self.rows("count jobs", sql, &[], |row| {
-            Ok((
-                row.get::<_, String>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, i64>(2)?,
-            ))
-        })?;
-        let mut queues: Vec<QueueCounts> = Vec::new();
-        for (queue, state, count) in counts {
-            if queues.last().is_none_or(|last| last.queue != queue) {
-                queues.push(QueueCounts::new(queue));
-            }
-            if let (Some(last), Some(state)) = (queues.last_mut(), state_of(state)) {
-                last.jobs.push((state, u64::try_from(count).unwrap_or(0)));
-            }
-        }
-        let sql = "SELECT queue FROM brigade_queues WHERE paused = 1 OR limits IS NOT NULL ORDER \
-            BY queue";
-        for queue in self.rows("list queues with settings", sql, &[], |row| {
-            row.get::<_, String>(0)
-        })? {
-            let settings = self.settings(&queue)?;
-            let place = queues
-                .iter()
-                .position(|known| known.queue == queue)
-                .unwrap_or_else(|| {
-                    queues.push(QueueCounts::new(queue));
-                    queues.len() - 1
-                });
-            (queues[place].paused, queues[place].limits) = (settings.paused, settings.limits);
-        }
-        Ok(queues)
-    }
 }
 
 pub(super) fn state_of(number: i64) -> Option<JobState> {
@@ -110,7 +51,7 @@ pub(super) fn state_of(number: i64) -> Option<JobState> {
         .find(|state| code(*state) == number)
 }
 
-fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
+pub(super) fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
     let options: Option<String> = row.get(7)?;
     let options: Options = options
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -118,6 +59,7 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
     let history: Option<String> = row.get(16)?;
     let due: i64 = row.get(9)?;
     let state = state_of(row.get(3)?).unwrap_or(JobState::Dead);
+    let is_for_later = matches!(state, JobState::Scheduled | JobState::Retrying);
     Ok(JobInfo {
         id: JobId::new(row.get::<_, i64>(0)?.to_string()),
         queue: row.get(1)?,
@@ -132,10 +74,10 @@ fn info(row: &Row<'_>) -> rusqlite::Result<JobInfo> {
         label: options.label.clone().map(Into::into),
         tick: options.tick.clone(),
         options,
-        leased_at: None,
-        ended_at: None,
+        leased_at: row.get::<_, Option<i64>>(27)?.map(time),
+        ended_at: row.get::<_, Option<i64>>(28)?.map(time),
         pushed_at: time(row.get(8)?),
-        due_at: (due > 0).then(|| time(due)),
+        due_at: is_for_later.then(|| time(due)),
         begins_by: row.get::<_, Option<i64>>(19)?.map(time),
         failed: row.get(10)?,
         crashed: row.get(11)?,
@@ -168,7 +110,7 @@ pub(super) fn unserved(times: u32, since: Option<i64>) -> Option<Unserved> {
 
 fn parents(row: &Row<'_>) -> rusqlite::Result<Option<Parents>> {
     let (parents, left, missed): (u32, u32, u32) = (row.get(21)?, row.get(22)?, row.get(23)?);
-    let jobs: Option<String> = row.get(27)?;
+    let jobs: Option<String> = row.get(29)?;
     let jobs = jobs
         .iter()
         .flat_map(|jobs| jobs.split(','))

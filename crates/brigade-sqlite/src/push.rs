@@ -9,11 +9,13 @@ use std::time::Duration;
 use rusqlite::ToSql;
 use rusqlite::types::{Null, ToSqlOutput, ValueRef};
 
+use super::job_change::{Cause, ChangedJob};
 use super::sql_error::sql_error;
 use super::sql_value::SqlValue;
-use super::store::{Now, Store, code, millis, no_room, wall_millis};
+use super::store::{Now, Store, code, millis, no_room, row_id, wall_millis};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobState};
+use brigade_core::JobEventKind;
 use brigade_core::options::Options;
 use brigade_core::store::PushOutcome;
 
@@ -68,12 +70,33 @@ impl Store<'_> {
         if self.tight {
             return Err(no_room("store a job"));
         }
-        push(&mut &*self, job, &self.now)
+        push(&mut &*self, job, &self.now, true)
+    }
+
+    /// Counts and records a push.
+    pub(super) fn note_pushed(&self, job: &Job, outcome: &PushOutcome) -> Result<(), Error> {
+        let PushOutcome::New(id) = outcome else {
+            return Ok(());
+        };
+        let pushed = ChangedJob {
+            id: row_id(id),
+            queue: &job.queue,
+            task: job.task.as_deref(),
+            // A trigger or its flow may have changed it.
+            state: None,
+        };
+        self.note(&pushed, &Cause::new(JobEventKind::Pushed, None))
     }
 }
 
-/// Stores a job, unless there is one with its unique key.
-pub(super) fn push(sql: &mut impl Sql, job: &Job, now: &Now) -> Result<PushOutcome, Error> {
+/// Stores a job, unless there is one with its unique key. A trigger counts the push, unless the
+/// caller does (`is_counted`).
+pub(super) fn push(
+    sql: &mut impl Sql,
+    job: &Job,
+    now: &Now,
+    is_counted: bool,
+) -> Result<PushOutcome, Error> {
     if let Some(id) = duplicate(sql, job, now)? {
         return Ok(PushOutcome::Duplicate(id));
     }
@@ -97,8 +120,8 @@ pub(super) fn push(sql: &mut impl Sql, job: &Job, now: &Now) -> Result<PushOutco
         JobState::Ready
     };
     let insert = "INSERT OR FAIL INTO brigade_jobs (queue, payload, task, state, priority, due, \
-            begins_by, key, partition, unique_key, options, pushed_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) RETURNING id";
+            begins_by, key, partition, unique_key, options, pushed_at, counted)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) RETURNING id";
     // A failure undoes the whole operation, so SQLite need not be able to undo this statement
     // alone: `OR FAIL`.
     let values = [
@@ -114,6 +137,7 @@ pub(super) fn push(sql: &mut impl Sql, job: &Job, now: &Now) -> Result<PushOutco
         SqlValue::of_text(unique.as_deref()),
         SqlValue::of_text(options.as_deref()),
         SqlValue::Integer(now.wall),
+        SqlValue::Integer(is_counted.into()),
     ];
     let id = sql.number("store a job", insert, &values)?.ok_or_else(|| {
         Error::new(

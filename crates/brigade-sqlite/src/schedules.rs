@@ -178,7 +178,10 @@ impl Store<'_> {
         let name = &*schedule.name;
         due.tell(name, &schedule.plan);
         for tick in &due.fire {
-            if let PushOutcome::Duplicate(job) = self.push(&schedule.job_of(*tick))? {
+            let job = schedule.job_of(*tick);
+            let outcome = self.push(&job)?;
+            self.note_pushed(&job, &outcome)?;
+            if let PushOutcome::Duplicate(job) = outcome {
                 tell_skipped(name, *tick, &job);
             }
         }

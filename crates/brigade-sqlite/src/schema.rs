@@ -47,7 +47,10 @@ CREATE TABLE brigade_jobs (
   unserved    INTEGER NOT NULL DEFAULT 0,
   unserved_at INTEGER,
   pushed_at   INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
+  counted     INTEGER NOT NULL DEFAULT 0,
   began_at    INTEGER,
+  leased_at   INTEGER,
+  ended_at    INTEGER,
   remove_at   INTEGER,
   dependent   INTEGER,
   place       INTEGER,
@@ -63,7 +66,7 @@ CREATE TABLE brigade_jobs (
 CREATE INDEX brigade_jobs_ready  ON brigade_jobs (queue, priority DESC, id) WHERE state = 0;
 CREATE INDEX brigade_jobs_turn   ON brigade_jobs (queue, partition, priority DESC, id) WHERE state = 0 AND partition IS NOT NULL;
 CREATE INDEX brigade_jobs_due    ON brigade_jobs (due) WHERE state IN (1, 4);
-CREATE INDEX brigade_jobs_waiting ON brigade_jobs (queue) WHERE state IN (1, 2, 4);
+CREATE INDEX brigade_jobs_waiting ON brigade_jobs (queue, id, state) WHERE state IN (1, 2, 4);
 CREATE INDEX brigade_jobs_late   ON brigade_jobs (begins_by) WHERE begins_by IS NOT NULL AND state IN (0, 1, 2, 4);
 CREATE INDEX brigade_jobs_leased ON brigade_jobs (lease_until) WHERE state = 3;
 CREATE INDEX brigade_jobs_cancel ON brigade_jobs (holder) WHERE state = 3 AND cancel IS NOT NULL;
@@ -72,6 +75,8 @@ CREATE INDEX brigade_jobs_busy   ON brigade_jobs (queue, key) WHERE key IS NOT N
 CREATE INDEX brigade_jobs_dependent ON brigade_jobs (dependent) WHERE dependent IS NOT NULL;
 CREATE UNIQUE INDEX brigade_jobs_unique_key ON brigade_jobs (queue, unique_key) WHERE unique_key IS NOT NULL AND state < 5;
 CREATE INDEX brigade_jobs_ended  ON brigade_jobs (state, id) WHERE state >= 5;
+CREATE INDEX brigade_jobs_ended_in ON brigade_jobs (queue, state, id) WHERE state >= 5;
+CREATE INDEX brigade_jobs_dead   ON brigade_jobs (queue, task, reason, pushed_at) WHERE state = 6;
 CREATE INDEX brigade_jobs_remove ON brigade_jobs (remove_at) WHERE remove_at IS NOT NULL;
 CREATE TRIGGER brigade_jobs_hold AFTER INSERT ON brigade_jobs
 WHEN NEW.key IS NOT NULL AND NEW.state = 0 AND EXISTS
@@ -83,6 +88,23 @@ CREATE TRIGGER brigade_jobs_part AFTER INSERT ON brigade_jobs
 WHEN NEW.partition IS NULL AND EXISTS (SELECT 1 FROM brigade_queues WHERE queue = NEW.queue AND parted = 1)
 BEGIN
   UPDATE brigade_jobs SET partition = coalesce(NEW.key, '') WHERE id = NEW.id;
+END;
+CREATE TRIGGER brigade_jobs_count AFTER INSERT ON brigade_jobs WHEN NEW.counted = 0
+BEGIN
+  INSERT INTO brigade_statistics (queue, minute, task, pushed)
+    SELECT NEW.queue, now.minute, CASE
+        WHEN NEW.task IS NULL THEN ''
+        WHEN EXISTS (SELECT 1 FROM brigade_statistics WHERE queue = NEW.queue AND minute = now.minute AND task = NEW.task) THEN NEW.task
+        WHEN EXISTS (SELECT 1 FROM brigade_statistics WHERE queue = NEW.queue AND minute >= now.minute / 60 * 60 AND task = NEW.task) THEN NEW.task
+        WHEN (SELECT count(DISTINCT task) FROM brigade_statistics WHERE queue = NEW.queue AND minute >= now.minute / 60 * 60 AND task NOT IN ('', '(others)')) < 100 THEN NEW.task
+        ELSE '(others)' END, 1
+      FROM (SELECT CAST((julianday('now') - 2440587.5) * 1440 AS INTEGER) AS minute) AS now WHERE true
+    ON CONFLICT (queue, minute, task) DO UPDATE SET pushed = pushed + 1;
+  INSERT INTO brigade_events (at, job, queue, task, kind, state, attempt)
+    SELECT now.at, NEW.id, NEW.queue, NEW.task, 'pushed', CASE WHEN NEW.state = 0 AND NEW.key IS NOT NULL AND EXISTS
+        (SELECT 1 FROM brigade_jobs WHERE queue = NEW.queue AND key = NEW.key AND state < 5 AND id < NEW.id) THEN 2 ELSE NEW.state END, 0
+      FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS at) AS now
+      WHERE EXISTS (SELECT 1 FROM brigade_facts WHERE name = 'recording' AND CAST(value AS INTEGER) > now.at);
 END;
 CREATE TABLE brigade_queues (
   queue  TEXT PRIMARY KEY,
@@ -123,6 +145,33 @@ CREATE TABLE brigade_flow_ends (
   job INTEGER PRIMARY KEY, dependent INTEGER NOT NULL, place INTEGER, result TEXT, missed TEXT
 ) STRICT;
 CREATE TABLE brigade_cancels (job INTEGER PRIMARY KEY, after INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
+CREATE TABLE brigade_statistics (
+  id INTEGER PRIMARY KEY, queue TEXT NOT NULL, minute INTEGER NOT NULL, task TEXT NOT NULL,
+  pushed      INTEGER NOT NULL DEFAULT 0,
+  done        INTEGER NOT NULL DEFAULT 0,
+  failed      INTEGER NOT NULL DEFAULT 0,
+  crashed     INTEGER NOT NULL DEFAULT 0,
+  interrupted INTEGER NOT NULL DEFAULT 0,
+  dead        INTEGER NOT NULL DEFAULT 0,
+  cancelled   INTEGER NOT NULL DEFAULT 0,
+  wait TEXT, run TEXT
+) STRICT;
+CREATE UNIQUE INDEX brigade_statistics_task ON brigade_statistics (queue, minute, task);
+CREATE INDEX brigade_statistics_minute ON brigade_statistics (minute);
+CREATE TRIGGER brigade_statistics_trim AFTER INSERT ON brigade_statistics WHEN NEW.id % 100 = 0
+BEGIN
+  DELETE FROM brigade_statistics WHERE id <= NEW.id - 200000;
+  DELETE FROM brigade_statistics WHERE id IN
+    (SELECT id FROM (SELECT id, minute FROM brigade_statistics ORDER BY id LIMIT 300) WHERE minute < NEW.minute - 1440);
+END;
+CREATE TABLE brigade_events (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, job INTEGER NOT NULL, queue TEXT NOT NULL, task TEXT,
+  kind TEXT NOT NULL, state INTEGER NOT NULL, attempt INTEGER NOT NULL, reason TEXT, cost TEXT
+) STRICT;
+CREATE TRIGGER brigade_events_trim AFTER INSERT ON brigade_events WHEN NEW.seq % 500 = 0
+BEGIN
+  DELETE FROM brigade_events WHERE seq <= NEW.seq - 20000;
+END;
 CREATE TABLE brigade_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 "];
 

@@ -10,17 +10,17 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rusqlite::{Row, params};
 
-use super::flow::EndedJob;
-use super::parent_results::DependencyResult;
+use super::counted::Count;
+use super::job_change::{Cause, ChangedJob, event_of};
 use super::store::{Store, code, millis, row_id};
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, AttemptRecord, JobState};
 use crate::policy::{
-    CANCELLED_KEPT, Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule,
-    add_record,
+    Charged, ChargedEnd, NEXT_TOO_LATE, NoRetry, RetryDecision, RetryRule, add_record,
 };
 use crate::retry::jitter;
+use brigade_core::JobEventKind;
 use brigade_core::options::Options;
 use brigade_core::store::{Disposition, Settled, Settlement};
 
@@ -30,6 +30,47 @@ struct LeasedRow {
     charged: Charged,
     cancel: Option<String>,
     begins_by: Option<i64>,
+    queue: String,
+    task: Option<String>,
+    attempt: u32,
+    leased_at: Option<i64>,
+}
+
+impl LeasedRow {
+    /// What the event of this end says.
+    fn cause<'a>(&self, disposition: &'a Disposition) -> Cause<'a> {
+        let (kind, reason, report) = match disposition {
+            Disposition::Ack { report, .. } => (JobEventKind::Done, None, report.as_ref()),
+            Disposition::Extend(_) => (JobEventKind::Done, None, None),
+            Disposition::Fail {
+                kind,
+                reason,
+                report,
+                ..
+            } => (event_of(*kind), Some(reason), report.as_ref()),
+            Disposition::GiveBack { kind, reason, .. } => (event_of(*kind), Some(reason), None),
+            Disposition::DeadLetter(reason) => (JobEventKind::Dead, Some(reason), None),
+            Disposition::Cancelled { reason, report, .. } => {
+                (JobEventKind::Cancelled, Some(reason), report.as_ref())
+            }
+        };
+        Cause {
+            kind,
+            attempt: self.attempt,
+            reason: reason.map(String::as_str),
+            cost: report.map(|report| &report.cost),
+        }
+    }
+
+    /// The job when it is back in its queue.
+    fn waits_again(&self, id: i64) -> ChangedJob<'_> {
+        ChangedJob {
+            id,
+            queue: &self.queue,
+            task: self.task.as_deref(),
+            state: None,
+        }
+    }
 }
 
 impl Store<'_> {
@@ -38,7 +79,7 @@ impl Store<'_> {
         &self,
         settlements: &[Arc<Settlement>],
     ) -> Result<Vec<Result<Settled, Error>>, Error> {
-        let what = "settle jobs";
+        let (what, counted) = ("settle jobs", self.counted_so_far());
         self.execute(what, "SAVEPOINT settlements", &[])?;
         let together: Result<Vec<_>, Error> = settlements
             .iter()
@@ -50,6 +91,7 @@ impl Store<'_> {
             Err(error) if self.connection.is_autocommit() => return Err(error),
             Err(_) => {
                 self.execute(what, "ROLLBACK TO settlements", &[])?;
+                self.forget_counted(counted);
                 settlements
                     .iter()
                     .map(|settlement| self.settle_alone(settlement))
@@ -62,11 +104,12 @@ impl Store<'_> {
 
     /// One settlement in a savepoint; an error outside of its answer is one of the transaction.
     fn settle_alone(&self, settlement: &Settlement) -> Result<Result<Settled, Error>, Error> {
-        let what = "settle a job";
+        let (what, counted) = ("settle a job", self.counted_so_far());
         self.execute(what, "SAVEPOINT settlement", &[])?;
         let answer = self.settle(settlement);
         if answer.is_err() {
             self.execute(what, "ROLLBACK TO settlement", &[])?;
+            self.forget_counted(counted);
         }
         self.execute(what, "RELEASE settlement", &[])?;
         Ok(answer)
@@ -75,17 +118,24 @@ impl Store<'_> {
     /// Ends a lease, if the token still holds it.
     fn settle(&self, settlement: &Settlement) -> Result<Settled, Error> {
         let id = row_id(&settlement.id);
-        if matches!(settlement.disposition, Disposition::Ack { .. })
-            && self.remove_plain(id, settlement.token)?
+        if let Disposition::Ack { report, .. } = &settlement.disposition
+            && self.remove_plain(id, settlement.token, report.as_deref())?
         {
             return Ok(Settled::Accepted(None));
         }
         let Some(held) = self.held_lease(id, settlement.token)? else {
             return Ok(Settled::Stale);
         };
+        let cause = held.cause(&settlement.disposition);
+        if !matches!(settlement.disposition, Disposition::Extend(_)) {
+            self.count_run(&held, &cause);
+        }
         match &settlement.disposition {
             Disposition::Ack { result, report } => {
-                self.done(id, held.options.keep, result.as_deref(), report.clone())?;
+                if held.options.keep.is_some() {
+                    self.note_attempt(id, AttemptKind::Done, "", report.clone(), None)?;
+                }
+                self.done(id, held.options.keep, result.as_deref(), &cause)?;
             }
             Disposition::Fail {
                 kind,
@@ -94,9 +144,9 @@ impl Store<'_> {
                 advice,
                 policy,
             } => {
-                self.note(id, *kind, reason, report.clone(), None)?;
+                self.note_attempt(id, *kind, reason, report.clone(), None)?;
                 let rule = RetryRule::of_job(&held.options, *policy);
-                self.failed(id, &held, &rule, ChargedEnd::of(*kind, *advice), reason)?;
+                self.failed(id, &held, &rule, ChargedEnd::of(*kind, *advice), &cause)?;
             }
             Disposition::GiveBack {
                 kind,
@@ -104,8 +154,8 @@ impl Store<'_> {
                 after,
             } => self.give_back(id, *kind, reason, *after)?,
             Disposition::DeadLetter(reason) => {
-                self.note(id, AttemptKind::SetAside, reason, None, None)?;
-                self.dead_unless_cancelled(id, &held, reason)?;
+                self.note_attempt(id, AttemptKind::SetAside, reason, None, None)?;
+                self.dead_unless_cancelled(id, &held, reason, &cause)?;
             }
             Disposition::Cancelled {
                 reason,
@@ -113,8 +163,8 @@ impl Store<'_> {
                 report,
             } => {
                 let (report, stop) = (report.clone(), stop.clone());
-                self.note(id, AttemptKind::Cancelled, reason, report, stop)?;
-                self.cancelled(id, reason)?;
+                self.note_attempt(id, AttemptKind::Cancelled, reason, report, stop)?;
+                self.cancelled(id, reason, cause)?;
             }
             Disposition::Extend(time) => {
                 self.extend(id, *time)?;
@@ -124,9 +174,30 @@ impl Store<'_> {
         Ok(Settled::Accepted(None))
     }
 
+    /// Counts how long an attempt ran that ended well, failed or crashed.
+    fn count_run(&self, held: &LeasedRow, cause: &Cause<'_>) {
+        if !matches!(
+            cause.kind,
+            JobEventKind::Done | JobEventKind::Failed | JobEventKind::Crashed
+        ) {
+            return;
+        }
+        let since_lease = || self.time_since(held.leased_at);
+        let took = cause.cost.map_or_else(since_lease, |cost| cost.wall);
+        self.count(&held.queue, held.task.as_deref(), Count::Run(took));
+    }
+
+    /// How long ago this was, wall clock; no time if that is not known, or if the clock was set
+    /// back since.
+    pub(super) fn time_since(&self, then: Option<i64>) -> Duration {
+        let passed = then.map_or(0, |then| self.now.wall.saturating_sub(then));
+        Duration::from_millis(u64::try_from(passed).unwrap_or(0))
+    }
+
     /// The job, if this token holds it and the lease has not run out.
     fn held_lease(&self, id: i64, token: i64) -> Result<Option<LeasedRow>, Error> {
-        let sql = "SELECT options, failed, crashed, cancel, begins_by FROM brigade_jobs
+        let sql = "SELECT options, failed, crashed, cancel, begins_by, queue, task, attempts, \
+            leased_at FROM brigade_jobs
                    WHERE id = ?1 AND state = 3 AND token = ?2 AND lease_until >= ?3";
         let read = |row: &Row<'_>| {
             let options: Option<String> = row.get(0)?;
@@ -142,6 +213,10 @@ impl Store<'_> {
                 },
                 cancel: row.get(3)?,
                 begins_by: row.get(4)?,
+                queue: row.get(5)?,
+                task: row.get(6)?,
+                attempt: row.get(7)?,
+                leased_at: row.get(8)?,
             })
         };
         self.row(
@@ -162,49 +237,15 @@ impl Store<'_> {
         .map(drop)
     }
 
-    /// Most jobs that are done leave nothing behind and let no other go on: one statement removes
-    /// them. `false` for any other.
-    fn remove_plain(&self, id: i64, token: i64) -> Result<bool, Error> {
-        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 AND state = 3 AND token = ?2 AND \
-            lease_until >= ?3
-                     AND key IS NULL AND dependent IS NULL AND parents = 0 AND (options IS NULL OR \
-                     options ->> 'keep' IS NULL)";
-        Ok(self.execute(
-            "remove a job that is done",
-            sql,
-            params![id, token, self.now.boot],
-        )? > 0)
-    }
-
-    fn done(
-        &self,
-        id: i64,
-        keep: Option<Duration>,
-        result: Option<&str>,
-        report: Option<Box<AttemptReport>>,
-    ) -> Result<(), Error> {
-        let fate = DependencyResult::Done(result.map(Into::into));
-        let Some(keep) = keep else {
-            return self.remove_job(id, Some(&fate));
-        };
-        self.note(id, AttemptKind::Done, "", report, None)?;
-        let remove_at = self.now.wall.saturating_add(millis(keep));
-        self.execute(
-            "keep a result",
-            "UPDATE brigade_jobs SET result = ?2 WHERE id = ?1",
-            params![id, result],
-        )?;
-        self.end_as(id, JobState::Done, None, Some(remove_at), &fate)
-    }
-
     fn failed(
         &self,
         id: i64,
         held: &LeasedRow,
         rule: &RetryRule,
         end: ChargedEnd,
-        reason: &str,
+        cause: &Cause<'_>,
     ) -> Result<(), Error> {
+        let reason = cause.reason.unwrap_or_default();
         let count = match end {
             ChargedEnd::Crashed => {
                 "UPDATE brigade_jobs SET crashed = crashed + 1, unserved = 0, unserved_at = NULL \
@@ -220,22 +261,31 @@ impl Store<'_> {
             Duration::from_millis(by.saturating_sub(self.now.wall).max(0).unsigned_abs())
         });
         match rule.decide(held.charged, end, left, jitter(0.5)) {
-            _ if held.cancel.is_some() => self.dead_unless_cancelled(id, held, reason),
-            RetryDecision::Retry(pause) => self.back_to_queue(id, JobState::Retrying, pause),
+            _ if held.cancel.is_some() => self.dead_unless_cancelled(id, held, reason, cause),
+            RetryDecision::Retry(pause) => {
+                self.back_to_queue(id, JobState::Retrying, pause)?;
+                self.note(&held.waits_again(id), cause)
+            }
             RetryDecision::Stop(NoRetry::TooLate) => {
                 let reason = format!("{reason}{NEXT_TOO_LATE}");
-                self.end_job(id, JobState::Dead, Some(&reason), None)
+                self.dead(id, &reason, *cause)
             }
-            RetryDecision::Stop(_) => self.dead_unless_cancelled(id, held, reason),
+            RetryDecision::Stop(_) => self.dead_unless_cancelled(id, held, reason, cause),
         }
     }
 
     /// A cancel that was accepted while the job was leased holds, however its attempt ended but
     /// well.
-    fn dead_unless_cancelled(&self, id: i64, held: &LeasedRow, reason: &str) -> Result<(), Error> {
+    fn dead_unless_cancelled(
+        &self,
+        id: i64,
+        held: &LeasedRow,
+        reason: &str,
+        cause: &Cause<'_>,
+    ) -> Result<(), Error> {
         match &held.cancel {
-            Some(cancel) => self.cancelled(id, cancel),
-            None => self.end_job(id, JobState::Dead, Some(reason), None),
+            Some(cancel) => self.cancelled(id, cancel, *cause),
+            None => self.dead(id, reason, *cause),
         }
     }
 
@@ -257,7 +307,7 @@ impl Store<'_> {
         reason: &str,
         after: Duration,
     ) -> Result<(), Error> {
-        self.note(id, kind, reason, None, None)?;
+        self.note_attempt(id, kind, reason, None, None)?;
         if kind == AttemptKind::Unserved {
             let sql = "UPDATE brigade_jobs SET unserved = unserved + 1, unserved_at = \
                 coalesce(unserved_at, ?2) WHERE id = ?1";
@@ -270,29 +320,49 @@ impl Store<'_> {
                 params![id],
             )?;
         }
-        // A cancel was accepted while it was leased: then it is not run again.
-        let cancel = self.row(
-            "look up a job",
-            "SELECT cancel FROM brigade_jobs WHERE id = ?1",
-            params![id],
-            |row| row.get::<_, Option<String>>(0),
-        )?;
-        match cancel.flatten() {
-            Some(reason) => self.cancelled(id, &reason),
-            None => self.back_to_queue(id, JobState::Scheduled, after),
+        // A cancel may have been accepted while it was leased: then it is not run again.
+        let sql = "SELECT cancel, queue, task, attempts FROM brigade_jobs WHERE id = ?1";
+        let read = |row: &Row<'_>| {
+            Ok((
+                row.get::<_, Option<String>>(0)?,
+                row.get::<_, String>(1)?,
+                row.get::<_, Option<String>>(2)?,
+                row.get::<_, u32>(3)?,
+            ))
+        };
+        let Some((cancel, queue, task, attempt)) =
+            self.row("look up a job", sql, params![id], read)?
+        else {
+            return Ok(());
+        };
+        let cause = Cause {
+            attempt,
+            ..Cause::new(event_of(kind), Some(reason))
+        };
+        if let Some(cancel) = cancel {
+            return self.cancelled(id, &cancel, cause);
         }
+        self.back_to_queue(id, JobState::Scheduled, after)?;
+        let job = ChangedJob {
+            id,
+            queue: &queue,
+            task: task.as_deref(),
+            state: None,
+        };
+        self.note(&job, &cause)
     }
 
     /// Ready at once, or later in the given state. Its id has not changed, so neither has its
     /// place.
     fn back_to_queue(&self, id: i64, later: JobState, after: Duration) -> Result<(), Error> {
         let (state, due) = if after.is_zero() {
-            (JobState::Ready, 0)
+            // Since when it waits.
+            (JobState::Ready, self.now.wall)
         } else {
             (later, self.now.wall.saturating_add(millis(after)))
         };
-        let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL \
-            WHERE id = ?1 RETURNING queue, key";
+        let sql = "UPDATE brigade_jobs SET state = ?2, due = ?3, lease_until = NULL, holder = NULL, \
+            leased_at = NULL WHERE id = ?1 RETURNING queue, key";
         let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
         let Some((queue, Some(key))) =
             self.row("give a job back", sql, params![id, code(state), due], read)?
@@ -306,64 +376,8 @@ impl Store<'_> {
         self.release_key(&queue, &key)
     }
 
-    pub(super) fn cancelled(&self, id: i64, reason: &str) -> Result<(), Error> {
-        let remove_at = self.now.wall.saturating_add(millis(CANCELLED_KEPT));
-        self.end_job(id, JobState::Cancelled, Some(reason), Some(remove_at))
-    }
-
-    /// Settles a job for good that did not end well, and lets its dependents know.
-    pub(super) fn end_job(
-        &self,
-        id: i64,
-        state: JobState,
-        reason: Option<&str>,
-        remove_at: Option<i64>,
-    ) -> Result<(), Error> {
-        self.end_as(
-            id,
-            state,
-            reason,
-            remove_at,
-            &DependencyResult::missed(id, state, reason),
-        )
-    }
-
-    fn end_as(
-        &self,
-        id: i64,
-        state: JobState,
-        reason: Option<&str>,
-        remove_at: Option<i64>,
-        fate: &DependencyResult<'_>,
-    ) -> Result<(), Error> {
-        // Written out, as it is run for every job.
-        let sql =
-            "UPDATE brigade_jobs SET state = ?2, reason = ?3, remove_at = ?4, due = 0, lease_until \
-                = NULL, holder = NULL WHERE id = ?1
-                   RETURNING id, queue, key, dependent, place, parents";
-        let ended = self.row(
-            "end a job",
-            sql,
-            params![id, code(state), reason, remove_at],
-            EndedJob::read,
-        )?;
-        ended.map_or(Ok(()), |ended| self.ended(&ended, Some(fate)))
-    }
-
-    /// Removes a job. `fate` is what its dependent gets; `None` if that got it before, because the
-    /// job has ended.
-    pub(super) fn remove_job(
-        &self,
-        id: i64,
-        fate: Option<&DependencyResult<'_>>,
-    ) -> Result<(), Error> {
-        let sql = "DELETE FROM brigade_jobs WHERE id = ?1 RETURNING id, queue, key, dependent, place, parents";
-        let ended = self.row("remove a job", sql, params![id], EndedJob::read)?;
-        ended.map_or(Ok(()), |ended| self.ended(&ended, fate))
-    }
-
     /// Adds an attempt to the job's history.
-    fn note(
+    fn note_attempt(
         &self,
         id: i64,
         kind: AttemptKind,

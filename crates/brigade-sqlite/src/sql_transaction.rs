@@ -92,7 +92,7 @@ pub trait PushIn: ToJob + Sized {
         sql.check_open()?;
         // What fails leaves the application's transaction as it was.
         sql.run("SAVEPOINT brigade_push")?;
-        let pushed = push::push(&mut sql, &job, &Now::read(&Clock::default()));
+        let pushed = push::push(&mut sql, &job, &Now::read(&Clock::default()), false);
         if pushed.is_err() {
             sql.run("ROLLBACK TO brigade_push")?;
         }

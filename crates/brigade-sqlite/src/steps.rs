@@ -14,10 +14,13 @@ use tokio::time::sleep;
 use super::Sqlite;
 use super::budget::{StepBudget, limit_of, pause_after};
 use super::flow::EndedJob;
+use super::job_change::Cause;
 use super::operation::{OperationAccess, Synced};
 use super::parent_results::DependencyResult;
 use super::store::Store;
 use crate::error::Error;
+use brigade_core::JobEventKind;
+use brigade_core::job_event::PURGE_EVENTS_MAX;
 use brigade_core::limits::Limits;
 
 /// How far a purge is.
@@ -144,6 +147,7 @@ impl Store<'_> {
             "SELECT {} FROM brigade_jobs {from} LIMIT ?3",
             EndedJob::COLUMNS
         );
+        let deleted = Cause::new(JobEventKind::Deleted, None);
         let found = self.rows(
             "look for jobs to purge",
             &sql,
@@ -151,9 +155,10 @@ impl Store<'_> {
             EndedJob::read,
         )?;
         for job in &found {
-            self.remove_job(job.id, Some(&DependencyResult::removed(job.id)))?;
+            let cause = (purge.count < PURGE_EVENTS_MAX as u64).then_some(&deleted);
+            self.remove_job(job.id, Some(&DependencyResult::removed(job.id)), cause)?;
+            purge.count += 1;
         }
-        purge.count += found.len() as u64;
         Ok(found.len())
     }
 

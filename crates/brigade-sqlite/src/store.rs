@@ -14,6 +14,7 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::budget::FLOW_STEPS_MAX;
+use super::counted::{CountedChanges, NamedTasks};
 use super::sql_error::sql_error;
 use crate::clock::{BootTime, Clock};
 use crate::error::{Error, ErrorKind};
@@ -38,6 +39,10 @@ pub(super) struct Store<'a> {
     pub(super) flow_steps: Cell<usize>,
     /// Jobs that this transaction set aside instead of handing them out.
     pub(super) set_aside: Cell<usize>,
+    /// What this transaction has counted, see `statistics`.
+    pub(super) counted: RefCell<CountedChanges>,
+    /// Whether its changes are recorded, once that is known, see `events`.
+    pub(super) recording: Cell<Option<bool>>,
 }
 
 /// What a connection remembers from one transaction to the next, to save work. Nothing here may
@@ -60,6 +65,8 @@ pub(super) struct ConnectionCache {
     pub(super) is_waiting_for_end: bool,
     /// The sweep that comes first next time, see `sweep`.
     pub(super) turn: usize,
+    /// The tasks of queues that are counted by name in this hour, see `statistics`.
+    pub(super) tasks: HashMap<Box<str>, NamedTasks>,
 }
 
 /// Milliseconds.
@@ -135,15 +142,19 @@ impl<'a> Store<'a> {
             swept: Cell::new(None),
             flow_steps: Cell::new(FLOW_STEPS_MAX),
             set_aside: Cell::new(0),
+            counted: RefCell::default(),
+            recording: Cell::new(None),
         }
     }
 
-    /// Forgets what may have been done by something that is undone.
+    /// Forgets what may have been done by something that is undone. What it counted is forgotten
+    /// by itself.
     pub(super) fn forget(&self) {
         self.cache.take();
         self.swept.set(None);
         self.flow_steps.set(FLOW_STEPS_MAX);
         self.set_aside.set(0);
+        self.recording.set(None);
     }
 }
 
@@ -170,10 +181,12 @@ impl Store<'_> {
         #[cfg(test)]
         super::tests::count_statement();
         let run = || {
-            self.connection
-                .prepare_cached(sql)?
-                .query_map(values, read)?
-                .collect::<rusqlite::Result<Vec<T>>>()
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(values, read)?;
+            let rows = rows.collect::<rusqlite::Result<Vec<T>>>();
+            #[cfg(test)]
+            super::tests::count_steps(&statement);
+            rows
         };
         run().map_err(|e| sql_error(what, e))
     }

@@ -15,10 +15,11 @@ use std::time::Duration;
 use rusqlite::params;
 
 use super::budget::{StepBudget, limit_of};
+use super::job_change::Cause;
 use super::store::{Store, millis};
 use crate::error::Error;
-use crate::job::JobState;
 use crate::policy::too_late;
+use brigade_core::JobEventKind;
 use brigade_runtime::owner::own_name;
 
 /// A process that began to sweep and does not go on within this time is none that sweeps.
@@ -193,13 +194,15 @@ impl Store<'_> {
             read,
         )?;
         for (id, attempts) in &late {
-            self.end_job(*id, JobState::Dead, Some(&too_late(*attempts)), None)?;
+            let reason = too_late(*attempts);
+            self.dead(*id, &reason, Cause::new(JobEventKind::Dead, Some(&reason)))?;
         }
         Ok(late.len())
     }
 
+    /// Each keeps the time at which it fell due: since then it waits.
     fn promote_due(&self, limit: usize) -> Result<usize, Error> {
-        let sql = "UPDATE brigade_jobs SET due = 0, state = CASE WHEN key IS NOT NULL AND
+        let sql = "UPDATE brigade_jobs SET state = CASE WHEN key IS NOT NULL AND
                      (EXISTS (SELECT 1 FROM brigade_jobs AS other WHERE other.queue = \
                      brigade_jobs.queue AND other.key = brigade_jobs.key
                                 AND other.state < 5 AND other.id < brigade_jobs.id)

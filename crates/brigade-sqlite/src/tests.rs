@@ -15,8 +15,19 @@ use super::sql_error::sql_error;
 use super::*;
 use brigade_core::store::{Disposition, QueueSet, Queues};
 
+mod plans;
+mod tables;
+
 thread_local! {
     static STATEMENTS: Cell<usize> = const { Cell::new(0) };
+    static STEPS: Cell<i32> = const { Cell::new(0) };
+}
+
+/// Called for each statement of this thread's connection that gives rows: counts the steps of
+/// SQLite's machine.
+pub(super) fn count_steps(statement: &rusqlite::Statement<'_>) {
+    let steps = statement.reset_status(rusqlite::StatementStatus::VmStep);
+    STEPS.set(STEPS.get() + steps);
 }
 
 /// Called for each statement of this thread's connection.
@@ -292,6 +303,17 @@ async fn a_settlement_that_fails_holds_up_no_other() {
         .collect();
     assert_eq!(accepted, [true, false, true]);
     assert_eq!(opened.count("1").await, 1);
+    let all = StatisticsFilter {
+        summed: true,
+        ..StatisticsFilter::default()
+    };
+    let counted = opened.run(move |store| store.statistics(&all)).await;
+    let counts = &counted[0].counts;
+    assert_eq!(
+        (counts.done, counts.run.count()),
+        (2, 2),
+        "and counts as nothing"
+    );
 }
 
 /// A chain of jobs of which the first is leased: (id, state of the others).

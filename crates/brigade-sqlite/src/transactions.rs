@@ -163,7 +163,7 @@ impl Transactions {
                 }));
             }
         }
-        self.commit().map_err(Undone::ByAll)
+        self.commit_counted(&store).map_err(Undone::ByAll)
     }
 
     /// Each in a savepoint.
@@ -188,14 +188,15 @@ impl Transactions {
             })
             .inspect_err(|_| self.undo())?;
         }
-        self.commit()
+        self.commit_counted(&store)
     }
 
     fn run_alone(&self, store: &Store<'_>, operation: &mut dyn Operation) -> Result<(), Error> {
-        let what = "write to the database";
+        let (what, counted) = ("write to the database", store.counted_so_far());
         self.execute(what, "SAVEPOINT operation")?;
         if !operation.run(store) {
             self.execute(what, "ROLLBACK TO operation")?;
+            store.forget_counted(counted);
             store.forget();
         }
         self.execute(what, "RELEASE operation")
@@ -213,6 +214,12 @@ impl Transactions {
             tight,
             ..self.store()
         })
+    }
+
+    /// Writes the statistics of a transaction and commits it.
+    fn commit_counted(&self, store: &Store<'_>) -> Result<(), Error> {
+        store.write_counted().inspect_err(|_| self.undo())?;
+        self.commit()
     }
 
     fn commit(&self) -> Result<(), Error> {

@@ -92,7 +92,7 @@ async fn push(broker: &Broker, job: Job) -> JobId {
 }
 
 fn job(broker: &Broker) -> Job {
-    broker.queue("q").job(&1).unwrap()
+    broker.queue("q").job(&[1]).unwrap()
 }
 
 async fn lease(broker: &Broker) -> brigade::Lease {
@@ -147,7 +147,8 @@ async fn the_events_of_a_job_tell_its_whole_life(subject: Subject) {
     );
     let history = broker.job(&id).await.unwrap().unwrap().history;
     let kept: Vec<u32> = history.iter().map(|record| record.attempt).collect();
-    assert_eq!(kept, [numbers[2], numbers[4], numbers[6]]);
+    let ends = [numbers[2], numbers[4], numbers[6], numbers[9]];
+    assert_eq!(kept, ends, "as in its history");
     let cursors: std::collections::HashSet<_> =
         events.iter().map(|event| event.cursor.as_str()).collect();
     assert_eq!(cursors.len(), events.len(), "each has a place of its own");

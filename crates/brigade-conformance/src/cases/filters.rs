@@ -28,6 +28,8 @@ pub(super) const CASES: &[Case] = &[
 const LONG: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
 const MINUTE: Duration = Duration::from_secs(60);
+/// Longer than the case takes.
+const HOUR: Duration = Duration::from_secs(3600);
 
 const QUEUES: [&str; 3] = ["one", "two", "three"];
 const NAMES: [&str; 3] = ["a", "b", "A"];
@@ -62,10 +64,10 @@ fn random_job(random: &mut Rng, broker: &Broker) -> Job {
         job = job.priority(random.i32(-2..3));
     }
     if random.u8(..5) == 0 {
-        job = job.delay(MINUTE);
+        job = job.delay(HOUR);
     }
     if random.bool() {
-        job = job.keep(LONG);
+        job = job.keep(HOUR);
     }
     job.retries(u32::from(random.bool()))
 }
@@ -79,12 +81,12 @@ async fn happen(random: &mut Rng, broker: &Broker, ids: &[JobId]) {
         broker.cancel(id, one(random, &REASONS)).await.unwrap();
         return;
     }
-    let Some(lease) = queue.lease(LONG, NOW).await.unwrap() else {
+    let Some(lease) = queue.lease(HOUR, NOW).await.unwrap() else {
         return;
     };
     let settled = match deed {
         1 => lease.ack().await,
-        2 => lease.nack(one(random, &REASONS)).await,
+        2 => lease.nack_later(one(random, &REASONS), HOUR).await,
         3 => lease.dead_letter(one(random, &REASONS)).await,
         // It stays leased.
         _ => return,

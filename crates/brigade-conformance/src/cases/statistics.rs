@@ -356,7 +356,7 @@ async fn a_wait_begins_when_the_job_falls_due(subject: Subject) {
 
 async fn jobs_of_flows_and_schedules_are_counted(subject: Subject) {
     let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
-    let job = |task: &str| queue.job(&1).unwrap().task(task);
+    let job = |task: &str| queue.job(&[1]).unwrap().task(task);
     let chain = brigade::Chain::new(job("first"))
         .then_job(job("second"))
         .then_job(job("third"));

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use brigade::{
-    Broker, ErrorKind, JobState, Level, Limits, PushIn as _, Schedule, SqlTransaction, SqlValue,
+    Broker, ErrorKind, EventRequest, JobEventKind, JobState, Level, Limits, MinuteCounts,
+    PushIn as _, Schedule, SqlTransaction, SqlValue, StatisticsFilter,
 };
 use rusqlite::Connection;
 
@@ -38,6 +39,56 @@ async fn other_programs_may_insert_and_nonsense_goes_to_the_dead_letters() {
         reasons[0].starts_with("its payload is not JSON")
             && reasons[1].starts_with("its options cannot be read"),
         "{reasons:?}"
+    );
+}
+
+#[tokio::test]
+async fn jobs_of_other_programs_are_counted_and_recorded_as_pushed() {
+    let subject = subject().await;
+    let broker = &subject.broker;
+    let begin = broker.events(EventRequest::default()).await.unwrap();
+    let mut file = Connection::open(subject.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    file.execute_batch(
+        "INSERT OR FAIL INTO brigade_jobs (queue, payload) VALUES ('q', '1'), ('q', '2');
+         INSERT INTO brigade_jobs (queue, payload, task, key) VALUES ('q', '3', 't', 'k'), ('q', \
+         '4', 't', 'k');
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 150)
+         INSERT INTO brigade_jobs (queue, payload, task) SELECT 'many', '5', 'task ' || i FROM n;",
+    )
+    .unwrap();
+    let transaction = file.transaction().unwrap();
+    let job = broker.queue("q").job(&6).unwrap();
+    job.push_in(Tx(&transaction)).unwrap();
+    transaction.commit().unwrap();
+    let all = StatisticsFilter {
+        summed: true,
+        ..StatisticsFilter::default()
+    };
+    let counted = broker.statistics(all).await.unwrap();
+    let pushed = |queue: &str, task: Option<&str>| {
+        let of = |sum: &&MinuteCounts| sum.queue == queue && sum.task.as_deref() == task;
+        counted.iter().find(of).map(|sum| sum.counts.pushed)
+    };
+    assert_eq!(
+        (pushed("q", None), pushed("q", Some("t"))),
+        (Some(3), Some(2))
+    );
+    let many = counted.iter().filter(|sum| sum.queue == "many");
+    assert_eq!(many.map(|sum| sum.counts.pushed).sum::<u64>(), 150);
+    let request = EventRequest {
+        after: Some(begin.next),
+        queue: Some("q".into()),
+        max: 100,
+        ..EventRequest::default()
+    };
+    let events = broker.events(request).await.unwrap().events;
+    let states: Vec<JobState> = events.iter().map(|event| event.state).collect();
+    let (ready, blocked) = (JobState::Ready, JobState::Blocked);
+    assert_eq!(states, [ready, ready, ready, blocked, ready]);
+    assert!(
+        events
+            .iter()
+            .all(|event| event.kind == JobEventKind::Pushed)
     );
 }
 
