@@ -1,0 +1,196 @@
+/** The operations of the API. */
+import { events } from './events.js';
+import { Http, pause } from './http.js';
+import { Lease } from './lease.js';
+
+/** How long one long poll waits. */
+const POLL_SECONDS = 20;
+const WORK_PAUSE_MS = 1_000;
+
+/** A connection to a Brigade server. It keeps nothing open between requests. */
+export class Brigade {
+  #http;
+
+  constructor(url, options) {
+    this.#http = new Http(url, options);
+  }
+
+  /**
+   * Pushes a job and gives `{id, duplicate}`. The push has an idempotency key (one of its own if the
+   * options have none), so that it is repeated after a lost answer and yet stored once.
+   */
+  async push(queue, payload, { idempotencyKey, ...options } = {}) {
+    const keyed = options.unique === undefined;
+    const key = idempotencyKey ?? (keyed ? newKey() : undefined);
+    return this.#http.request('POST', `${queuePath(queue)}/jobs`, {
+      body: { payload, ...options },
+      headers: key === undefined ? {} : { 'idempotency-key': key },
+      safe: true,
+    });
+  }
+
+  /** Pushes jobs, all or none; a list of `{id, duplicate}`. */
+  async pushMany(queue, jobs, { idempotencyKey = newKey() } = {}) {
+    const keyed = jobs.every((job) => job.unique === undefined);
+    const answer = await this.#http.request('POST', `${queuePath(queue)}/jobs`, {
+      body: jobs,
+      headers: keyed ? { 'idempotency-key': idempotencyKey } : {},
+      safe: keyed,
+    });
+    return answer.jobs;
+  }
+
+  /** Takes the next job, which is gone from then on (at most once); `null` if none comes. */
+  async take(queue, { wait = 0, signal } = {}) {
+    return this.#http.request('POST', `${queuePath(queue)}/take`, {
+      query: { wait },
+      waitMs: wait * 1000,
+      signal,
+    });
+  }
+
+  /** Leases the next job (at least once); `null` if none comes. */
+  async lease(queue, { time = 60, wait = 0, signal } = {}) {
+    const document = await this.#http.request('POST', `${queuePath(queue)}/lease`, {
+      query: { time, wait },
+      waitMs: wait * 1000,
+      signal,
+    });
+    return document === null ? null : new Lease(this.#http, document);
+  }
+
+  /** Leases up to `max` jobs of several queues; a later queue gives jobs only while the earlier have none. */
+  async leaseMany(queues, { max = 1, time = 60, wait = 0, signal } = {}) {
+    const answer = await this.#http.request('POST', '/v1/leases', {
+      body: { queues, max, time, wait },
+      waitMs: wait * 1000,
+      signal,
+    });
+    return answer.jobs.map((document) => new Lease(this.#http, document));
+  }
+
+  /**
+   * Leases jobs and gives each to `handler(payload, lease, signal)` until `signal` is aborted. What
+   * it returns is the job's result; what it throws is the reason of its failure. Leases are extended
+   * while a handler runs; the handler's signal is aborted when its job is cancelled or lost. When
+   * `signal` is aborted, running handlers are finished first.
+   */
+  async work(queue, handler, { concurrency = 1, time = 60, signal } = {}) {
+    const one = async () => {
+      while (!signal?.aborted) {
+        let lease;
+        try {
+          lease = await this.lease(queue, { time, wait: POLL_SECONDS, signal });
+        } catch (error) {
+          if (signal?.aborted) return;
+          if (!error.retryable) throw error;
+          await pause(WORK_PAUSE_MS, signal).catch(() => {});
+          continue;
+        }
+        if (lease !== null) await runLease(lease, handler, time);
+      }
+    };
+    await Promise.all(Array.from({ length: concurrency }, one));
+  }
+
+  /** Calls a task and waits for its result. A call that ends otherwise is a `BrigadeError`. */
+  async call(task, args = [], { wait = 60, signal, ...options } = {}) {
+    const answer = await this.#http.request('POST', `/v1/calls/${encodeURIComponent(task)}`, {
+      body: { args, ...options },
+      query: { wait },
+      waitMs: wait * 1000,
+      signal,
+    });
+    return answer?.result ?? null;
+  }
+
+  /** A job with its history; with `wait`, as soon as it has ended, or after that many seconds. */
+  async job(id, { wait = 0, signal } = {}) {
+    return this.#look(`/v1/jobs/${encodeURIComponent(id)}`, { wait }, wait, signal);
+  }
+
+  /** One page of jobs: `{jobs, next}`; `next` is the `cursor` of the next one. */
+  async jobs(filter = {}) {
+    return this.#look('/v1/jobs', filter);
+  }
+
+  /** Why a job does not run now. */
+  async why(id) {
+    return this.#look(`/v1/jobs/${encodeURIComponent(id)}/why`);
+  }
+
+  /** The queues with their counts. */
+  async queues() {
+    return this.#look('/v1/queues');
+  }
+
+  /** Cancels a job; with `wait`, until nothing of it is left. */
+  async cancel(id, { reason, wait } = {}) {
+    return this.#http.request('POST', `/v1/jobs/${encodeURIComponent(id)}/cancel`, {
+      body: { reason, wait },
+      waitMs: (wait ?? 0) * 1000,
+    });
+  }
+
+  /** Gives a dead letter back to its queue; its id, which may be another one. */
+  async retry(id, changes = {}) {
+    const answer = await this.#http.request('POST', `/v1/jobs/${encodeURIComponent(id)}/retry`, {
+      body: changes,
+    });
+    return answer.id;
+  }
+
+  /** Hands out nothing more of a queue until it is resumed. */
+  async pause(queue) {
+    await this.#http.request('POST', `${queuePath(queue)}/pause`, { safe: true });
+  }
+
+  /** Ends the pause of a queue. */
+  async resume(queue) {
+    await this.#http.request('POST', `${queuePath(queue)}/resume`, { safe: true });
+  }
+
+  /** Events of jobs as they happen: `for await (const event of brigade.events())`. */
+  events(options) {
+    return events(this.#http, options);
+  }
+
+  #look(path, query, wait = 0, signal) {
+    return this.#http.request('GET', path, { query, waitMs: wait * 1000, safe: true, signal });
+  }
+}
+
+async function runLease(lease, handler, time) {
+  const stop = new AbortController();
+  let cancel = null;
+  const extend = async () => {
+    try {
+      cancel = await lease.extend(time);
+      if (cancel !== null) stop.abort(new Error(cancel));
+    } catch (error) {
+      // Another holder may have the job by now.
+      if (error.kind === 'stale') stop.abort(error);
+    }
+  };
+  const timer = setInterval(extend, (time * 1000) / 3);
+  let settle;
+  try {
+    const result = await handler(lease.payload, lease, stop.signal);
+    settle = () => lease.ack(result);
+  } catch (error) {
+    settle = () => (cancel === null ? lease.nack(String(error?.message ?? error)) : lease.cancelled(cancel));
+  } finally {
+    clearInterval(timer);
+  }
+  // A settlement that is lost does no harm: the lease runs out, and the job comes back.
+  await settle().catch(() => {});
+}
+
+function queuePath(queue) {
+  return `/v1/queues/${encodeURIComponent(queue)}`;
+}
+
+function newKey() {
+  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+}

@@ -1,0 +1,170 @@
+// The client against a real server. Run by scripts/test, or: node --test
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import { createInterface } from 'node:readline';
+import { after, before, test } from 'node:test';
+
+import { Brigade, BrigadeError, ConnectionError, TimeoutError } from 'brigade-client';
+import { Parser } from '../src/events.js';
+import { Server } from './server.js';
+
+let server;
+let brigade;
+before(async () => {
+  server = await Server.start();
+  brigade = new Brigade(server.url);
+});
+after(() => server.stop());
+
+const isKind = (kind) => (error) => {
+  assert.ok(error instanceof BrigadeError, String(error));
+  assert.equal(error.kind, kind);
+  return true;
+};
+
+test('a pushed job is taken once', async () => {
+  const pushed = await brigade.push('taken', { to: 'ann@example.org', ü: '☃' });
+  assert.equal(pushed.duplicate, false);
+  const job = await brigade.take('taken');
+  assert.deepEqual([job.id, job.payload], [pushed.id, { to: 'ann@example.org', ü: '☃' }]);
+  assert.equal(await brigade.take('taken'), null);
+});
+
+test('a push with one idempotency key is stored once', async () => {
+  const first = await brigade.push('once', 1, { idempotencyKey: 'order-7' });
+  const again = await brigade.push('once', 1, { idempotencyKey: 'order-7' });
+  assert.deepEqual(again, { id: first.id, duplicate: true });
+  const many = await brigade.pushMany('many', [{ payload: 1 }, { payload: 2, priority: 5 }]);
+  assert.equal(many.length, 2);
+  assert.equal((await brigade.take('many')).payload, 2);
+});
+
+test('a lease is settled in each way', async () => {
+  const id = async (queue, options) => (await brigade.push(queue, null, { keep: '1h', ...options })).id;
+  const state = async (of) => (await brigade.job(of)).state;
+  const lease = (queue) => brigade.lease(queue, { time: 30 });
+
+  const done = await id('ack');
+  await (await lease('ack')).ack({ sent: true });
+  const job = await brigade.job(done);
+  assert.deepEqual([job.state, job.result], ['done', { sent: true }]);
+
+  const failed = await id('nack', { retries: 1 });
+  const first = await lease('nack');
+  assert.equal(first.attempt, 1);
+  await first.nack('no route', { after: 0 });
+  const second = await brigade.lease('nack', { time: 30, wait: 10 });
+  assert.equal(second.attempt, 2);
+  await second.nack('no route');
+  assert.equal(await state(failed), 'dead');
+  assert.equal(await brigade.retry(failed), failed);
+  assert.equal(await state(failed), 'ready');
+
+  const passed = await id('pass');
+  await (await lease('pass')).pass('reloading');
+  assert.notEqual(await state(passed), 'dead');
+  const back = await id('back');
+  await (await lease('back')).giveBack('stopping');
+  assert.equal(await state(back), 'ready');
+  const dead = await id('dead');
+  await (await lease('dead')).deadLetter('the address does not exist');
+  assert.equal((await brigade.job(dead)).reason, 'the address does not exist');
+});
+
+test('a holder learns by extending that its job is cancelled', async () => {
+  const { id } = await brigade.push('cancelled', 1, { keep: '1h' });
+  const lease = await brigade.lease('cancelled');
+  assert.equal(await lease.extend(60), null);
+  assert.equal((await brigade.cancel(id, { reason: 'ordered twice' })).outcome, 'asked');
+  assert.equal(await lease.extend('60s'), 'ordered twice');
+  await lease.cancelled('ordered twice');
+  assert.equal((await brigade.job(id)).state, 'cancelled');
+});
+
+test('a lease that has ended is stale', async () => {
+  await brigade.push('stale', 1);
+  const lease = await brigade.lease('stale');
+  await lease.ack();
+  await assert.rejects(lease.ack(), isKind('stale'));
+});
+
+test('a long poll waits for a job and can be given up', async () => {
+  const waiting = brigade.take('later', { wait: 20 });
+  await brigade.push('later', 'here');
+  assert.equal((await waiting).payload, 'here');
+  const stop = new AbortController();
+  const given = brigade.take('never', { wait: 20, signal: stop.signal });
+  stop.abort();
+  await assert.rejects(given, { name: 'AbortError' });
+});
+
+test('errors have the kinds of the server', async () => {
+  await assert.rejects(brigade.job('no-such-job'), isKind('unknown_job'));
+  await assert.rejects(brigade.push('q', 1, { prioritty: 3 }), (error) => {
+    assert.equal(error.status, 400);
+    return isKind('bad_request')(error);
+  });
+  await assert.rejects(brigade.pushMany('q', [{ payload: 1 }, { payload: 2, nope: 1 }]), BrigadeError);
+  await assert.rejects(brigade.push('', 1), BrigadeError);
+  assert.throws(() => new Brigade('ftp://x'), TypeError);
+  assert.throws(() => new Brigade('http://user:secret@x'), /give the token as an option/);
+});
+
+test('work runs jobs, fails those that throw, and finishes at a stop', async () => {
+  const stop = new AbortController();
+  const good = await brigade.push('work', 20, { keep: '1h' });
+  const bad = await brigade.push('work', 'x');
+  const handler = async (payload) => {
+    if (payload === 'x') throw new Error('not a number');
+    return payload * 2;
+  };
+  const working = brigade.work('work', handler, { concurrency: 2, signal: stop.signal });
+  assert.equal((await brigade.job(good.id, { wait: 20 })).result, 40);
+  assert.equal((await brigade.job(bad.id, { wait: 20 })).reason, 'not a number');
+  stop.abort();
+  await working;
+});
+
+test('a server that is away or silent is an error of its own', async () => {
+  const silent = createServer();
+  silent.listen(0, '127.0.0.1');
+  await once(silent, 'listening');
+  const url = `http://127.0.0.1:${silent.address().port}`;
+  // A request without a wait of its own ends by the limit; a margin of ten seconds is the least, so
+  // that the test cuts it short.
+  const short = (target, options) => fetch(target, { ...options, signal: AbortSignal.timeout(50) });
+  await assert.rejects(new Brigade(url, { fetch: short }).take('q'), ConnectionError);
+  silent.close();
+  await assert.rejects(new Brigade('http://127.0.0.1:1').take('q'), ConnectionError);
+  assert.ok(new TimeoutError('x') instanceof ConnectionError);
+});
+
+test('a stream of events is taken apart wherever it is cut', () => {
+  const text = ': hello\n\nid: 5\r\nevent: done\r\ndata: {"a":\r\ndata: 1}\r\n\r\nevent: x\n\ndata: {}\n\n';
+  for (let at = 0; at <= text.length; at += 1) {
+    const parser = new Parser();
+    const found = [...parser.feed(text.slice(0, at)), ...parser.feed(text.slice(at))];
+    assert.deepEqual(found, [
+      { kind: 'done', a: 1, cursor: '5' },
+      { kind: 'message', cursor: undefined },
+    ], `cut at ${at}`);
+  }
+});
+
+test('the samples run', async () => {
+  const sample = (name) => {
+    const path = new URL(`../samples/${name}.js`, import.meta.url).pathname;
+    const env = { ...process.env, BRIGADE_HTTP: server.url };
+    const child = spawn(process.execPath, [path], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+    return { child, lines: createInterface({ input: child.stdout })[Symbol.asyncIterator]() };
+  };
+  const worker = sample('worker');
+  const producer = sample('produce');
+  assert.match((await producer.lines.next()).value, /^pushed job /);
+  assert.match((await worker.lines.next()).value, /^sending to \w+@example\.org$/);
+  worker.child.kill('SIGTERM');
+  const [code] = await once(worker.child, 'exit');
+  assert.equal(code, 0);
+});
