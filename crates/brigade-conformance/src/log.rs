@@ -1,4 +1,5 @@
-//! Log events of Brigade, for cases that check them.
+//! Log events of Brigade, for cases that check them. The test kit of the workspace has the same for
+//! tests, but it is not published and this crate is.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,7 +1,7 @@
 //! What the fault tests count and break with. Unpublished.
 //!
 //! [`ledger`] counts what happened to each job and says whether that is allowed; [`facts`] reads
-//! what the kernel knows of processes; [`random`] draws fault times from a seed that is printed;
+//! what the kernel knows of processes; [`log_events`] keeps what is logged; [`random`] draws fault times from a seed that is printed;
 //! [`program`] runs this very test binary again as a program of its own, bounded in time, so that
 //! it can be killed and looked at from outside; [`redis`], [`rabbitmq`] and [`http_server`]
 //! start servers;
@@ -15,6 +15,7 @@ pub mod certificates;
 pub mod facts;
 pub mod http_server;
 pub mod ledger;
+pub mod log_events;
 pub mod mutate;
 pub mod places;
 pub mod program;

@@ -1,52 +1,17 @@
 //! What is logged of refusals: one line per peer and interval, and no secret.
 
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
-
-use tracing::field::{Field, Visit};
-use tracing::{Event, Metadata, Subscriber, span};
+use brigade_testkit::log_events::LogEvents;
 
 use super::*;
 
-/// Keeps the text of all events.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        write!(self.0, "{field}={value:?} ").unwrap();
-    }
-}
-
-impl Subscriber for Lines {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let mut text = Text(format!("{} ", event.metadata().level()));
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
-
 #[test]
 fn refusals_of_a_peer_are_logged_once_and_secrets_never() {
-    let lines = Lines::default();
     // One thread, so that events of the listener go to this subscriber.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let logging = tracing::subscriber::set_default(lines.clone());
+    let (events, logging) = LogEvents::listen();
     runtime.block_on(async {
         let listener = TestListener::plain().await;
         let wrong = Credentials::key(OTHER_KEY).unwrap();
@@ -64,7 +29,7 @@ fn refusals_of_a_peer_are_logged_once_and_secrets_never() {
             .await;
     });
     drop(logging);
-    let lines = lines.0.lock().unwrap();
+    let lines: Vec<_> = events.take().iter().map(ToString::to_string).collect();
     let refusals: Vec<_> = lines
         .iter()
         .filter(|line| line.contains("refused a connection"))
