@@ -147,7 +147,8 @@ pub enum MemoryLimit {
     /// An allocation failed at the address space limit (`RLIMIT_AS`), or for lack of memory on the
     /// host.
     AddressSpace,
-    /// The resident memory grew past the limit and the pool killed the worker.
+    /// The resident memory, pages of files aside, grew past the limit and the pool killed the
+    /// worker.
     Resident,
     /// The kernel's OOM killer ended a process of the worker's control group.
     Cgroup,

@@ -106,17 +106,26 @@ pub fn resident_bytes(pid: u32) -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
+/// Resident pages of files in bytes; zero if it is gone.
+pub fn file_bytes(pid: u32) -> u64 {
+    status_bytes(pid, "RssFile:")
+}
+
 /// The most resident memory that the process ever had, in bytes; zero if it is gone.
 pub fn peak_bytes(pid: u32) -> u64 {
+    status_bytes(pid, "VmHWM:")
+}
+
+fn status_bytes(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let peak = status.lines().find_map(|line| {
-        line.strip_prefix("VmHWM:")?
+    let kib = status.lines().find_map(|line| {
+        line.strip_prefix(field)?
             .trim()
             .strip_suffix(" kB")?
             .parse::<u64>()
             .ok()
     });
-    peak.unwrap_or(0) * 1024
+    kib.unwrap_or(0) * 1024
 }
 
 /// CPU time that the process has used, in clock ticks.

@@ -277,8 +277,8 @@ impl Builder {
         self.set(|config| config.recycle_age = Some(age))
     }
 
-    /// Replaces a worker whose resident memory is over this many bytes between two calls. Default:
-    /// never.
+    /// Replaces a worker whose resident memory, pages of files aside, is over this many bytes between
+    /// two calls. Default: never.
     pub fn recycle_memory(self, bytes: u64) -> Self {
         self.set(|config| config.recycle_memory = Some(bytes))
     }

@@ -89,7 +89,7 @@ impl Shared {
             let process = conn.process()?;
             let mut health = process.look(check.is_in_time);
             if wants_memory {
-                health.resident_bytes = process.resident_bytes();
+                health.used_bytes = process.used_bytes();
             }
             Some((worker, health))
         };

@@ -106,27 +106,27 @@ async fn ended_within(
 /// call is written, so that nothing of what the call takes is taken for the worker's own.
 pub(super) fn watch_memory(shared: &Arc<Shared>, watch: MemoryWatch) {
     if let Some(process) = watch.conn.process() {
-        let limit = process.resident_bytes().saturating_add(watch.bytes_max);
+        let limit = process.used_bytes().saturating_add(watch.bytes_max);
         shared
             .scope
             .spawn(check_memory(Arc::clone(shared), watch, limit));
     }
 }
 
-/// Measures the resident memory of a limited attempt's worker while it runs, and stops it over the
-/// limit.
+/// Measures the memory of a limited attempt's worker while it runs, and stops it over the limit.
 async fn check_memory(shared: Arc<Shared>, watch: MemoryWatch, limit: u64) {
     let (call, worker) = (watch.call, watch.worker);
     let Some(process) = watch.conn.process() else {
         return;
     };
+    let mut gone = process.gone();
     while shared.peek(|core| core.runs_on(call, worker)) {
-        if process.resident_bytes() > limit {
+        if process.used_bytes() > limit {
             return shared.step(|core, effects| core.stop(call, StopReason::Memory, effects));
         }
         tokio::select! {
             () = sleep(MEMORY_CHECK_INTERVAL) => {}
-            () = process.gone() => return,
+            () = &mut gone => return,
         }
     }
 }

@@ -74,8 +74,8 @@ pub(super) trait OwnProcess: Send + Sync {
     /// Waits until it has been reaped and its tree is gone.
     fn gone(&self) -> BoxFuture<'_, ()>;
 
-    /// Its resident memory.
-    fn resident_bytes(&self) -> u64;
+    /// The memory that it fills itself.
+    fn used_bytes(&self) -> u64;
 
     /// Pings it, and looks why it did not answer the last ping.
     fn look(&self, is_in_time: bool) -> Health;
@@ -94,6 +94,6 @@ pub(super) struct Health {
     pub(super) misses: u32,
     /// What keeps it from running.
     pub(super) stopped_by: Option<String>,
-    /// Its resident memory; 0 where that is not limited.
-    pub(super) resident_bytes: u64,
+    /// The memory that it fills itself; 0 where that is not limited.
+    pub(super) used_bytes: u64,
 }

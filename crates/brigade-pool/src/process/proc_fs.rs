@@ -206,21 +206,23 @@ pub(crate) fn state_of(shown: u32, thread: u32) -> Option<char> {
     Some(Stat::parse(&fs::read_to_string(format!("/proc/{shown}/task/{thread}/stat")).ok()?)?.state)
 }
 
-/// Resident memory in bytes of a process by its number in `/proc`; zero if it is gone or cannot be
-/// seen.
-pub(crate) fn resident_bytes(shown: Option<u32>) -> u64 {
-    let statm = shown.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/statm")).ok());
-    let pages = statm.and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
-    pages
-        .unwrap_or(0)
-        .saturating_mul(rustix::param::page_size() as u64)
+/// The memory in bytes that a process fills itself, by its number in `/proc`: resident pages that
+/// are of no file, with those that it shares with other processes. Zero if it is gone or cannot be
+/// seen. Pages of files (its code, what it maps) are the kernel's cache: they come as code runs for
+/// the first time and leave when memory is short.
+pub(crate) fn used_bytes(shown: Option<u32>) -> u64 {
+    let status = shown.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    let bytes = |status: &str| bytes_in(status, "RssAnon:") + bytes_in(status, "RssShmem:");
+    status.as_deref().map_or(0, bytes)
 }
 
 /// The largest resident memory in bytes that a process has had since its `execve`; zero if it is
 /// gone or cannot be seen.
 pub(crate) fn peak_bytes(shown: Option<u32>) -> u64 {
     let status = shown.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
-    status.as_deref().map_or(0, peak_in)
+    status
+        .as_deref()
+        .map_or(0, |status| bytes_in(status, "VmHWM:"))
 }
 
 /// As [`peak_bytes`], of this process; `None` where `/proc` does not say.
@@ -228,13 +230,14 @@ pub(crate) fn own_peak_bytes() -> Option<u64> {
     fs::read_to_string("/proc/self/status")
         .ok()
         .as_deref()
-        .map(peak_in)
+        .map(|status| bytes_in(status, "VmHWM:"))
         .filter(|peak| *peak > 0)
 }
 
-fn peak_in(status: &str) -> u64 {
+/// A field of `/proc/<pid>/status` that is an amount of memory; zero where it is missing.
+fn bytes_in(status: &str, field: &str) -> u64 {
     let kib = status.lines().find_map(|line| {
-        line.strip_prefix("VmHWM:")?
+        line.strip_prefix(field)?
             .trim()
             .strip_suffix(" kB")?
             .trim()
@@ -293,7 +296,7 @@ mod tests {
         }
         assert!(
             peak_bytes(shown(own, None::<std::os::fd::OwnedFd>))
-                >= resident_bytes(shown(own, None::<std::os::fd::OwnedFd>)) / 2
+                >= used_bytes(shown(own, None::<std::os::fd::OwnedFd>)) / 2
         );
     }
 

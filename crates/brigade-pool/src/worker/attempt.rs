@@ -315,7 +315,7 @@ impl AddressSpaceLimit {
         if let Some(used) = used {
             let wanted = used.saturating_add(bytes);
             let current = before.maximum.map_or(wanted, |maximum| wanted.min(maximum));
-            // Where the system refuses, the pool's watch on resident memory holds alone.
+            // Where the system refuses, the pool's watch on its memory holds alone.
             setrlimit(
                 Resource::As,
                 Rlimit {

@@ -3,11 +3,12 @@
 #![expect(clippy::disallowed_methods, reason = "tasks spawn as users' tasks do")]
 
 use std::panic::resume_unwind;
+use std::time::Duration;
 
 use brigade::{AttemptOutcome, Call, CallError, Pool, task};
 
 use crate::probe::{pool_of, soon};
-use crate::tasks::add;
+use crate::tasks::{add, read_own_file};
 
 #[task]
 fn resumed_from_a_scoped_thread() -> u32 {
@@ -242,6 +243,21 @@ async fn the_first_async_task_of_a_worker_has_its_whole_memory_for_itself() {
             assert_eq!(pool.call(add_async(1, 2).memory(2 << 20)).await.unwrap(), 3);
             pool.shutdown().await;
         }
+    })
+    .await;
+}
+
+/// Pages of files come into memory as code runs for the first time; they are not the task's.
+#[tokio::test]
+async fn pages_of_the_programs_file_do_not_count_as_memory_of_a_call() {
+    const LIMIT: u64 = 2 << 20;
+    soon(async {
+        let pool = Pool::builder().workers(1).start().await.unwrap();
+        // Longer than the memory of a limited call goes unmeasured, many times over.
+        let call = read_own_file(Duration::from_millis(200)).memory(LIMIT);
+        let bytes = pool.call(call).await.unwrap();
+        assert!(bytes > LIMIT, "{bytes} bytes of files were resident");
+        pool.shutdown().await;
     })
     .await;
 }

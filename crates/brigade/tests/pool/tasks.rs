@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hint::{black_box, spin_loop};
 use std::io::Write as _;
+use std::ops::Range;
 use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
 
 use brigade::{Bytes, Context, Failure, task};
+use brigade_testkit::facts;
 use serde::{Deserialize, Serialize};
 
 use crate::gate;
@@ -343,6 +346,32 @@ pub(crate) fn hog() -> usize {
         held.push(vec![1; 1 << 20]);
         black_box(&held);
     }
+}
+
+/// Reads all constant pages of the program's file, again and again for this time. Gives how many
+/// bytes of files are resident then.
+#[task]
+pub(crate) fn read_own_file(time: Duration) -> u64 {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("proc");
+        maps.lines().filter_map(constant_pages).for_each(|pages| {
+            for page in pages.step_by(4096) {
+                // SAFETY: the page is mapped, may be read and does not change.
+                unsafe { std::ptr::with_exposed_provenance::<u8>(page).read_volatile() };
+            }
+        });
+    }
+    facts::file_bytes(std::process::id())
+}
+
+/// The addresses of a line of `/proc/self/maps` that maps code or constants of this program.
+fn constant_pages(line: &str) -> Option<Range<usize>> {
+    let program = std::fs::read_link("/proc/self/exe").ok()?;
+    let is_constant = line.contains(" r--p ") || line.contains(" r-xp ");
+    let (from, to) = line.split(' ').next()?.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    (is_constant && line.ends_with(program.to_str()?)).then_some(address(from)?..address(to)?)
 }
 
 /// Takes memory and keeps it after it has returned.

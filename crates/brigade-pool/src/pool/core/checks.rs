@@ -91,7 +91,7 @@ impl Core {
             self.close_worker(worker, &how);
             let conn = Arc::clone(self.worker(worker).conn());
             effects.breaks.push((conn, how));
-        } else if limit.is_some_and(|limit| health.resident_bytes > limit) {
+        } else if limit.is_some_and(|limit| health.used_bytes > limit) {
             self.retire(worker, "it uses much memory", effects);
         }
     }

@@ -36,7 +36,7 @@ use crate::codec::Codec;
 use crate::link::Channel;
 use crate::outcome::REASON_BYTES_MAX;
 use crate::output::Output;
-use crate::process::proc_fs::resident_bytes;
+use crate::process::proc_fs::used_bytes;
 use crate::process::{ControlGroup, Pipe, Process};
 use crate::sync::lock;
 use crate::wire::{CallMeta, CancelFrame, kind};
@@ -206,8 +206,8 @@ impl OwnProcess for WorkerProcess {
     }
 
     /// That of the worker itself, also where another program stands between.
-    fn resident_bytes(&self) -> u64 {
-        resident_bytes(self.shown)
+    fn used_bytes(&self) -> u64 {
+        used_bytes(self.shown)
     }
 
     fn look(&self, is_in_time: bool) -> Health {

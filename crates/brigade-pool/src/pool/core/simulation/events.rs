@@ -395,7 +395,7 @@ impl World {
             let health = Health {
                 misses: if self.chance(3) { 20 } else { 0 },
                 stopped_by: self.chance(5).then(|| "SIGSTOP".to_owned()),
-                resident_bytes: if self.chance(5) { 2 << 20 } else { 0 },
+                used_bytes: if self.chance(5) { 2 << 20 } else { 0 },
             };
             self.event(|core, effects| core.on_health(worker, &health, effects));
         }

@@ -88,7 +88,7 @@ impl PingState {
                 SilenceCause::Traced => Some(Held::Traced.to_string()),
                 SilenceCause::Starved | SilenceCause::Unresponsive => None,
             },
-            resident_bytes: 0,
+            used_bytes: 0,
         }
     }
 
