@@ -72,6 +72,19 @@ fn job_context() -> JobContext {
     }
 }
 
+fn task_defaults() -> TaskDefaults {
+    TaskDefaults {
+        name: "add".to_owned(),
+        timeout: Some(Duration::from_secs(1)),
+        queue_timeout: Some(Duration::from_secs(2)),
+        memory: Some(1 << 20),
+        priority: Some(-1),
+        retries: Some(3),
+        retry: Some(Retry::default().into()),
+        labels: vec!["gpu".into()],
+    }
+}
+
 fn messages() -> Vec<Vec<u8>> {
     let settings = WorkerSettings {
         worker: 3,
@@ -113,13 +126,7 @@ fn messages() -> Vec<Vec<u8>> {
             magic: wire::MAGIC,
             version: wire::VERSION,
             build: 7,
-            tasks: vec![TaskDefaults {
-                name: "add".to_owned(),
-                timeout: Some(Duration::from_secs(1)),
-                memory: Some(1 << 20),
-                retries: Some(3),
-                retry: Some(Retry::default().into()),
-            }],
+            tasks: vec![task_defaults()],
         }),
         packed(&StartFailed {
             message: "no".to_owned(),

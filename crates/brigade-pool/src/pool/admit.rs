@@ -107,7 +107,7 @@ impl Shared {
         {
             request.fill(|| task.call_options());
         }
-        self.check_options(&request)?;
+        check_call(request.options())?;
         Ok(request)
     }
 
@@ -142,23 +142,5 @@ impl Shared {
             }
             CallTarget::Function { .. } => Ok(()),
         }
-    }
-
-    fn check_options(&self, request: &Request) -> Result<(), Error> {
-        let options = request.options();
-        check_call(options)?;
-        if !self.config.may_have_remote_hosts()
-            && let Some(label) = options
-                .labels
-                .iter()
-                .find(|label| !self.config.labels.contains(*label))
-        {
-            let text = format!(
-                "call {:?} where {label:?} is: no worker of this pool may ever have that label",
-                request.task_name()
-            );
-            return Err(Error::new(ErrorKind::BadOption, text));
-        }
-        Ok(())
     }
 }

@@ -14,6 +14,7 @@ use tracing::level_filters::LevelFilter;
 use super::queue::Order;
 use crate::error::{Error, ErrorKind};
 use crate::process::GroupLimits;
+use crate::request::Request;
 use crate::retry::Retry;
 use crate::wire::HookCall;
 
@@ -84,6 +85,22 @@ impl Config {
             None
         };
         own.unwrap_or_else(|| self.program.clone().into())
+    }
+
+    /// Refuses a call whose labels no worker of this pool may ever have: `BadOption`.
+    pub(super) fn check_labels(&self, request: &Request) -> Result<(), Error> {
+        if self.may_have_remote_hosts() {
+            return Ok(());
+        }
+        let mut labels = request.options().labels.iter();
+        let Some(label) = labels.find(|label| !self.labels.contains(label)) else {
+            return Ok(());
+        };
+        let text = format!(
+            "call {:?} where {label:?} is: no worker of this pool may ever have that label",
+            request.task_name()
+        );
+        Err(Error::new(ErrorKind::BadOption, text))
     }
 
     /// Whether workers may join from elsewhere.

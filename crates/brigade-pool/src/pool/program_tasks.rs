@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use crate::request::{CallTarget, Request};
-use crate::retry::Retry;
 use crate::wire::TaskDefaults;
 
 /// What the program's registrations say for calls that do not say it, by the names of its tasks.
@@ -17,27 +16,13 @@ impl ProgramTasks {
         Self(tasks.into_iter().map(by_name).collect())
     }
 
-    /// Fills in timeout, memory and retries where a call leaves them open. Its other options are
-    /// those of the call: only `Request::fill`, in a program that has the task, knows them all.
+    /// Fills in what a call leaves open, as where the program has the task itself.
     pub(super) fn fill(&self, request: &mut Request) {
         let CallTarget::Task { name } = &request.target else {
             return;
         };
-        // A caller who has the task's code has set all of it with the call.
-        if self.0.is_empty() || request.queue.is_some() {
-            return;
-        }
-        let Some(task) = self.0.get(&**name) else {
-            return;
-        };
-        let of_another_pool = request.attempt_of().call.is_some();
-        let options = request.options.get_or_insert_default();
-        options.timeout = options.timeout.or(task.timeout);
-        options.memory = options.memory.or(task.memory);
-        // The pool that made a call decides whether it is tried again.
-        if !of_another_pool {
-            options.retries = options.retries.or(task.retries);
-            options.retry = options.retry.or(task.retry.map(Retry::from));
+        if let Some(task) = self.0.get(&**name) {
+            request.fill(|| task.options());
         }
     }
 }

@@ -170,18 +170,29 @@ impl CallQueue {
             .map(|(position, call)| (*position, *call))
     }
 
-    pub(super) fn remove(&mut self, position: QueuePosition) {
+    /// Gives a call another lane and priority, where it keeps its place.
+    pub(super) fn change(
+        &mut self,
+        position: QueuePosition,
+        lane: LaneName,
+        priority: i32,
+    ) -> QueuePosition {
+        let call = self.remove(position);
+        self.insert(lane, Reverse(priority), position.at, call)
+    }
+
+    pub(super) fn remove(&mut self, position: QueuePosition) -> CallId {
         let lane = &mut self.lanes[position.lane];
-        let removed = lane.waiting.remove(&position);
-        assert!(
-            removed.is_some(),
-            "invariant: a queued call stands at its position"
-        );
+        let call = lane
+            .waiting
+            .remove(&position)
+            .expect("invariant: a queued call stands at its position");
         self.len -= 1;
         if lane.waiting.is_empty() && position.lane != UNNAMED {
             let lane = self.lanes.remove(position.lane);
             self.named.remove(&lane.name.name);
         }
+        call
     }
 }
 
@@ -245,6 +256,18 @@ mod tests {
         }
         queue.push(any(), 1, id(9));
         assert_eq!(drained(queue), [9, 3, 2, 1]);
+    }
+
+    #[test]
+    fn a_call_whose_priority_changes_keeps_its_place_among_the_others() {
+        for (order, expected) in [(Order::Fifo, [2, 4, 1, 3]), (Order::Lifo, [4, 2, 3, 1])] {
+            let mut queue = CallQueue::new(order);
+            let places = [1, 2, 3, 4].map(|call| queue.push(any(), 0, id(call)));
+            for place in [places[3], places[1]] {
+                queue.change(place, any(), 1);
+            }
+            assert_eq!(drained(queue), expected);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
 use crate::job_context::JobContext;
+use crate::options::Options;
 use crate::retry::Retry;
 use crate::traceparent::TraceParent;
 
@@ -121,14 +122,46 @@ pub(crate) struct Ready {
     pub(crate) tasks: Vec<TaskDefaults>,
 }
 
-/// The options of a task's registration, for calls that do not have them.
+/// The options of a task's registration, for calls that do not have them: those that
+/// [`Request::fill`](crate::request::Request::fill) fills in.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TaskDefaults {
     pub(crate) name: String,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) queue_timeout: Option<Duration>,
     pub(crate) memory: Option<u64>,
+    pub(crate) priority: Option<i32>,
     pub(crate) retries: Option<u32>,
     pub(crate) retry: Option<RetryLine>,
+    pub(crate) labels: Vec<Box<str>>,
+}
+
+impl TaskDefaults {
+    pub(crate) fn new(name: &str, options: Options) -> Self {
+        Self {
+            name: name.to_owned(),
+            timeout: options.timeout,
+            queue_timeout: options.queue_timeout,
+            memory: options.memory,
+            priority: options.priority,
+            retries: options.retries,
+            retry: options.retry.map(Into::into),
+            labels: options.labels,
+        }
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            timeout: self.timeout,
+            queue_timeout: self.queue_timeout,
+            memory: self.memory,
+            priority: self.priority,
+            retries: self.retries,
+            retry: self.retry.map(Into::into),
+            labels: self.labels.clone(),
+            ..Options::default()
+        }
+    }
 }
 
 /// A [`Retry`], which has no form of its own without names of fields.

@@ -24,6 +24,7 @@ use crate::address;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::link;
+use crate::options::Options;
 use crate::registry::{self, TaskEntry};
 use crate::shutdown::spawn_thread;
 use crate::wire::{
@@ -122,22 +123,13 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
 fn task_defaults() -> Result<Vec<TaskDefaults>, Error> {
     let of_task = |task: &'static TaskEntry| {
         let options = task.call_options();
-        let has_any = options.timeout.is_some()
-            || options.memory.is_some()
-            || options.retries.is_some()
-            || options.retry.is_some();
-        has_any.then_some((task, options))
+        (options != Options::default()).then_some((task, options))
     };
     let tasks = registry::tasks()?.filter_map(of_task);
     Ok(tasks
         .flat_map(|(task, options)| {
-            task.names().map(move |name| TaskDefaults {
-                name: name.to_owned(),
-                timeout: options.timeout,
-                memory: options.memory,
-                retries: options.retries,
-                retry: options.retry.map(Into::into),
-            })
+            task.names()
+                .map(move |name| TaskDefaults::new(name, options.clone()))
         })
         .collect())
 }

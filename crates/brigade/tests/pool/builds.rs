@@ -1,6 +1,7 @@
 //! Workers of another build, and of the same one in another file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use brigade::{CallError, Context, ErrorKind, Pool, Task, TimedOut, task};
 use tempfile::TempDir;
@@ -139,6 +140,70 @@ async fn what_a_call_by_name_leaves_open_the_registration_in_the_other_program_s
                 matches!(error, CallError::Failed(_)),
                 "the call itself says otherwise: {error}"
             );
+            pool.shutdown().await;
+        }
+    })
+    .await;
+}
+
+/// How many calls of the two tasks below this worker has begun.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
+
+#[task(priority = 1)]
+fn goes_first() -> u32 {
+    BEGUN.fetch_add(1, Ordering::Relaxed)
+}
+
+#[task]
+fn goes_last() -> u32 {
+    BEGUN.fetch_add(1, Ordering::Relaxed)
+}
+
+#[task(queue_timeout = "50ms")]
+fn waits_for_50_ms() {}
+
+#[task(labels = ["gpu"])]
+fn needs_a_gpu() {}
+
+/// A pool of one worker, which is another build of this program.
+async fn other_program(program: &Path) -> Pool {
+    let pool = Pool::builder().workers(0..=1).program(program, [""; 0]);
+    pool.start().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_registration_in_the_other_program_also_says_where_and_how_long_a_call_waits() {
+    const LABELLED: Task<(), ()> = Task::new("needs_a_gpu");
+    const FIRST: Task<(), u32> = Task::new("goes_first");
+    const LAST: Task<(), u32> = Task::new("goes_last");
+    const BRIEF: Task<(), ()> = Task::new("waits_for_50_ms");
+    soon(async {
+        let (_directory, program) = other_build();
+        // Calls that wait for the first worker are given these options when it is there, later
+        // ones when they are made.
+        let pool = other_program(&program).await;
+        for _ in 0..2 {
+            let error = pool.call(LABELLED.call(())).await.unwrap_err();
+            assert_eq!(error.rejected(), Some(ErrorKind::BadOption), "{error}");
+        }
+        pool.shutdown().await;
+        for is_ready in [false, true] {
+            let pool = other_program(&program).await;
+            if is_ready {
+                pool.call(LAST.call(())).await.unwrap();
+            }
+            let busy = pool.call(last_report().priority(2));
+            if is_ready {
+                busy.progress().next().await.expect("it runs");
+            }
+            let (last, first) = (pool.call(LAST.call(())), pool.call(FIRST.call(())));
+            let error = pool.call(BRIEF.call(())).await.unwrap_err();
+            assert!(
+                matches!(error, CallError::TimedOut(TimedOut::Queue(_))),
+                "{error}"
+            );
+            busy.cancel("the others wait").await;
+            assert_eq!(first.await.unwrap() + 1, last.await.unwrap());
             pool.shutdown().await;
         }
     })

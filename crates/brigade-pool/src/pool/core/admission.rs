@@ -14,7 +14,7 @@ use super::super::ids::CallId;
 use super::super::program_tasks::ProgramTasks;
 use super::call_entry::{CallEntry, Phase};
 use super::choice::Requirements;
-use super::effects::Effects;
+use super::effects::{Effects, EndDetails};
 use super::{Core, Stage};
 use crate::error::Error;
 use crate::request::Request;
@@ -30,16 +30,27 @@ pub(in super::super) enum Admission {
 impl Core {
     /// Takes what the program of the workers says of its tasks. Calls that wait are given it now,
     /// later ones when they are admitted.
-    pub(in super::super) fn on_program_tasks(&mut self, tasks: ProgramTasks) {
+    pub(in super::super) fn on_program_tasks(
+        &mut self,
+        tasks: ProgramTasks,
+        effects: &mut Effects,
+    ) {
         if self.program_tasks == tasks {
             return;
         }
         for call in self.calls_where(|entry| entry.runs_on().is_none()) {
             tasks.fill(&mut self.entry_mut(call).request);
-            let alone = self.wants_to_be_alone(&self.entry(call).request);
+            let request = &self.entry(call).request;
+            if let Err(error) = self.config.check_labels(request) {
+                self.end(call, Err(error.into()), EndDetails::default(), effects);
+                continue;
+            }
+            let alone = self.wants_to_be_alone(request);
             self.entry_mut(call).alone |= alone;
+            self.wait_by_options(call);
         }
         self.program_tasks = tasks;
+        effects.clock |= std::mem::take(&mut self.deadlines.hurried);
     }
 
     pub(in super::super) fn is_empty(&self) -> bool {
@@ -71,6 +82,9 @@ impl Core {
             return Admission::Refused(error);
         }
         self.program_tasks.fill(&mut request);
+        if let Err(error) = self.config.check_labels(&request) {
+            return Admission::Refused(error);
+        }
         let delay = request.options().delay;
         let alone = self.wants_to_be_alone(&request);
         let worker = if delay.is_none() && self.may_run_at_once(has_place) {

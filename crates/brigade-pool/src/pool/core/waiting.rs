@@ -45,6 +45,23 @@ impl Core {
         self.emit_queued(call);
     }
 
+    /// Has a call wait as its options say now, which were filled in since it began to: at the same
+    /// place among the calls of its priority.
+    pub(super) fn wait_by_options(&mut self, call: CallId) {
+        match self.entry(call).phase {
+            Phase::Queued(position) => {
+                let (lane, priority) = (self.lane_of(call), self.priority(call));
+                let position = self.queue.change(position, lane, priority);
+                self.entry_mut(call).phase = Phase::Queued(position);
+            }
+            Phase::Aside => {}
+            // Its timer is that of its delay.
+            Phase::Delayed | Phase::New | Phase::Running { .. } => return,
+        }
+        self.cancel_timer(call);
+        self.arm_queue_timeout(call);
+    }
+
     /// Whether a call waits for a worker that may have to be started first, or for another one than
     /// those that passed it: no other call waits behind it for that. Where there is no other worker
     /// the passes count no more.
@@ -148,7 +165,9 @@ impl Core {
             }
         }
         match phase {
-            Phase::Queued(position) => self.queue.remove(position),
+            Phase::Queued(position) => {
+                self.queue.remove(position);
+            }
             Phase::Aside => self.aside.retain(|aside| *aside != call),
             Phase::Delayed => self.delayed -= 1,
             Phase::New | Phase::Running { .. } => {}

@@ -38,7 +38,7 @@ pub(in super::super::super) async fn live(shared: Arc<Shared>, id: WorkerId) {
     });
     let (conn, pid) = (Arc::clone(&worker) as Arc<dyn WorkerConn>, worker.pid());
     shared.step(|core, effects| {
-        core.on_program_tasks(tasks);
+        core.on_program_tasks(tasks, effects);
         core.on_ready(id, conn, pid, effects);
     });
 

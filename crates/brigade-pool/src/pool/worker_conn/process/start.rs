@@ -30,6 +30,7 @@ use crate::address;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, Channel};
+use crate::policy::check_call;
 use crate::process::proc_fs::starved_for;
 use crate::process::{self, Command, ControlGroup, Pipe, Process, Spawned, WORKER_VARIABLE};
 use crate::wire::{
@@ -301,7 +302,7 @@ fn check_tasks(tasks: Vec<TaskDefaults>, own_program: bool) -> Result<Vec<TaskDe
         )));
     }
     let is_valid = |task: &TaskDefaults| {
-        task.name.len() <= TASK_NAME_BYTES_MAX && task.timeout != Some(Duration::ZERO)
+        task.name.len() <= TASK_NAME_BYTES_MAX && check_call(&task.options()).is_ok()
     };
     if !tasks.iter().all(is_valid) {
         return Err(broke(
@@ -367,15 +368,14 @@ fn allowed_cpu(number: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Options;
 
     fn task(name: &str, timeout: Option<Duration>) -> TaskDefaults {
-        TaskDefaults {
-            name: name.to_owned(),
+        let options = Options {
             timeout,
-            memory: None,
-            retries: None,
-            retry: None,
-        }
+            ..Options::default()
+        };
+        TaskDefaults::new(name, options)
     }
 
     #[test]
