@@ -310,6 +310,15 @@ impl RedisClient {
             + set)
     }
 
+    /// The time of the server that has a key, in milliseconds, as leases count it: a step of the
+    /// server's wall clock is no part of it.
+    pub(super) async fn steady_of(&self, at: &[u8]) -> Result<i64, Error> {
+        let steady = self.times.steady_at(at).await;
+        let steady = steady.map_err(|fault| fault.into_error("ask for the time", false))?;
+        let (passed, _) = self.clock_moved();
+        Ok(steady.saturating_add_unsigned(super::arguments::millis(passed)))
+    }
+
     /// How far a test has moved the clock: time that passed, and milliseconds by which the wall
     /// clock was set.
     pub(super) fn clock_moved(&self) -> (Duration, i64) {

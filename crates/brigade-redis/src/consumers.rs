@@ -1,5 +1,6 @@
 //! The consumers that are alive: one sorted set, whose members are the consumers as JSON and whose
-//! scores are the moments, by the server's clock, until which each is known to live.
+//! scores are the moments, by the server's corrected clock, until which each is known to live: as
+//! with leases, a step of the wall clock changes nothing.
 //!
 //! A consumer's JSON stays the same while it runs, so an announcement only moves its score. Each
 //! announcement removes what has run out; the set itself goes when nothing was announced for long.
@@ -17,7 +18,7 @@ use crate::store::LiveConsumer;
 const CONSUMERS: &str = "brigade:consumers";
 /// The most consumers that are listed.
 const LISTED_MAX: usize = 10_000;
-/// Longer than any announcement lasts.
+/// Longer than any announcement lasts, and than most steps of the wall clock, by which keys expire.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 fn text_of(consumer: &LiveConsumer) -> Result<String, Error> {
@@ -32,7 +33,7 @@ impl RedisClient {
         lasts: Duration,
     ) -> Result<(), Error> {
         let text = text_of(consumer)?;
-        let now = self.now_of(CONSUMERS.as_bytes()).await?;
+        let now = self.steady_of(CONSUMERS.as_bytes()).await?;
         let until = now.saturating_add_unsigned(millis(lasts));
         let mut pipeline = pipe();
         pipeline
@@ -50,7 +51,7 @@ impl RedisClient {
 
     /// Those that a later version of this library wrote may be unreadable, and are left out.
     pub(super) async fn consumers(&self) -> Result<Vec<LiveConsumer>, Error> {
-        let now = self.now_of(CONSUMERS.as_bytes()).await?;
+        let now = self.steady_of(CONSUMERS.as_bytes()).await?;
         let mut command = cmd("ZRANGEBYSCORE");
         command
             .arg(CONSUMERS)

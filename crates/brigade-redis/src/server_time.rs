@@ -176,8 +176,19 @@ impl ServerTimes {
 
     /// Reads the time of the server that has a key, and corrects it if it was set.
     pub(super) async fn look_at(&self, at: &[u8]) -> Result<(), RedisFault> {
+        self.steady_at(at).await.map(drop)
+    }
+
+    /// The same; gives the corrected time, which does not follow steps of the wall clock.
+    pub(super) async fn steady_at(&self, at: &[u8]) -> Result<i64, RedisFault> {
         let target = self.nodes.target_of(at).await?;
-        self.look(&target).await.map(drop)
+        let known = self.look(&target).await?;
+        let passed = millis(BootTime::now().since(known.reading.at));
+        Ok(known
+            .reading
+            .wall_millis
+            .saturating_add(passed)
+            .saturating_add(known.correction.millis))
     }
 
     async fn look(&self, target: &Target) -> Result<KnownTime, RedisFault> {

@@ -91,3 +91,26 @@ async fn a_job_with_a_date_comes_when_the_wall_clock_shows_that() {
     clock.set("+1h").unwrap();
     assert!(other.queue("q").take(BOUND).await.unwrap().is_some());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_consumer_stays_listed_however_the_servers_wall_clock_is_set() {
+    let (clock, _server, broker, other) = stage().await;
+    let consumer = broker.consumer().queue("q").in_process();
+    let handle = consumer.handle();
+    let listed = async {
+        until("it is listed", async || {
+            other.consumers().await.unwrap().len() == 1
+        })
+        .await;
+        // Sooner than it announces itself again. The list itself outlasts steps of less than a day.
+        for offset in ["+1h", "-3h", "+12h", "+0"] {
+            clock.set(offset).unwrap();
+            let consumers = other.consumers().await.unwrap();
+            assert_eq!(consumers.len(), 1, "at {offset}");
+        }
+        handle.drain();
+    };
+    let (_, served) = tokio::join!(listed, consumer.run_until(std::future::pending::<()>()));
+    served.unwrap();
+    assert_eq!(other.consumers().await.unwrap(), []);
+}
