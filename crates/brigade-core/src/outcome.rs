@@ -299,6 +299,20 @@ impl CallError {
         }
     }
 
+    /// As [`report`](Self::report), to be completed.
+    #[doc(hidden)]
+    pub fn report_mut(&mut self) -> Option<&mut AttemptReport> {
+        match self {
+            Self::Panicked(report) | Self::Crashed(report) | Self::Lost(report) => Some(report),
+            Self::TimedOut(TimedOut::Run(report)) => Some(report),
+            Self::Cancelled(cancelled) => cancelled.report.as_deref_mut(),
+            Self::Failed(_)
+            | Self::Passed(_)
+            | Self::Rejected(_)
+            | Self::TimedOut(TimedOut::Queue(_) | TimedOut::NoWorker(_)) => None,
+        }
+    }
+
     /// Its name for logs and metrics, as events have it: `failed`, `panicked`, `crashed`, `timed
     /// out`, `cancelled`, `passed`, `lost` or `rejected`.
     pub fn outcome(&self) -> &'static str {
@@ -381,7 +395,13 @@ impl CallError {
     pub fn rejected(&self) -> Option<ErrorKind> {
         match self {
             Self::Rejected(error) => Some(error.kind()),
-            _ => None,
+            Self::Failed(_)
+            | Self::Panicked(_)
+            | Self::Crashed(_)
+            | Self::TimedOut(_)
+            | Self::Cancelled(_)
+            | Self::Passed(_)
+            | Self::Lost(_) => None,
         }
     }
 

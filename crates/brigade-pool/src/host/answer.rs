@@ -127,7 +127,8 @@ fn ending(error: CallError, receipt: Option<&StopReceipt>) -> RemoteOutcome {
         CallError::Crashed(report) => RemoteOutcome::Crashed(report),
         CallError::Lost(report) => RemoteOutcome::Lost(report),
         CallError::TimedOut(TimedOut::Run(report)) => RemoteOutcome::TimedOut(report),
-        // It was sent ahead of its turn, and that did not come.
+        // `Queue` or `NoWorker`: it was sent ahead of its turn, and that did not come. `TimedOut`,
+        // `CallError` and `ErrorKind` are non-exhaustive, so each match here has an open arm.
         CallError::TimedOut(_) => RemoteOutcome::Returned,
         CallError::Cancelled(cancelled) => {
             let step = receipt.map_or(Step::NotStarted, |receipt| receipt.step);

@@ -204,6 +204,10 @@ impl Cell {
 
     /// Takes the outcome, or the request of a call for which there is room now. Pending for ever
     /// once the outcome was taken.
+    ///
+    /// The wait for room is polled under the lock, so that a cancel finds the call either waiting or
+    /// admitted. That cannot block: the wait is for a permit of a semaphore (`Shared::waiting`),
+    /// which knows nothing of cells, and whose permits are given without the lock of any cell.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> CellPoll {
         let mut state = lock(&self.state);
         if let Some(outcome) = state.outcome.take() {

@@ -265,7 +265,8 @@ impl WorkerExit {
             }
             (Some(CrashNote::Signal), ..) | (.., Exit::Signal(_)) => AttemptOutcome::Signalled,
             (.., Exit::Code(_)) => AttemptOutcome::Exited,
-            _ => AttemptOutcome::Unknown,
+            // `Exit::Unknown` or `Exit::Alive`, without a note. `Exit` is non-exhaustive.
+            (None, None, _) => AttemptOutcome::Unknown,
         }
     }
 
@@ -274,6 +275,7 @@ impl WorkerExit {
         match self.death.exit {
             Exit::Signal(libc::SIGTERM) => Step::Terminated,
             Exit::Signal(libc::SIGKILL) | Exit::Alive => Step::Killed,
+            // Another signal, a code, or unknown. `Exit` is non-exhaustive.
             _ => Step::Asked,
         }
     }

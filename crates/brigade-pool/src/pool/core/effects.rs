@@ -14,9 +14,9 @@ use super::super::cell::{Cell, EncodedOutcome, EndFacts};
 use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
 use super::super::worker_conn::{OwnProcess, WorkerConn};
-use crate::attempt_report::{AttemptReport, Step, StopReceipt};
+use crate::attempt_report::{Step, StopReceipt};
 use crate::event::Event;
-use crate::outcome::{CallError, TimedOut};
+use crate::outcome::CallError;
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -105,7 +105,7 @@ pub(in super::super) struct StopRequest {
     pub(in super::super) hurry: bool,
 }
 
-/// An attempt whose resident memory is limited.
+/// An attempt whose memory is limited.
 pub(in super::super) struct MemoryWatch {
     pub(in super::super) conn: Conn,
     pub(in super::super) call: CallId,
@@ -134,7 +134,7 @@ impl CallEnd {
         let Some(conn) = self.details.stderr_of.take() else {
             return;
         };
-        if let Some(report) = self.outcome.as_mut().err().and_then(report_mut) {
+        if let Some(report) = self.outcome.as_mut().err().and_then(CallError::report_mut) {
             report.stderr = conn
                 .process()
                 .map_or_else(String::new, OwnProcess::stderr_tail);
@@ -169,17 +169,5 @@ impl Effects {
             let conn = Arc::clone(conn);
             self.writes.push(Write { conn, is_now });
         }
-    }
-}
-
-/// The report that an outcome carries.
-fn report_mut(error: &mut CallError) -> Option<&mut AttemptReport> {
-    match error {
-        CallError::Panicked(report) | CallError::Crashed(report) | CallError::Lost(report) => {
-            Some(report)
-        }
-        CallError::TimedOut(TimedOut::Run(report)) => Some(report),
-        CallError::Cancelled(cancelled) => cancelled.report.as_deref_mut(),
-        _ => None,
     }
 }
