@@ -177,8 +177,9 @@ impl<T: DeserializeOwned> Call<T> {
     ///
     /// # Errors
     ///
-    /// As a pool would give, except that a crash takes the caller with it and a panic goes through
-    /// it.
+    /// Those of a [pool](CallError), and of them `UnknownTask`, `BadArguments` and `Encode` as
+    /// [rejections](CallError#rejected-calls). But a crash takes the caller with it, and a panic
+    /// goes through it.
     pub async fn run_here(self) -> Result<T, CallError> {
         self.run_here_as(None, |_| {}).await
     }

@@ -15,6 +15,24 @@ use crate::error::{Error, ErrorKind};
 use crate::printable::{one_line, shorten};
 
 /// How a call ended that gave no value.
+///
+/// # Rejected calls
+///
+/// A call that Brigade could not carry ends as [`Rejected`](Self::Rejected), with one of these
+/// kinds; through a broker also with one of the errors of the broker. The methods that make calls
+/// name only those special to them.
+///
+/// | kind | cause |
+/// |---|---|
+/// | `BadOption` | an option is out of its range, or no worker of the pool may ever have a label of the call |
+/// | `Unsupported` | the options of the call do not exist in this place, for example a unique key in a pool |
+/// | `UnknownTask`, `BadArguments` | the program that runs it does not have the task, or has it with other arguments |
+/// | `OtherBuild` | a function without `#[task]` was called where another build of the program runs |
+/// | `Encode`, `Decode` | arguments or result cannot be written or read in the format of the task |
+/// | `TooLarge` | arguments or result are over `Builder::payload_max` |
+/// | `Closed` | the pool was shut down |
+/// | `CannotStart` | the pool cannot start workers |
+/// | `NoRuntime` | the async runtime of the pool has ended, or is not driven |
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CallError {

@@ -125,7 +125,8 @@ impl Pool {
     }
 
     /// Makes a call. It starts now: at once if a worker is free, otherwise in its turn. Where the
-    /// queue is full, it waits for room while the handle is awaited.
+    /// queue is full, it waits for room while the handle is awaited. A call that cannot be made ends
+    /// as [`Rejected`](crate::outcome::CallError#rejected-calls).
     pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
         let (shared, codec) = (self.shared(), call.request.codec);
         let cell = shared.cell();
@@ -141,8 +142,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// `QueueFull`, and whatever else keeps the call from being made (`Closed`, `TooLarge`,
-    /// `Encode` ..).
+    /// `QueueFull`, and what a [call is rejected for](crate::outcome::CallError#rejected-calls) when
+    /// it is made.
     pub fn try_call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<CallHandle<T>, Error> {
         let (shared, codec) = (self.shared(), call.request.codec);
         let cell = shared.cell();

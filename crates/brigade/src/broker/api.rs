@@ -291,7 +291,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Those of the connection to the broker.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     pub async fn check(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = self.store.check().await?;
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));

@@ -86,7 +86,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`Broker::push`].
+    /// As [`Broker::push`], and `Encode` for a value that JSON has no form of.
     pub async fn push(&self, payload: &(impl Serialize + ?Sized)) -> Result<JobId, Error> {
         let pushed = self.broker.push(self.job(payload)?).await?;
         Ok(pushed.id().clone())
@@ -182,7 +182,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// Those of the connection to the broker.
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     pub async fn purge(&self) -> Result<u64, Error> {
         self.broker.store().purge(self.checked_name()?).await
     }
