@@ -203,8 +203,8 @@ macro_rules! option_setters {
         }
 
         /// Bytes of memory that an attempt may use beyond what its worker used before it, both as
-        /// address space and as resident memory; pages of files, such as code, are not resident
-        /// memory here. Default: what the task's registration says, otherwise no limit.
+        /// address space and as resident memory; pages of files, for example code, are not
+        /// resident memory here. Default: what the task's registration says, otherwise no limit.
         pub fn memory(self, bytes: u64) -> Self {
             self.set(|options| options.memory = Some(bytes))
         }

@@ -14,6 +14,11 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::printable::{one_line, shorten};
 
+mod pass;
+
+pub use pass::Pass;
+use pass::{SOURCES_MAX, chain};
+
 /// How a call ended that gave no value.
 ///
 /// # Rejected calls
@@ -224,9 +229,6 @@ const DETAILS_BYTES_MAX: usize = 24 << 10;
 /// Reasons of passes and stops.
 pub const REASON_BYTES_MAX: usize = 8 << 10;
 
-/// Sources kept of one failure: an error whose `source` never ends must not hang a worker.
-const SOURCES_MAX: usize = 16;
-
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // One line, for logs; the field has the original.
@@ -247,61 +249,6 @@ impl fmt::Display for FailureNote {
 }
 
 impl std::error::Error for FailureNote {}
-
-/// Returned by a task as `Err(Pass::new("reloading").into())`: give the call to another worker,
-/// untouched and without charge.
-#[derive(Debug)]
-pub struct Pass {
-    /// The reason, also as an error of its own below `Pass`. Wrappers like `anyhow::Error` hide the
-    /// type of the error that they wrap but return its source, by which a pass is found again.
-    reason: PassReason,
-}
-
-#[derive(Debug)]
-struct PassReason(String);
-
-impl Pass {
-    /// Passes with a reason, which the caller sees if no worker takes the call.
-    pub fn new(reason: impl fmt::Display) -> Self {
-        Self {
-            reason: PassReason(reason.to_string()),
-        }
-    }
-
-    /// The reason, if `error` is a pass or wraps one.
-    #[doc(hidden)]
-    pub fn find(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-        chain(error)
-            .find_map(|e| e.downcast_ref::<PassReason>())
-            .map(|reason| reason.0.clone())
-    }
-}
-
-impl fmt::Display for Pass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "passed: {}", self.reason.0)
-    }
-}
-
-impl std::error::Error for Pass {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.reason)
-    }
-}
-
-impl fmt::Display for PassReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for PassReason {}
-
-fn chain<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |e| e.source()).take(SOURCES_MAX + 1)
-}
 
 impl CallError {
     /// The report of the last attempt, if it has one.
