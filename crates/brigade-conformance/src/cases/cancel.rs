@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use brigade::{AttemptKind, CancelOutcome, JobState, Settled, Step, StopReceipt};
+use brigade::{AttemptKind, CancelOutcome, JobState, Settled, Step, StopReceipt, Task};
 
 use crate::case::{Case, case};
 use crate::subject::Subject;
@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_waiting_job_ends_at_once: cancels, listing, scheduling),
     case!(the_holder_hears_of_it_at_once_and_when_it_extends: cancels, listing),
     case!(who_stops_a_job_gets_its_holder_s_receipt: cancels, listing),
+    case!(who_cancels_a_call_gets_its_holder_s_receipt: results, cancels, listing),
     case!(a_job_that_ends_first_keeps_its_end: cancels, listing),
     case!(a_cancel_of_an_earlier_lease_does_not_reach_the_next: cancels, listing, clock),
     case!(only_what_is_not_leased_is_deleted: cancels, listing),
@@ -142,6 +143,31 @@ async fn who_stops_a_job_gets_its_holder_s_receipt(subject: Subject) {
             Some(receipt),
             Settled::Accepted(None)
         )
+    );
+}
+
+/// Not one of the caller's own, whose times would be others.
+async fn who_cancels_a_call_gets_its_holder_s_receipt(subject: Subject) {
+    const HELD: Task<(), ()> = Task::new("held");
+    let waiting = subject.broker.call(HELD.call(()));
+    let receipt = soon(waiting.cancel("enough")).await.unwrap();
+    assert_eq!(
+        (receipt.step, receipt.took),
+        (Step::NotStarted, Duration::ZERO)
+    );
+
+    let call = subject.broker.call(HELD.call(()));
+    let lease = subject.broker.queue("held").lease(LONG, LONG).await;
+    let lease = lease.unwrap().unwrap();
+    let receipt = StopReceipt::new(Step::Killed, Duration::from_millis(7));
+    let holding = async {
+        let reason = lease.cancel_asked().await;
+        lease.clone().cancelled_by(reason, receipt.clone()).await
+    };
+    let (found, settled) = soon(async { tokio::join!(call.cancel("enough"), holding) }).await;
+    assert_eq!(
+        (found, settled.unwrap()),
+        (Some(receipt), Settled::Accepted(None))
     );
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt_report::AttemptReport;
+use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::job::{Job, JobId};
 use crate::outcome::CallError;
 use crate::progress::Progress;
@@ -59,6 +59,7 @@ pub struct CallerLink {
     cancel: CancellationToken,
     reason: OnceLock<String>,
     report: OnceLock<Box<AttemptReport>>,
+    receipt: OnceLock<StopReceipt>,
     progress: Mutex<CallerProgress>,
 }
 
@@ -108,6 +109,17 @@ impl CallerLink {
     #[doc(hidden)]
     pub fn last_report(&self) -> Option<&AttemptReport> {
         self.report.get().map(|report| &**report)
+    }
+
+    /// Sets how the call was stopped. Only the first time counts.
+    pub fn set_receipt(&self, receipt: StopReceipt) {
+        self.receipt.set(receipt).ok();
+    }
+
+    /// How the call was stopped, if that is known apart from its outcome.
+    #[doc(hidden)]
+    pub fn receipt(&self) -> Option<&StopReceipt> {
+        self.receipt.get()
     }
 
     /// Asks for a cancel. Only the first time counts.

@@ -179,10 +179,8 @@ impl BrokerCall {
             return false;
         };
         state.result = None;
-        state.receipt = outcome
-            .as_ref()
-            .err()
-            .and_then(|error| receipt_of(error, state.cancelled_at));
+        let stored = self.caller.receipt().filter(|_| outcome.is_err()).cloned();
+        state.receipt = stored.or_else(|| receipt_of(outcome.as_ref().err()?, state.cancelled_at));
         if let Some(report) = outcome.as_ref().err().and_then(CallError::report) {
             self.caller.set_report(Box::new(report.clone()));
         }
@@ -263,7 +261,8 @@ impl RunningCall for BrokerCall {
     }
 }
 
-/// The receipt of a stop, as far as the outcome has it.
+/// The receipt of a stop of which only the outcome is known, as far as that does: its time is that of
+/// the caller.
 fn receipt_of(error: &CallError, cancelled_at: Option<Instant>) -> Option<StopReceipt> {
     let CallError::Cancelled(cancelled) = error else {
         return None;

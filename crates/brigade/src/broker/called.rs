@@ -18,12 +18,13 @@ use serde::de::DeserializeOwned;
 
 use super::Broker;
 use super::stopped::{last_report, last_stop};
+use crate::attempt_report::{Step, StopReceipt};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobInfo, JobState};
 use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
 use crate::shutdown::Scope;
-use crate::store::{CallerLink, PushOutcome};
+use crate::store::{CallerLink, CancelOutcome, PushOutcome};
 
 impl Broker {
     /// The result of the job that `push` gives the id of, as its caller gets it. Dropping the
@@ -63,7 +64,10 @@ impl Broker {
                 Ok(Codec::Json.decode(ended.result.as_deref().unwrap_or("null").as_bytes())?)
             }
             JobState::Cancelled => {
-                let (_, report) = last_stop(&mut ended);
+                let (stop, report) = last_stop(&mut ended);
+                if let Some(receipt) = stop {
+                    asks.set_receipt(receipt);
+                }
                 let reason = ended.reason.unwrap_or_default();
                 Err(CallError::Cancelled(Cancelled::new(reason, report)))
             }
@@ -84,7 +88,11 @@ impl Broker {
         let mut waited = std::pin::pin!(self.wait_to_begin(id, wait, is_ours));
         tokio::select! {
             waited = &mut waited => return waited,
-            reason = asks.cancelled() => self.cancel(id, reason).await.map(drop)?,
+            reason = asks.cancelled() => {
+                if self.cancel(id, reason).await? == CancelOutcome::Cancelled {
+                    asks.set_receipt(StopReceipt::new(Step::NotStarted, Duration::ZERO));
+                }
+            }
         }
         waited.await
     }
