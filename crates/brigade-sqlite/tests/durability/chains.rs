@@ -69,6 +69,34 @@ fn a_kill_between_the_pieces_of_a_long_chains_end_loses_no_job() {
     }
 }
 
+/// The process that ends the first job passes on a part of that and leaves the rest to others.
+#[test]
+fn a_look_of_another_process_shows_the_end_of_a_long_chain_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let stage = Stage::new(directory.path());
+    block_on(async {
+        let broker = stage.broker().await;
+        let job = || broker.queue("q").job(&[1]).unwrap();
+        let chain = (1..CHAIN).fold(Chain::new(job()), |chain, _| chain.then_job(job()));
+        broker.push_flow(chain).await.unwrap();
+        let arguments = [stage.text(), "none", "0"];
+        let mut program = Program::start_with("fails_the_first", &arguments).unwrap();
+        let mut dead = 0;
+        while dead == 0 {
+            let queues = broker.queues().await.unwrap();
+            let counts = queues.iter().flat_map(|queue| &queue.jobs);
+            let dead_of = |(state, count): &(JobState, u64)| match state {
+                JobState::Dead => *count,
+                _ => 0,
+            };
+            dead = counts.map(dead_of).sum();
+        }
+        assert_eq!(dead, CHAIN as u64);
+        let status = program.wait(BOUND).unwrap();
+        assert!(status.success(), "{}", program.log());
+    });
+}
+
 async fn fails_the_first() {
     let arguments = arguments();
     let broker = Stage::new(&arguments[0]).broker().await;
