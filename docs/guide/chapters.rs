@@ -16,6 +16,7 @@ chapters! {
     "testing.md": testing,
     "deploying.md": deploying,
     "operating.md": operating,
+    "kubernetes.md": kubernetes,
     "remote.md": remote,
     "security.md": security,
 }

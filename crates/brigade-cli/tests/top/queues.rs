@@ -68,6 +68,35 @@ fn it_shows_filters_and_pauses_queues_of_redis() {
 }
 
 #[test]
+fn dead_letters_are_retried_in_groups_and_one_job_is_shown() {
+    let terminal = Terminal::new(120, 30);
+    let ids: Vec<String> = (0..3)
+        .map(|n| terminal.run(&["push", "emails", &format!("{{\"to\": \"user {n}\"}}")]))
+        .collect();
+    terminal.fail_all("emails", "echo \"no route to host\" >&2; exit 4");
+    terminal.start_top("");
+    terminal.type_text("4");
+    terminal.wait_until("the group", |screen| {
+        screen.contains("exit code #") && screen.contains("emails")
+    });
+    terminal.keys(&["Enter"]);
+    terminal.wait_for(&ids[0]);
+    terminal.keys(&["Enter"]);
+    terminal.wait_until("the job", |screen| {
+        screen.contains("failed: exit code 4: no route to host")
+            && screen.contains("state        dead")
+    });
+    terminal.keys(&["Escape", "Escape"]);
+    terminal.wait_for("r retry all of them");
+    terminal.type_text("r");
+    terminal.wait_for("Retry 3 dead letters of emails?");
+    terminal.type_text("y");
+    terminal.wait_for("retrying 3 jobs of emails");
+    let counts = &queue(&terminal, "emails")["jobs"];
+    assert_eq!((&counts["ready"], &counts["dead"]), (&3.into(), &0.into()));
+}
+
+#[test]
 fn a_running_job_is_shown_with_its_consumer_and_cancelled() {
     let terminal = Terminal::new(120, 30);
     let id = terminal.run(&["push", "reports", "1", "--keep", "1h"]);
