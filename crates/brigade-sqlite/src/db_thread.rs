@@ -6,8 +6,7 @@
 //! the more share one sync. What only looks goes together too, in a transaction that takes no lock;
 //! if it finds that it has to write, it goes first in the next one that may. See `transactions`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::Connection;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -35,16 +34,37 @@ const ANSWERS_MAX: usize = 16;
 pub(super) struct DbThread {
     operations: mpsc::Sender<Box<dyn Operation>>,
     committed: Arc<Notify>,
-    is_file_lost: Arc<AtomicBool>,
+    lost: Arc<OnceLock<ErrorKind>>,
 }
+
+/// How a connection is opened.
+type Open = fn(&SqliteConfig) -> Result<(Connection, File), Error>;
 
 impl DbThread {
     pub(super) async fn open(config: SqliteConfig, clock: Clock) -> Result<Self, Error> {
+        Self::start(config, clock, open, Arc::new(Notify::new())).await
+    }
+
+    /// Opens a file once more that `first` has opened. Its commits are changes of both.
+    pub(super) async fn open_for_looks(
+        config: SqliteConfig,
+        clock: Clock,
+        first: &Self,
+    ) -> Result<Self, Error> {
+        Self::start(config, clock, open_again, first.committed()).await
+    }
+
+    async fn start(
+        config: SqliteConfig,
+        clock: Clock,
+        open: Open,
+        committed: Arc<Notify>,
+    ) -> Result<Self, Error> {
         let (operations, inbox) = mpsc::channel(OPERATIONS_MAX);
         let (ready, opened) = oneshot::channel();
         let answerer = answerer();
-        let (committed, is_file_lost) = (Arc::new(Notify::new()), Arc::<AtomicBool>::default());
-        let (changed, lost) = (Arc::clone(&committed), Arc::clone(&is_file_lost));
+        let lost = Arc::<OnceLock<ErrorKind>>::default();
+        let (changed, losing) = (Arc::clone(&committed), Arc::clone(&lost));
         let run = move || match open(&config) {
             Ok((connection, file)) => {
                 if ready.send(Ok(())).is_ok() {
@@ -54,7 +74,7 @@ impl DbThread {
                         &mut OperationQueue::new(inbox),
                         answerer.as_ref(),
                         &changed,
-                        &lost,
+                        &losing,
                     );
                 }
             }
@@ -66,7 +86,7 @@ impl DbThread {
         Ok(Self {
             operations,
             committed,
-            is_file_lost,
+            lost,
         })
     }
 
@@ -75,9 +95,14 @@ impl DbThread {
         Arc::clone(&self.committed)
     }
 
+    /// Whether everything is refused, for whatever reason.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
     /// Whether everything is refused because the file was moved, replaced or deleted.
     pub(super) fn is_file_lost(&self) -> bool {
-        self.is_file_lost.load(Ordering::Acquire)
+        self.lost.get() == Some(&ErrorKind::Closed)
     }
 
     /// Runs an operation, perhaps twice if the first transaction is undone, and returns when it is
@@ -101,7 +126,14 @@ impl DbThread {
 }
 
 fn open(config: &SqliteConfig) -> Result<(Connection, File), Error> {
-    let mut connection = schema::open(config, BUSY_TIMEOUT)?;
+    ready(schema::open(config, BUSY_TIMEOUT)?, config)
+}
+
+fn open_again(config: &SqliteConfig) -> Result<(Connection, File), Error> {
+    ready(schema::connect(config, BUSY_TIMEOUT)?, config)
+}
+
+fn ready(mut connection: Connection, config: &SqliteConfig) -> Result<(Connection, File), Error> {
     connection
         .busy_handler(Some(wait_for_lock))
         .map_err(|e| sql_error("set up the database", e))?;
@@ -115,7 +147,7 @@ fn serve(
     inbox: &mut OperationQueue,
     answerer: Option<&mpsc::Sender<FinishedTransaction>>,
     changed: &Arc<Notify>,
-    is_file_lost: &AtomicBool,
+    losing: &OnceLock<ErrorKind>,
 ) {
     while let Some(first) = inbox.first() {
         let mut batch = vec![first];
@@ -129,7 +161,8 @@ fn serve(
             .filter(|error| error.is_uncertain() || error.kind() == ErrorKind::Closed)
             .map(Error::copy);
         if let Some(error) = &lost {
-            is_file_lost.store(error.kind() == ErrorKind::Closed, Ordering::Release);
+            // It is set once: after this nothing is carried out any more.
+            losing.set(error.kind()).ok();
         }
         // Those that wait for a change look again when notified: a look must not wake itself.
         let ended = FinishedTransaction {

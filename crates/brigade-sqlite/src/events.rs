@@ -93,8 +93,8 @@ impl Sqlite {
                 looks_first: true,
                 at_once: false,
             };
-            let page = self
-                .thread
+            let thread = self.thread_for_looks().await;
+            let page = thread
                 .run(access, move |store| store.events(&asked))
                 .await?;
             let left = until.saturating_duration_since(Instant::now());

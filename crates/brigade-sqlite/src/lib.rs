@@ -1,8 +1,8 @@
 //! The embedded broker: one SQLite file, any number of processes of one host.
 //!
-//! One connection on a thread of its own does everything (`db_thread`); what arrives while a
-//! transaction is being written goes into the next one together, so that many small pushes and
-//! settlements share one sync. Idle consumers of other processes are woken by the kernel
+//! One connection on a thread of its own does everything (`db_thread`) but long looks, which have
+//! another one (`looks`). What arrives while a transaction is being written goes into the next one
+//! together, so that many small pushes and settlements share one sync. Idle consumers of other processes are woken by the kernel
 //! (`change_watch`): SQLite appends to its write-ahead log at each commit, and inotify reports
 //! that.
 //!
@@ -32,6 +32,7 @@ mod job_end;
 mod key;
 mod limits;
 mod look;
+mod looks;
 mod operation;
 mod pace;
 mod parent_results;
@@ -56,6 +57,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use self::budget::pause_after;
@@ -90,14 +92,11 @@ use brigade_runtime::shutdown;
 /// A waiting consumer looks again after this time in any case: the filesystem may have no inotify,
 /// and some changes come with no commit.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Steps of a sweep that a look waits for.
-const LOOK_STEPS_MAX: usize = 20;
-/// How long a look waits while the end of a job is passed on in a long flow, so that it shows all of
-/// it or none. Longer than the longest flow takes; after that it shows what is there.
-const FLOW_LOOK_MAX: Duration = Duration::from_secs(30);
-
 struct Sqlite {
     thread: DbThread,
+    /// For looks that may take long, from the first of them on; see `looks`.
+    looks: OnceCell<DbThread>,
+    clock: Clock,
     wake: ChangeWatch,
     config: SqliteConfig,
     pace: Pace,
@@ -112,15 +111,7 @@ struct Sqlite {
 /// Those of `Broker::connect`.
 pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
     let config = SqliteConfig::parse(url.strip_prefix("sqlite:").unwrap_or(url))?;
-    let thread = DbThread::open(config.clone(), clock).await?;
-    let wake = ChangeWatch::watch(config.path.as_deref(), thread.committed())?;
-    Ok(Arc::new(Sqlite {
-        thread,
-        wake,
-        config,
-        pace: Pace::new(),
-        is_busy: AtomicBool::new(true),
-    }))
+    Ok(Arc::new(Sqlite::open(config, clock).await?))
 }
 
 impl JobStore for Sqlite {
@@ -245,16 +236,16 @@ impl JobStore for Sqlite {
     }
 
     fn jobs(&self, filter: JobFilter) -> Reply<'_, JobPage> {
-        Box::pin(self.look_at_now(move |store| store.jobs(&filter)))
+        Box::pin(self.look_long(move |store| store.jobs(&filter)))
     }
 
     fn dead_groups<'a>(&'a self, queue: Option<&'a str>) -> Reply<'a, Vec<DeadGroup>> {
         let queue: Option<Box<str>> = queue.map(Into::into);
-        Box::pin(self.look_at_now(move |store| store.dead_groups(queue.as_deref())))
+        Box::pin(self.look_long(move |store| store.dead_groups(queue.as_deref())))
     }
 
     fn statistics(&self, filter: StatisticsFilter) -> Reply<'_, Vec<MinuteCounts>> {
-        Box::pin(self.look_at_now(move |store| store.statistics(&filter)))
+        Box::pin(self.look_long(move |store| store.statistics(&filter)))
     }
 
     fn events(&self, request: EventRequest) -> Reply<'_, EventPage> {
@@ -262,7 +253,7 @@ impl JobStore for Sqlite {
     }
 
     fn counts(&self) -> Reply<'_, Vec<QueueCounts>> {
-        Box::pin(self.look_at_now(|store| store.counts()))
+        Box::pin(self.look_long(|store| store.counts()))
     }
 
     fn why<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<Explanation>> {
@@ -323,6 +314,20 @@ impl JobStore for Sqlite {
 }
 
 impl Sqlite {
+    async fn open(config: SqliteConfig, clock: Clock) -> Result<Self, Error> {
+        let thread = DbThread::open(config.clone(), clock.clone()).await?;
+        let wake = ChangeWatch::watch(config.path.as_deref(), thread.committed())?;
+        Ok(Self {
+            thread,
+            looks: OnceCell::new(),
+            clock,
+            wake,
+            config,
+            pace: Pace::new(),
+            is_busy: AtomicBool::new(true),
+        })
+    }
+
     /// Waits for jobs: for a change, for what falls due, for another step of a sweep.
     async fn lease_patiently(&self, ask: Arc<LeaseRequest>) -> Result<Vec<Leased>, Error> {
         let until = later(Instant::now(), ask.wait);
@@ -376,41 +381,6 @@ impl Sqlite {
         change: impl Fn(&Store<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Reply<'_, T> {
         Box::pin(self.thread.run(OperationAccess::Write(Synced::Now), change))
-    }
-
-    /// Looks after everything that has come due was processed, as far as that is not too much: so
-    /// all views show the same moment. A look that finds nothing due takes no lock.
-    async fn look_at_now<T: Send + 'static>(
-        &self,
-        look: impl Fn(&Store<'_>) -> Result<T, Error> + Send + Sync + 'static,
-    ) -> Result<T, Error> {
-        let look = Arc::new(look);
-        let (mut steps, asked) = (0, Instant::now());
-        loop {
-            let look = Arc::clone(&look);
-            let began = Instant::now();
-            let access = OperationAccess::HandOut {
-                sync: Synced::Later,
-                looks_first: true,
-                at_once: true,
-            };
-            let view = self
-                .thread
-                .run(access, move |store| {
-                    let is_enough = steps >= LOOK_STEPS_MAX;
-                    if is_enough && (asked.elapsed() >= FLOW_LOOK_MAX || !store.has_flow_ends()?) {
-                        look(store).map(Some)
-                    } else {
-                        store.look_at_now(&*look)
-                    }
-                })
-                .await?;
-            if let Some(view) = view {
-                return Ok(view);
-            }
-            steps += 1;
-            sleep(pause_after(began.elapsed())).await;
-        }
     }
 
     async fn check_all(&self) -> Result<Vec<Finding>, Error> {

@@ -188,6 +188,17 @@ const STATEMENTS_MAX: usize = 256;
 ///
 /// `Unsupported` for a file of a later version, `Os` for what the system refuses.
 pub(super) fn open(config: &SqliteConfig, busy: Duration) -> Result<Connection, Error> {
+    let connection = connect(config, busy)?;
+    migrate(&connection, config.shared)?;
+    Ok(connection)
+}
+
+/// Opens the file as it is.
+///
+/// # Errors
+///
+/// `Os` for what the system refuses.
+pub(super) fn connect(config: &SqliteConfig, busy: Duration) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -203,7 +214,6 @@ pub(super) fn open(config: &SqliteConfig, busy: Duration) -> Result<Connection, 
         }
     };
     prepare(&connection, config.safety, busy, config.path.is_some())?;
-    migrate(&connection, config.shared)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }

@@ -15,6 +15,7 @@ use super::sql_error::sql_error;
 use super::*;
 use brigade_core::store::{Disposition, QueueSet, Queues};
 
+mod long_looks;
 mod plans;
 mod tables;
 
