@@ -132,6 +132,14 @@ impl Scheduled {
     pub fn is_of(&self, schedule: &Schedule) -> bool {
         *self == schedule.clone().into_scheduled(self.next)
     }
+
+    /// A job like those of its ticks, to push one by hand: it is for no tick.
+    pub fn job(&self) -> Job {
+        let task = self.task.as_deref().map(Box::from);
+        let mut job = Job::new(self.queue.as_str(), task, self.payload.as_str());
+        job.options = self.options.clone();
+        job
+    }
 }
 
 /// What a moment means for a schedule.
