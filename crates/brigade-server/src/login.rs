@@ -5,9 +5,9 @@
 //! after the form is always one of this server.
 
 use axum::extract::{FromRequest as _, OriginalUri, Query, Request, State};
-use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION, SET_COOKIE};
+use axum::http::header::{LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode, Uri};
-use axum::response::{Html, IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::app::App;
 use crate::auth::{AuthKind, Principal};
+use crate::dashboard::login_page;
 use crate::identify::{SESSION_COOKIE, peer_of, session_of, wanted_by_the_user, wrong_token};
 use crate::problem::Problem;
 
@@ -119,39 +120,8 @@ fn to(base: &str, next: &str) -> String {
 
 /// The form.
 fn page(base: &str, next: &str, problem: Option<&Problem>) -> Response {
-    let (status, text) = match problem {
-        None => (StatusCode::OK, String::new()),
-        Some(problem) => (
-            problem.status(),
-            format!("<p role=\"alert\">{}</p>", escaped(problem.detail())),
-        ),
-    };
-    let (base, next) = (escaped(base), escaped(next));
-    let html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
-            content=\"width=device-width\"><title>Brigade</title><h1>Brigade</h1>{text}\
-            <form method=\"post\" action=\"{base}/login\"><input type=\"hidden\" name=\"next\" \
-            value=\"{next}\"><label>Token <input name=\"token\" type=\"password\" \
-            autocomplete=\"current-password\" required autofocus></label> <button>Sign in</button>\
-            </form></html>"
-    );
-    let policy = "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
-    (status, [(CONTENT_SECURITY_POLICY, policy)], Html(html)).into_response()
-}
-
-fn escaped(text: &str) -> String {
-    let mut html = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            '\'' => html.push_str("&#39;"),
-            letter => html.push(letter),
-        }
-    }
-    html
+    let status = problem.map_or(StatusCode::OK, Problem::status);
+    login_page(status, base, next, problem.map(Problem::detail))
 }
 
 #[cfg(test)]

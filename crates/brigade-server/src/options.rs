@@ -17,6 +17,7 @@ pub struct ServerOptions {
     pub(crate) wait_max: Duration,
     pub(crate) hosts: Option<Vec<String>>,
     pub(crate) is_secure: bool,
+    pub(crate) trace_link: Option<String>,
 }
 
 impl ServerOptions {
@@ -30,6 +31,7 @@ impl ServerOptions {
             wait_max: Duration::from_secs(300),
             hosts: None,
             is_secure: false,
+            trace_link: None,
         }
     }
 
@@ -70,6 +72,13 @@ impl ServerOptions {
     /// without. Default: no.
     pub fn secure(mut self, secure: bool) -> Self {
         self.is_secure = secure;
+        self
+    }
+
+    /// Where the traces of jobs can be seen: an address with `{trace_id}` in it, for links on the
+    /// dashboard. Default: none, the trace is shown as text.
+    pub fn trace_link(mut self, template: impl Into<String>) -> Self {
+        self.trace_link = Some(template.into());
         self
     }
 }

@@ -1,0 +1,248 @@
+//! Operations on all jobs of a filter: retry, cancel, delete.
+//!
+//! The page before says what will be touched, with the number. The operation then runs in a task of
+//! the server, page after page of the filter, and its page shows how far it is. It is not durable: if
+//! the server ends, the rest stays as it is, and the same filter finds it again. Finished ones are
+//! kept until [`KEPT`] later ones have begun.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use brigade::{Broker, CancelOutcome, Error, JobFilter, JobInfo};
+use futures_util::{StreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Operations that are remembered.
+const KEPT: usize = 20;
+/// Operations that run at once.
+const RUNNING_MAX: usize = 3;
+/// Requests of one operation that are under way at once.
+const AT_ONCE: usize = 16;
+/// Jobs that are read at once.
+pub(super) const PAGE: usize = 500;
+/// How long the jobs of a filter are counted before an operation.
+const COUNT_FOR: Duration = Duration::from_millis(400);
+
+/// What is done to each job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Retry,
+    Cancel,
+    Delete,
+}
+
+impl Verb {
+    pub(super) fn of(name: &str) -> Option<Self> {
+        match name {
+            "retry" => Some(Self::Retry),
+            "cancel" => Some(Self::Cancel),
+            "delete" => Some(Self::Delete),
+            _ => None,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Cancel => "cancel",
+            Self::Delete => "delete",
+        }
+    }
+
+    /// For a button and a heading.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Retry => "Retry",
+            Self::Cancel => "Cancel",
+            Self::Delete => "Delete",
+        }
+    }
+
+    /// What was done.
+    pub(super) fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "retried",
+            Self::Cancel => "cancelled",
+            Self::Delete => "deleted",
+        }
+    }
+
+    async fn act(self, broker: &Broker, job: &JobInfo, is_dead: bool) -> Result<bool, Error> {
+        match self {
+            Self::Retry => broker.retry(&job.id).await,
+            Self::Cancel => {
+                let outcome = broker
+                    .cancel(&job.id, "cancelled from the dashboard")
+                    .await?;
+                Ok(outcome != CancelOutcome::Nothing)
+            }
+            // A dead letter that was retried meanwhile stays.
+            Self::Delete if is_dead => broker.delete_dead(&job.id).await,
+            Self::Delete => broker.delete(&job.id).await,
+        }
+    }
+}
+
+/// The jobs of an operation.
+#[derive(Clone, Debug)]
+pub(super) struct Selection {
+    pub(super) filter: JobFilter,
+    /// Only those without a task.
+    pub(super) no_task: bool,
+}
+
+impl Selection {
+    fn has(&self, job: &JobInfo) -> bool {
+        !self.no_task || job.task.is_none()
+    }
+
+    /// How many there are; `false` if there may be more.
+    pub(super) async fn count(&self, broker: &Broker) -> Result<(u64, bool), Error> {
+        let (mut filter, mut count, began) = (self.filter.clone(), 0, Instant::now());
+        loop {
+            let page = broker.find(&filter).await?;
+            count += page.jobs.iter().filter(|job| self.has(job)).count() as u64;
+            filter.after = page.next;
+            if filter.after.is_none() {
+                return Ok((count, true));
+            }
+            if began.elapsed() > COUNT_FOR {
+                return Ok((count, false));
+            }
+        }
+    }
+}
+
+/// How far an operation is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BulkProgress {
+    pub(super) changed: u64,
+    /// Jobs that were not in the state any more.
+    pub(super) skipped: u64,
+    pub(super) failed: u64,
+    pub(super) first_error: Option<String>,
+    pub(super) is_over: bool,
+}
+
+/// An operation.
+pub(super) struct BulkOperation {
+    pub(super) number: u64,
+    pub(super) verb: Verb,
+    /// What it is about, in words.
+    pub(super) text: String,
+    pub(super) began: SystemTime,
+    pub(super) stop: CancellationToken,
+    progress: Mutex<BulkProgress>,
+}
+
+impl BulkOperation {
+    pub(super) fn progress(&self) -> BulkProgress {
+        self.progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut BulkProgress)) {
+        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// The operations of this server. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Operations(Arc<OperationList>);
+
+#[derive(Default)]
+struct OperationList {
+    list: Mutex<VecDeque<Arc<BulkOperation>>>,
+    tasks: TaskTracker,
+}
+
+impl Operations {
+    /// An operation by its number.
+    pub(super) fn get(&self, number: u64) -> Option<Arc<BulkOperation>> {
+        let list = self.0.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.iter()
+            .find(|operation| operation.number == number)
+            .cloned()
+    }
+
+    /// Begins one; `None` if enough run.
+    pub(super) fn begin(
+        &self,
+        broker: &Broker,
+        verb: Verb,
+        text: String,
+        selection: Selection,
+    ) -> Option<Arc<BulkOperation>> {
+        let mut list = self.0.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = list.iter().filter(|one| !one.progress().is_over).count();
+        if running >= RUNNING_MAX {
+            return None;
+        }
+        let operation = Arc::new(BulkOperation {
+            number: list.back().map_or(1, |last| last.number + 1),
+            verb,
+            text,
+            began: SystemTime::now(),
+            stop: CancellationToken::new(),
+            progress: Mutex::default(),
+        });
+        list.push_back(Arc::clone(&operation));
+        while list.len() > KEPT {
+            list.pop_front();
+        }
+        let (broker, running) = (broker.clone(), Arc::clone(&operation));
+        self.0.tasks.spawn(async move {
+            if let Err(error) = carry_out(&broker, &running, selection).await {
+                running.note(|progress| progress.first_error = Some(error.to_string()));
+            }
+            running.note(|progress| progress.is_over = true);
+        });
+        Some(operation)
+    }
+}
+
+/// Goes through the jobs once, in the order of their pushes. A job that comes back into the state
+/// keeps its position, so it is not met again.
+async fn carry_out(
+    broker: &Broker,
+    operation: &BulkOperation,
+    selection: Selection,
+) -> Result<(), Error> {
+    let mut filter = selection.filter.clone();
+    let is_dead = filter.state == Some(brigade::JobState::Dead);
+    loop {
+        let page = broker.find(&filter).await?;
+        let verb = operation.verb;
+        let mut jobs = page.jobs;
+        jobs.retain(|job| selection.has(job));
+        let mut outcomes = stream::iter(jobs)
+            .map(|job| {
+                let broker = broker.clone();
+                async move { verb.act(&broker, &job, is_dead).await }
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some(outcome) = outcomes.next().await {
+            operation.note(|progress| match outcome {
+                Ok(true) => progress.changed += 1,
+                Ok(false) => progress.skipped += 1,
+                Err(error) => {
+                    progress.failed += 1;
+                    progress
+                        .first_error
+                        .get_or_insert_with(|| error.to_string());
+                }
+            });
+            if operation.stop.is_cancelled() {
+                return Ok(());
+            }
+        }
+        filter.after = page.next;
+        if filter.after.is_none() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The pages of an operation on many jobs: the question before it, and how far it is.
+//!
+//! The question names the operation, the jobs by their conditions, and their number, which is counted
+//! for a bounded time. Its form sends the conditions, not the ids, so the operation acts on the jobs
+//! that meet them when it reads them. Operations on all jobs without a condition are refused.
+
+use std::time::SystemTime;
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use brigade::JobState;
+use serde::Deserialize;
+
+use super::bulk::{BulkProgress, Operations, PAGE, Selection, Verb};
+use super::filters;
+use super::job_filter::FilterQuery;
+use super::shell::{Failed, PageShell, back, page};
+use super::viewer::Viewer;
+use super::watch::{BrokerWatch, Snapshot};
+use super::words::{ShownTime, number, state_of};
+use crate::app::App;
+
+#[derive(Template)]
+#[template(path = "bulk_question.html")]
+struct QuestionPage {
+    page: PageShell,
+    verb: &'static str,
+    name: &'static str,
+    what: String,
+    warning: &'static str,
+    fields: Vec<(String, String)>,
+    is_none: bool,
+    back: String,
+}
+
+#[derive(Template)]
+#[template(path = "bulk_progress.html")]
+struct ProgressPage {
+    page: PageShell,
+    number: u64,
+    what: String,
+    done: &'static str,
+    progress: BulkProgress,
+    began: ShownTime,
+}
+
+/// The filter, and what the form of a filter cannot say.
+#[derive(Deserialize)]
+pub(super) struct BulkQuery {
+    #[serde(flatten)]
+    filter: FilterQuery,
+    no_task: Option<String>,
+}
+
+impl BulkQuery {
+    fn selection(&self, verb: Verb) -> Result<Selection, Failed> {
+        let mut filter = self.filter.filter(PAGE)?;
+        filter.newest_first = false;
+        filter.after = None;
+        match (verb, filter.state) {
+            (Verb::Retry, None) => filter.state = Some(JobState::Dead),
+            (Verb::Retry, Some(state)) if state != JobState::Dead => {
+                let text = "Only dead letters can be retried: choose the state dead.";
+                return Err(Failed::Form(text.to_owned()));
+            }
+            _ => {}
+        }
+        if !self.filter.is_narrow() {
+            let text = "This would touch every job. Choose a queue, a state or another condition.";
+            return Err(Failed::Form(text.to_owned()));
+        }
+        Ok(Selection {
+            filter,
+            no_task: self.no_task.is_some(),
+        })
+    }
+
+    fn fields(&self) -> Vec<(String, String)> {
+        let fields = self.filter.fields().into_iter();
+        let owned = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let no_task = self
+            .no_task
+            .iter()
+            .map(|_| ("no_task".to_owned(), "1".to_owned()));
+        owned.chain(no_task).collect()
+    }
+}
+
+/// Asks before an operation, with the number of jobs.
+pub(super) async fn question(
+    viewer: Viewer,
+    State(app): State<App>,
+    Extension(watch): Extension<BrokerWatch>,
+    Path(verb): Path<String>,
+    Query(query): Query<BulkQuery>,
+) -> Response {
+    let snapshot = watch.look(&app.broker).await;
+    let asked = ask(&viewer, &app, &snapshot, &verb, &query).await;
+    asked.unwrap_or_else(|failed| failed.page(&viewer, &snapshot))
+}
+
+async fn ask(
+    viewer: &Viewer,
+    app: &App,
+    snapshot: &Snapshot,
+    verb: &str,
+    query: &BulkQuery,
+) -> Result<Response, Failed> {
+    if !viewer.can_change() {
+        return Err(Failed::Role("admin"));
+    }
+    let verb = verb_of(verb)?;
+    let selection = query.selection(verb)?;
+    let (count, is_all) = selection.count(&app.broker).await?;
+    let count = match is_all {
+        true => number(count),
+        false => format!("more than {}", number(count)),
+    };
+    let state = state_of(&query.filter.state);
+    let back = match state {
+        Some(JobState::Dead) => "/dead".to_owned(),
+        _ => format!("/jobs?{}", query.filter.query()),
+    };
+    Ok(page(&QuestionPage {
+        page: PageShell::new(viewer, "", verb.word(), snapshot),
+        what: query.filter.in_words(&count),
+        is_none: count == "0",
+        verb: verb.word(),
+        name: verb.name(),
+        warning: match verb {
+            Verb::Retry => "Each goes back to its queue, its counters at zero.",
+            Verb::Cancel => {
+                "Those that wait end at once; those that run are stopped by their holders. This cannot be undone."
+            }
+            Verb::Delete => {
+                "They are gone for good, with their payloads and reports. This cannot be undone."
+            }
+        },
+        fields: query.fields(),
+        back,
+    }))
+}
+
+fn verb_of(name: &str) -> Result<Verb, Failed> {
+    Verb::of(name).ok_or_else(|| Failed::Missing(format!("There is no operation {name:?}.")))
+}
+
+/// Begins an operation.
+pub(super) async fn begin(
+    viewer: Viewer,
+    State(app): State<App>,
+    Extension(watch): Extension<BrokerWatch>,
+    Extension(operations): Extension<Operations>,
+    Path(verb): Path<String>,
+    axum::Form(query): axum::Form<BulkQuery>,
+) -> Response {
+    let begun = start(&viewer, &app, &operations, &verb, &query).await;
+    watch.changed().await;
+    match begun {
+        Ok(response) => response,
+        Err(failed) => failed.page(&viewer, &*watch.look(&app.broker).await),
+    }
+}
+
+async fn start(
+    viewer: &Viewer,
+    app: &App,
+    operations: &Operations,
+    verb: &str,
+    query: &BulkQuery,
+) -> Result<Response, Failed> {
+    if !viewer.can_change() {
+        return Err(Failed::Role("admin"));
+    }
+    let verb = verb_of(verb)?;
+    let selection = query.selection(verb)?;
+    let (count, is_all) = selection.count(&app.broker).await?;
+    let count = match is_all {
+        true => number(count),
+        false => format!("more than {}", number(count)),
+    };
+    let text = format!("{} {}", verb.word(), query.filter.in_words(&count));
+    tracing::info!(by = %viewer.name, operation = %text, "an operation on many jobs begins");
+    let operation = operations
+        .begin(&app.broker, verb, text, selection)
+        .ok_or_else(|| {
+            Failed::Form("Three operations run already; wait for one of them.".to_owned())
+        })?;
+    Ok(back(viewer, &format!("/operations/{}", operation.number)))
+}
+
+/// How far an operation is.
+pub(super) async fn progress(
+    viewer: Viewer,
+    State(app): State<App>,
+    Extension(watch): Extension<BrokerWatch>,
+    Extension(operations): Extension<Operations>,
+    Path(number): Path<u64>,
+) -> Response {
+    let snapshot = watch.look(&app.broker).await;
+    let Some(operation) = operations.get(number).filter(|_| viewer.can_read()) else {
+        let text = "There is no operation of this number (any more): a server that starts again \
+            forgets them.";
+        return Failed::Missing(text.to_owned()).page(&viewer, &snapshot);
+    };
+    page(&ProgressPage {
+        page: PageShell::new(&viewer, "", operation.text.clone(), &snapshot),
+        number,
+        what: operation.text.clone(),
+        done: operation.verb.done(),
+        progress: operation.progress(),
+        began: ShownTime::new(operation.began, SystemTime::now()),
+    })
+}
+
+/// Stops an operation where it is.
+pub(super) async fn stop(
+    viewer: Viewer,
+    State(app): State<App>,
+    Extension(watch): Extension<BrokerWatch>,
+    Extension(operations): Extension<Operations>,
+    Path(number): Path<u64>,
+) -> Response {
+    if !viewer.can_change() {
+        return Failed::Role("admin").page(&viewer, &*watch.look(&app.broker).await);
+    }
+    if let Some(operation) = operations.get(number) {
+        operation.stop.cancel();
+    }
+    back(&viewer, &format!("/operations/{number}"))
+}
