@@ -1,0 +1,96 @@
+//! Very many jobs and queues: pages stay small, one job is found, groups are worked off.
+
+use std::time::Instant;
+
+use brigade::JobState;
+
+use crate::browser::Browser;
+use crate::look::get;
+use crate::site::{Kind, Site};
+
+/// Jobs of the tests with many; `BRIGADE_FULL=1` for all.
+fn many() -> usize {
+    brigade_testkit::count(20_000, 100_000)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_job_is_found_among_very_many() {
+    let site = Site::start(Kind::Sqlite).await;
+    site.push("mail", "{\"to\": \"ann@example.org\"}", many() / 2)
+        .await;
+    let wanted = site
+        .push("mail", "{\"to\": \"needle@example.org\"}", 1)
+        .await
+        .remove(0);
+    site.push("mail", "{\"to\": \"ben@example.org\"}", many() / 2)
+        .await;
+    let browser = Browser::start();
+    browser.size(390, 844);
+    browser.open(&site.url("/jobs"));
+    browser.type_into("input[name=text]", "needle");
+    browser.click("form.filter button");
+    browser.until("location.search.includes('needle') && document.querySelector('.pager')");
+    // A look reads so many jobs at most, and says so.
+    while browser.run("return document.querySelectorAll('tbody tr').length") == 0 {
+        let before = browser.address();
+        browser.click(".pager a:last-child");
+        browser.until(&format!(
+            "location.href !== {before:?} && document.querySelector('.pager')"
+        ));
+    }
+    browser.click("tbody a");
+    browser.until(&format!("location.pathname === '/jobs/{wanted}'"));
+    browser.until_text("needle@example.org");
+    browser.check_console();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_dead_letters_is_retried_with_its_number_said_before() {
+    let site = Site::start(Kind::Sqlite).await;
+    site.dead_letters("mail", 40, "no answer after {n} s").await;
+    site.dead_letters("mail", 3, "refused").await;
+    let browser = Browser::start();
+    browser.open(&site.url("/dead"));
+    browser.until_text("no answer after # s");
+    browser.click(".group a[href*=\"/bulk/retry\"]");
+    browser.until_text("Retry 40 dead letters of `mail`");
+    browser.click("form button");
+    browser.until_text("Finished: 40 retried.");
+    let dead = site
+        .broker
+        .jobs(Some("mail"), Some(JobState::Dead), None, 100)
+        .await
+        .unwrap();
+    assert_eq!(dead.len(), 3);
+    let (_, lines) = get(&site, "/dead/export?queue=mail&state=dead");
+    assert_eq!(lines.matches("\"refused\"").count(), 3, "{lines}");
+    browser.check_console();
+}
+
+/// The sizes are checked; the times are printed, as they depend on the machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_page_is_small_with_very_many_dead_letters_and_queues() {
+    let site = Site::start(Kind::Sqlite).await;
+    for number in 0..1_000 {
+        site.push(&format!("queue-{number:04}"), "{}", 1).await;
+    }
+    let dead = many() / 10;
+    site.dead_letters("mail", dead, "no answer after {n} s")
+        .await;
+    for path in ["/", "/queues", "/dead", "/jobs?state=dead"] {
+        get(&site, path);
+        let began = Instant::now();
+        let (_, page) = get(&site, path);
+        println!("{path}: {:?}, {} bytes", began.elapsed(), page.len());
+        assert!(page.len() < 150 << 10, "{path}: {} bytes", page.len());
+    }
+    let (_, page) = get(&site, "/");
+    let mut whole = page.len();
+    for name in ["brigade.css", "brigade.js"] {
+        let end = page.find(name).unwrap() + name.len();
+        let start = page[..end].rfind('"').unwrap() + 1;
+        whole += get(&site, &page[start..end]).1.len();
+    }
+    println!("the first page with style and script: {whole} bytes");
+    assert!(whole < 150 << 10, "{whole} bytes");
+}

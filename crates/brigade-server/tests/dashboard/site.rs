@@ -1,0 +1,183 @@
+//! A broker, a server on it, and a consumer with its workers: what a browser looks at.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use brigade::{Broker, Job, JobId, JobState, Pool, task};
+use brigade_server::{Auth, ServerOptions};
+use brigade_testkit::redis::Redis;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Which broker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Sqlite,
+    Redis,
+}
+
+/// A broker and a server on it.
+pub(crate) struct Site {
+    pub(crate) broker: Broker,
+    pub(crate) address: SocketAddr,
+    pub(crate) directory: tempfile::TempDir,
+    stop: CancellationToken,
+    server: Option<JoinHandle<()>>,
+    _redis: Option<Redis>,
+}
+
+/// Takes its worker down until there is this file, with colours and a tag in its last words.
+#[task]
+pub(crate) fn fragile(repaired: String) -> String {
+    if std::path::Path::new(&repaired).exists() {
+        return "it works now".to_owned();
+    }
+    eprintln!("reading the \u{1b}[1;31mbroken\u{1b}[0m file <img src=x onerror=alert(1)>");
+    std::process::abort();
+}
+
+/// Ends well.
+#[task]
+pub(crate) fn greet(name: String) -> String {
+    format!("hello {name}")
+}
+
+/// Runs until it is stopped.
+#[task]
+pub(crate) fn endless(cx: &brigade::Context, what: String) {
+    cx.progress(0.4, what.as_str());
+    loop {
+        std::thread::park_timeout(Duration::from_secs(1));
+    }
+}
+
+impl Site {
+    pub(crate) async fn start(kind: Kind) -> Self {
+        Self::start_with(kind, Auth::none()).await
+    }
+
+    pub(crate) async fn start_with(kind: Kind, auth: Auth) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (url, redis) = match kind {
+            Kind::Sqlite => {
+                let path = directory.path().join("jobs.db");
+                (format!("sqlite:{}", path.display()), None)
+            }
+            Kind::Redis => {
+                let redis = Redis::start(&[]).unwrap();
+                (redis.url(), Some(redis))
+            }
+        };
+        let broker = Broker::connect(&url).await.unwrap();
+        let stop = CancellationToken::new();
+        let options = ServerOptions::new(auth).stop(stop.clone());
+        let router = brigade_server::router(broker.clone(), options);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stopped = stop.clone();
+        let server = tokio::spawn(async move {
+            let serving = axum::serve(listener, router);
+            tokio::select! {
+                served = serving => served.unwrap(),
+                () = stopped.cancelled() => {}
+            }
+        });
+        Self {
+            broker,
+            address,
+            directory,
+            stop,
+            server: Some(server),
+            _redis: redis,
+        }
+    }
+
+    /// The address of a page.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// A consumer in a pool of worker processes; ends with what it returns.
+    pub(crate) async fn consume(&self, queues: &[&str], slots: usize) -> Consuming {
+        let pool = Pool::builder().workers(2).start().await.unwrap();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let mut consumer = self
+            .broker
+            .consumer()
+            .on(&pool)
+            .prefetch(slots)
+            .version("1.4.2");
+        for queue in queues {
+            consumer = consumer.queue(*queue);
+        }
+        let running = tokio::spawn(async move {
+            consumer
+                .run_until(async move { stopped.cancelled().await })
+                .await
+                .unwrap();
+            pool.shutdown().await;
+        });
+        Consuming { stop, running }
+    }
+
+    /// Pushes jobs of this payload.
+    pub(crate) async fn push(&self, queue: &str, payload: &str, count: usize) -> Vec<JobId> {
+        let mut ids = Vec::new();
+        let jobs: Vec<Job> = (0..count).map(|_| Job::new(queue, None, payload)).collect();
+        for batch in jobs.chunks(1_000) {
+            let pushed = self.broker.push_many(batch.to_vec()).await.unwrap();
+            ids.extend(pushed.iter().map(|pushed| pushed.id().clone()));
+        }
+        ids
+    }
+
+    /// Makes dead letters, by leasing and setting aside.
+    pub(crate) async fn dead_letters(&self, queue: &str, count: usize, reason: &str) {
+        self.push(queue, "{\"to\": \"ann@example.org\"}", count)
+            .await;
+        let handle = self.broker.queue(queue);
+        for number in 0..count {
+            let lease = handle
+                .lease(Duration::from_secs(60), Duration::ZERO)
+                .await
+                .unwrap();
+            let reason = reason.replace("{n}", &number.to_string());
+            lease.expect("a job").dead_letter(reason).await.unwrap();
+        }
+    }
+
+    /// Waits until a job is in this state.
+    pub(crate) async fn until_state(&self, id: &JobId, state: JobState) {
+        while self
+            .broker
+            .job(id)
+            .await
+            .unwrap()
+            .is_none_or(|job| job.state != state)
+        {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ends the server, as a lost network looks to a browser.
+    pub(crate) async fn stop_server(&mut self) {
+        self.stop.cancel();
+        if let Some(server) = self.server.take() {
+            server.await.unwrap();
+        }
+    }
+}
+
+/// A consumer that runs.
+pub(crate) struct Consuming {
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Consuming {
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap();
+    }
+}
