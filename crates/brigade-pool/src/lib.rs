@@ -23,13 +23,13 @@ mod worker;
 
 #[cfg(any(test, fuzzing))]
 use brigade_core::payload;
+#[cfg(feature = "remote")]
+use brigade_core::printable;
 use brigade_core::{
     address, args, attempt_report, call, call_handle, codec, context, error, event, function,
-    invocation, job_context, outcome, output, place, policy, progress, progress_queue, refused,
-    registry, request, retry, signature, sync, traceparent,
+    invocation, job_context, options, outcome, output, place, policy, progress, progress_queue,
+    refused, registry, request, retry, signature, sync, traceparent,
 };
-#[cfg(feature = "remote")]
-use brigade_core::{options, printable};
 use brigade_runtime::shutdown;
 
 pub use entry::init;
