@@ -21,6 +21,7 @@ pub mod remote;
 mod wire;
 mod worker;
 
+use brigade_core::options;
 #[cfg(any(test, fuzzing))]
 use brigade_core::payload;
 #[cfg(feature = "remote")]
