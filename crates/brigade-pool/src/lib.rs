@@ -21,7 +21,6 @@ pub mod remote;
 mod wire;
 mod worker;
 
-use brigade_core::options;
 #[cfg(any(test, fuzzing))]
 use brigade_core::payload;
 #[cfg(feature = "remote")]
