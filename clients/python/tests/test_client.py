@@ -126,12 +126,15 @@ class Jobs(WithKinds):
     async def test_a_server_that_is_away_or_silent_is_an_error_of_its_own(self) -> None:
         with self.assertRaises(ConnectionFailed):
             await Brigade("http://127.0.0.1:1").take("q")
-        silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        kept = []
+        silent = await asyncio.start_server(lambda reader, writer: kept.append(writer), "127.0.0.1", 0)
         port = silent.sockets[0].getsockname()[1]
         with unittest.mock.patch("brigade_client.http.MARGIN", 0.05):
             with self.assertRaises(RequestTimeout):
                 await Brigade(f"http://127.0.0.1:{port}", timeout=0.05).take("q")
         silent.close()
+        for writer in kept:
+            writer.close()
 
 
 class Work(WithKinds):
