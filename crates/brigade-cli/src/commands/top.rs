@@ -25,6 +25,8 @@ mod rates;
 mod reader;
 mod rows;
 mod screen;
+#[cfg(test)]
+mod simulation;
 mod source;
 
 use std::io::{self, IsTerminal as _, stdin, stdout};

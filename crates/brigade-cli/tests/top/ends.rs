@@ -42,13 +42,13 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
     terminal.wait_for("Stopped");
     assert_eq!(terminal.modes(), CLEAN);
     assert_eq!(terminal.settings(), before);
-    terminal.type_line("fg");
+    terminal.type_line("fg; echo ended $?");
     terminal.wait_for("no queue has jobs");
     assert_eq!(terminal.modes(), (true, false));
     terminal.type_text("?");
     terminal.wait_for("reverse the order");
     terminal.keys(&["C-c"]);
-    terminal.wait_for("ready>");
+    terminal.wait_for("ended 0");
     assert_eq!(terminal.modes(), CLEAN);
     assert_eq!(terminal.settings(), before);
 }
@@ -61,13 +61,13 @@ fn it_goes_on_after_a_stop_from_outside() {
     let top = terminal.top();
     terminal.signal(Signal::STOP);
     terminal.wait_for("Stopped");
-    terminal.type_line("clear; fg");
+    terminal.type_line("clear; fg; echo ended $?");
     terminal.wait_until("the screen", |screen| {
         screen.contains("no queue has jobs") && !screen.contains("ready>")
     });
     assert_eq!(terminal.top(), top);
     terminal.type_text("q");
-    terminal.wait_for("ready>");
+    terminal.wait_for("ended 0");
     assert_eq!(terminal.modes(), CLEAN);
 }
 

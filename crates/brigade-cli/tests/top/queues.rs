@@ -86,7 +86,9 @@ fn dead_letters_are_retried_in_groups_and_one_job_is_shown() {
         screen.contains("failed: exit code 4: no route to host")
             && screen.contains("state        dead")
     });
-    terminal.keys(&["Escape", "Escape"]);
+    terminal.keys(&["Escape"]);
+    terminal.wait_for("reason or payload");
+    terminal.keys(&["Escape"]);
     terminal.wait_for("r retry all of them");
     terminal.type_text("r");
     terminal.wait_for("Retry 3 dead letters of emails?");
