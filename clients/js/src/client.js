@@ -6,6 +6,8 @@ import { Lease } from './lease.js';
 /** How long one long poll waits. */
 const POLL_SECONDS = 20;
 const WORK_PAUSE_MS = 1_000;
+/** A timer of more fires at once. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
 
 /** A connection to a Brigade server. It keeps nothing open between requests. */
 export class Brigade {
@@ -17,27 +19,30 @@ export class Brigade {
 
   /**
    * Pushes a job and gives `{id, duplicate}`. The push has an idempotency key (one of its own if the
-   * options have none), so that it is repeated after a lost answer and yet stored once.
+   * options have none), so that it is repeated after a lost answer and yet stored once. A job with
+   * `unique`, and one for a broker without unique keys (RabbitMQ), is sent once.
    */
   async push(queue, payload, { idempotencyKey, ...options } = {}) {
-    const keyed = options.unique === undefined;
-    const key = idempotencyKey ?? (keyed ? newKey() : undefined);
-    return this.#http.request('POST', `${queuePath(queue)}/jobs`, {
-      body: { payload, ...options },
-      headers: key === undefined ? {} : { 'idempotency-key': key },
-      safe: true,
-    });
+    return this.#push(queue, { payload, ...options }, idempotencyKey, options.unique === undefined);
   }
 
   /** Pushes jobs, all or none; a list of `{id, duplicate}`. */
-  async pushMany(queue, jobs, { idempotencyKey = newKey() } = {}) {
-    const keyed = jobs.every((job) => job.unique === undefined);
-    const answer = await this.#http.request('POST', `${queuePath(queue)}/jobs`, {
-      body: jobs,
-      headers: keyed ? { 'idempotency-key': idempotencyKey } : {},
-      safe: keyed,
-    });
-    return answer.jobs;
+  async pushMany(queue, jobs, { idempotencyKey } = {}) {
+    const canHaveKey = jobs.every((job) => job.unique === undefined);
+    return (await this.#push(queue, jobs, idempotencyKey, canHaveKey)).jobs;
+  }
+
+  async #push(queue, body, givenKey, canHaveKey) {
+    const key = givenKey ?? (canHaveKey ? newKey() : undefined);
+    const send = (headers) =>
+      this.#http.request('POST', `${queuePath(queue)}/jobs`, { body, headers, safe: headers !== undefined });
+    try {
+      return await send(key === undefined ? undefined : { 'idempotency-key': key });
+    } catch (error) {
+      // A broker without unique keys: nothing was stored.
+      if (error.kind !== 'unsupported' || key === undefined || givenKey !== undefined) throw error;
+      return send(undefined);
+    }
   }
 
   /** Takes the next job, which is gone from then on (at most once); `null` if none comes. */
@@ -76,21 +81,32 @@ export class Brigade {
    * `signal` is aborted, running handlers are finished first.
    */
   async work(queue, handler, { concurrency = 1, time = 60, signal } = {}) {
-    const one = async () => {
-      while (!signal?.aborted) {
-        let lease;
-        try {
-          lease = await this.lease(queue, { time, wait: POLL_SECONDS, signal });
-        } catch (error) {
-          if (signal?.aborted) return;
-          if (!error.retryable) throw error;
-          await pause(WORK_PAUSE_MS, signal).catch(() => {});
-          continue;
-        }
-        if (lease !== null) await runLease(lease, handler, time);
+    // The first failure ends all of them.
+    const failed = new AbortController();
+    const stop = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal;
+    const one = () =>
+      this.#workOne(queue, handler, time, stop).catch((error) => {
+        failed.abort(error);
+        throw error;
+      });
+    const ends = await Promise.allSettled(Array.from({ length: concurrency }, one));
+    const failure = ends.find((end) => end.status === 'rejected');
+    if (failure) throw failure.reason;
+  }
+
+  async #workOne(queue, handler, time, signal) {
+    while (!signal.aborted) {
+      let lease;
+      try {
+        lease = await this.lease(queue, { time, wait: POLL_SECONDS, signal });
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!error.retryable) throw error;
+        await pause(WORK_PAUSE_MS, signal).catch(() => {});
+        continue;
       }
-    };
-    await Promise.all(Array.from({ length: concurrency }, one));
+      if (lease !== null) await runLease(lease, handler, time);
+    }
   }
 
   /** Calls a task and waits for its result. A call that ends otherwise is a `BrigadeError`. */
@@ -172,7 +188,7 @@ async function runLease(lease, handler, time) {
       if (error.kind === 'stale') stop.abort(error);
     }
   };
-  const timer = setInterval(extend, (time * 1000) / 3);
+  const timer = setInterval(extend, Math.min((time * 1000) / 3, TIMER_MS_MAX));
   let settle;
   try {
     const result = await handler(lease.payload, lease, stop.signal);
@@ -182,8 +198,14 @@ async function runLease(lease, handler, time) {
   } finally {
     clearInterval(timer);
   }
-  // A settlement that is lost does no harm: the lease runs out, and the job comes back.
-  await settle().catch(() => {});
+  try {
+    await settle();
+  } catch (error) {
+    // A settlement that is lost does no harm: the lease runs out, and the job comes back. But a result
+    // that cannot be sent would not be sent the next time either.
+    if (error.retryable || error.kind === 'stale') return;
+    await lease.nack(`its result cannot be sent: ${error.message}`).catch(() => {});
+  }
 }
 
 function queuePath(queue) {

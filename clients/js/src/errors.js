@@ -35,6 +35,16 @@ export class ConnectionError extends Error {
   }
 }
 
+/** What came is no answer of a Brigade server: repeating the request would not help. */
+export class UnreadableError extends ConnectionError {
+  constructor(message, cause) {
+    super(message, cause);
+    this.name = 'UnreadableError';
+    this.kind = 'unreadable';
+    this.retryable = false;
+  }
+}
+
 /** The server did not answer in time. */
 export class TimeoutError extends ConnectionError {
   constructor(message) {

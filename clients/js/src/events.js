@@ -1,5 +1,5 @@
 /** Events of jobs, over server-sent events with resume. */
-import { BrigadeError } from './errors.js';
+import { BrigadeError, UnreadableError } from './errors.js';
 import { pause, readAnswer } from './http.js';
 
 const PAUSE_MS = 500;
@@ -28,7 +28,7 @@ export async function* events(http, { queue, after, signal } = {}) {
       }
     } catch (error) {
       if (signal?.aborted) return;
-      if (error instanceof BrigadeError && !error.retryable) throw error;
+      if (error.retryable === false) throw error;
       failures += 1;
       if (last === undefined && failures === 1 && !(error instanceof BrigadeError)) {
         // The first connection: a wrong URL must not be repeated for ever in silence.
@@ -87,7 +87,7 @@ export class Parser {
   /** The events that a piece of text completes. */
   *feed(text) {
     this.#rest += text;
-    if (this.#rest.length > EVENT_CHARS_MAX) throw new Error('an event is too long');
+    if (this.#rest.length > EVENT_CHARS_MAX) throw new UnreadableError('an event is too long');
     const lines = this.#rest.split(/\r\n|\n|\r(?!$)/);
     this.#rest = lines.pop();
     for (const line of lines) {
@@ -114,7 +114,12 @@ export class Parser {
     const { data, event, id } = this.#fields;
     this.#fields = { data: [], event: '', id: undefined };
     if (data.length === 0) return undefined;
-    const value = JSON.parse(data.join('\n'));
+    let value;
+    try {
+      value = JSON.parse(data.join('\n'));
+    } catch (error) {
+      throw new UnreadableError('an event is no JSON: is this a Brigade server?', error);
+    }
     return { kind: event || 'message', ...value, cursor: id ?? value.cursor };
   }
 }

@@ -4,7 +4,7 @@
  * A request is repeated only if it changes nothing, or if doing it twice is the same as once (a push
  * with an idempotency key, the settlement of a lease, which names the lease). Others are sent once.
  */
-import { BrigadeError, ConnectionError, TimeoutError } from './errors.js';
+import { BrigadeError, ConnectionError, TimeoutError, UnreadableError } from './errors.js';
 
 /** Attempts of a request that may be repeated. */
 const ATTEMPTS_MAX = 4;
@@ -42,6 +42,8 @@ export class Http {
       try {
         return await this.#once(method, path, { text, query, headers, waitMs, signal });
       } catch (error) {
+        // An attempt before this one may have settled the lease, and its answer was lost.
+        if (attempt > 1 && error.kind === 'stale') error.uncertain = true;
         if (attempt >= attempts || !error.retryable || signal?.aborted) throw error;
         await pause(Math.min(PAUSE_MS * 2 ** attempt, PAUSE_MS_MAX), signal);
       }
@@ -96,7 +98,7 @@ export async function readAnswer(response) {
     try {
       return JSON.parse(text);
     } catch (error) {
-      throw new ConnectionError('the answer is no JSON: is this a Brigade server?', error);
+      throw new UnreadableError('the answer is no JSON: is this a Brigade server?', error);
     }
   }
   throw new BrigadeError({ ...problemOf(text), status: response.status });

@@ -202,9 +202,12 @@ export class BrigadeError extends Error {
 /** The server could not be reached, or the connection broke. */
 export class ConnectionError extends Error {
   readonly kind: string;
-  readonly retryable: true;
+  readonly retryable: boolean;
   readonly uncertain: true;
 }
+
+/** What came is no answer of a Brigade server. */
+export class UnreadableError extends ConnectionError {}
 
 /** The server did not answer in time. */
 export class TimeoutError extends ConnectionError {}

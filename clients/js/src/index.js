@@ -7,4 +7,4 @@
  */
 export { Brigade } from './client.js';
 export { Lease } from './lease.js';
-export { BrigadeError, ConnectionError, TimeoutError } from './errors.js';
+export { BrigadeError, ConnectionError, TimeoutError, UnreadableError } from './errors.js';

@@ -3,7 +3,8 @@
 /**
  * A job that was leased. Settle it once: `ack`, `nack`, `pass`, `giveBack` or `deadLetter`. Every
  * settlement names the lease, so the client repeats it after a lost answer; one that comes too late
- * is a `BrigadeError` of the kind `stale`.
+ * is a `BrigadeError` of the kind `stale`. If that is `uncertain`, the settlement was repeated, and the
+ * first attempt may have been carried out.
  */
 export class Lease {
   #http;

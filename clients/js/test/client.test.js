@@ -127,6 +127,34 @@ test('work runs jobs, fails those that throw, and finishes at a stop', async () 
   await working;
 });
 
+test('a result that cannot be sent is the failure of its job', async () => {
+  const stop = new AbortController();
+  const { id } = await brigade.push('unsendable', 1);
+  const working = brigade.work('unsendable', () => 1n, { signal: stop.signal });
+  assert.match((await brigade.job(id, { wait: 20 })).reason, /its result cannot be sent: .*BigInt/);
+  stop.abort();
+  await working;
+});
+
+test('a failure of one worker ends the others', async () => {
+  await assert.rejects(brigade.work('', () => {}, { concurrency: 3 }), BrigadeError);
+});
+
+test('a push to a broker without unique keys is sent without one', async () => {
+  const seen = [];
+  const without = (url, options) => {
+    const key = options.headers['idempotency-key'];
+    seen.push(key !== undefined);
+    if (key === undefined) return fetch(url, options);
+    const problem = { kind: 'unsupported', status: 422, retryable: false };
+    return Promise.resolve(new Response(JSON.stringify(problem), { status: 422 }));
+  };
+  const other = new Brigade(server.url, { fetch: without });
+  assert.equal((await other.push('plain', 1)).duplicate, false);
+  assert.deepEqual(seen, [true, false]);
+  await assert.rejects(other.push('plain', 1, { idempotencyKey: 'k' }), isKind('unsupported'));
+});
+
 test('a server that is away or silent is an error of its own', async () => {
   const silent = createServer();
   silent.listen(0, '127.0.0.1');

@@ -4,7 +4,7 @@
 """
 
 from .client import Brigade, Lease
-from .errors import BrigadeError, ConnectionFailed, RequestTimeout
+from .errors import BrigadeError, ConnectionFailed, RequestTimeout, UnreadableAnswer
 from .sync import SyncBrigade, SyncLease
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "RequestTimeout",
     "SyncBrigade",
     "SyncLease",
+    "UnreadableAnswer",
 ]

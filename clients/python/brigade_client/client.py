@@ -27,26 +27,34 @@ class Brigade:
         """Pushes a job and gives ``{"id", "duplicate"}``.
 
         The push has an idempotency key (one of its own if none is given), so that it is repeated
-        after a lost answer and yet stored once. ``options`` are those of a job: ``task``,
+        after a lost answer and yet stored once. A job with ``unique``, and one for a broker without
+        unique keys (RabbitMQ), is sent once. ``options`` are those of a job: ``task``,
         ``priority``, ``delay``, ``retries``, ``key``, ``unique``, ``keep`` ..
         """
-        key = idempotency_key
-        if key is None and options.get("unique") is None:
-            key = secrets.token_hex(16)
-        headers = {} if key is None else {"idempotency-key": key}
         body = {"payload": payload, **options}
-        return await self._http.request("POST", f"{_queue(queue)}/jobs", body, headers=headers, safe=True)
+        return await self._push(queue, body, idempotency_key, options.get("unique") is None)
 
     async def push_many(
         self, queue: str, jobs: Sequence[Mapping[str, Any]], *, idempotency_key: Optional[str] = None
     ) -> List[Dict[str, Any]]:
         """Pushes jobs (each ``{"payload": .., ..}``), all or none."""
-        keyed = all(job.get("unique") is None for job in jobs)
-        headers = {"idempotency-key": idempotency_key or secrets.token_hex(16)} if keyed else {}
-        answer = await self._http.request(
-            "POST", f"{_queue(queue)}/jobs", list(jobs), headers=headers, safe=keyed
-        )
+        can_have_key = all(job.get("unique") is None for job in jobs)
+        answer = await self._push(queue, list(jobs), idempotency_key, can_have_key)
         return answer["jobs"]
+
+    async def _push(self, queue: str, body: Any, given: Optional[str], can_have_key: bool) -> Any:
+        path = f"{_queue(queue)}/jobs"
+        key = given or (secrets.token_hex(16) if can_have_key else None)
+        if key is None:
+            return await self._http.request("POST", path, body)
+        try:
+            headers = {"idempotency-key": key}
+            return await self._http.request("POST", path, body, headers=headers, safe=True)
+        except BrigadeError as error:
+            # A broker without unique keys: nothing was stored.
+            if error.kind != "unsupported" or given is not None:
+                raise
+            return await self._http.request("POST", path, body)
 
     async def take(self, queue: str, *, wait: float = 0.0) -> Optional[Dict[str, Any]]:
         """Takes the next job, which is gone from then on (at most once); ``None`` if none comes."""
@@ -83,7 +91,16 @@ class Brigade:
         are given back.
         """
         stop = stop or asyncio.Event()
-        await asyncio.gather(*(self._work_one(queue, handler, time, stop) for _ in range(concurrency)))
+        workers = [
+            asyncio.ensure_future(self._work_one(queue, handler, time, stop)) for _ in range(concurrency)
+        ]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            # The first failure ends all of them; their jobs are given back.
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
 
     async def _work_one(
         self,
@@ -93,7 +110,7 @@ class Brigade:
         stop: asyncio.Event,
     ) -> None:
         while not stop.is_set():
-            # A job that is on its way when the wait ends is given back by the server.
+            # A job that is on its way when the wait ends comes back, at the latest with its lease.
             leasing = asyncio.ensure_future(self.lease(queue, time=time, wait=POLL))
             stopping = asyncio.ensure_future(stop.wait())
             try:
@@ -168,7 +185,8 @@ class Lease:
     """A job that was leased. Settle it once.
 
     Every settlement names the lease, so it is repeated after a lost answer; one that comes too late
-    is a ``BrigadeError`` of the kind ``stale``.
+    is a ``BrigadeError`` of the kind ``stale``. If that is ``uncertain``, the settlement was repeated,
+    and the first attempt may have been carried out.
     """
 
     def __init__(self, http: Http, document: Mapping[str, Any]) -> None:
@@ -258,9 +276,20 @@ async def _run(lease: Lease, handler: Callable[[Any, Lease], Awaitable[Any]], ti
         return
     error = running.exception()
     if error is None:
-        await _quietly(lease.ack(running.result()))
+        await _ack(lease, running.result())
     else:
         await _quietly(lease.nack(str(error) or type(error).__name__))
+
+
+async def _ack(lease: Lease, result: Any) -> None:
+    """A result that cannot be sent would not be sent the next time either: the job has failed."""
+    try:
+        await lease.ack(result)
+    except (BrigadeError, ConnectionFailed) as error:
+        if not error.retryable and error.kind != "stale":
+            await _quietly(lease.nack(f"its result cannot be sent: {error}"))
+    except (TypeError, ValueError) as error:
+        await _quietly(lease.nack(f"its result cannot be sent: {error}"))
 
 
 async def _quietly(settlement: Awaitable[None]) -> None:

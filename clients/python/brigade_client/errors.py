@@ -36,6 +36,13 @@ class ConnectionFailed(Exception):
     uncertain = True
 
 
+class UnreadableAnswer(ConnectionFailed):
+    """What came is no answer of a Brigade server: repeating the request would not help."""
+
+    kind = "unreadable"
+    retryable = False
+
+
 class RequestTimeout(ConnectionFailed):
     """The server did not answer in time."""
 

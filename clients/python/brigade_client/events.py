@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any, AsyncIterator, Dict, Iterator, List, Optional
 
-from .errors import BrigadeError, ConnectionFailed
+from .errors import BrigadeError, ConnectionFailed, UnreadableAnswer
 from .http import Http, read_answer
 
 PAUSE = 0.5
@@ -45,7 +45,7 @@ async def events(
                 raise
             failures += 1
         is_first = False
-        await asyncio.sleep(min(PAUSE * 2**failures, PAUSE_MAX))
+        await asyncio.sleep(min(PAUSE * 2 ** min(failures, 6), PAUSE_MAX))
 
 
 async def _connection(http: Http, queue: Optional[str], last: Optional[str]) -> AsyncIterator[Dict[str, Any]]:
@@ -88,7 +88,7 @@ class Parser:
         """The events that a piece of text completes."""
         self._rest += text
         if len(self._rest) > EVENT_CHARS_MAX:
-            raise ConnectionFailed("an event is too long")
+            raise UnreadableAnswer("an event is too long")
         lines = _LINE_END.split(self._rest)
         self._rest = lines.pop()
         for line in lines:
@@ -114,7 +114,10 @@ class Parser:
         self._data, self._event, self._id = [], "", None
         if not data:
             return None
-        value: Dict[str, Any] = json.loads("\n".join(data))
+        try:
+            value: Dict[str, Any] = json.loads("\n".join(data))
+        except ValueError as error:
+            raise UnreadableAnswer("an event is no JSON: is this a Brigade server?") from error
         value.setdefault("kind", kind or "message")
         if cursor is not None:
             value["cursor"] = cursor

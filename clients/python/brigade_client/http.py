@@ -12,7 +12,7 @@ import ssl
 from typing import Any, AsyncIterator, Dict, Mapping, Optional, Tuple
 from urllib.parse import quote, urlencode, urlsplit
 
-from .errors import BrigadeError, ConnectionFailed, RequestTimeout
+from .errors import BrigadeError, ConnectionFailed, RequestTimeout, UnreadableAnswer
 
 #: Attempts of a request that may be repeated.
 ATTEMPTS_MAX = 4
@@ -78,6 +78,9 @@ class Http:
                 except asyncio.TimeoutError:
                     raise RequestTimeout(f"{method} {path}: no answer within {limit:g} s") from None
             except (BrigadeError, ConnectionFailed) as error:
+                if attempt > 1 and error.kind == "stale":
+                    # An attempt before this one may have settled the lease, and its answer was lost.
+                    error.uncertain = True
                 if not safe or attempt >= ATTEMPTS_MAX or not error.retryable:
                     raise
                 await asyncio.sleep(min(PAUSE * 2**attempt, PAUSE_MAX))
@@ -124,8 +127,8 @@ class Http:
             fields["authorization"] = f"Bearer {self.token}"
         fields.update(headers or {})
         for name, value in fields.items():
-            if "\r" in value or "\n" in value:
-                raise ValueError(f"the header {name} has a line break")
+            if "\r" in value or "\n" in value or not value.isascii():
+                raise ValueError(f"the header {name} has a line break, or letters beyond ASCII")
         head = f"{method} {target} HTTP/1.1\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
         try:
@@ -235,7 +238,7 @@ def read_answer(status: int, text: bytes) -> Any:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise ConnectionFailed("the answer is no JSON: is this a Brigade server?") from error
+            raise UnreadableAnswer("the answer is no JSON: is this a Brigade server?") from error
     try:
         problem = json.loads(text)
     except ValueError:

@@ -175,6 +175,25 @@ class Work(WithKinds):
         self.assertEqual((job["state"], job["failed"], job["interrupted"]), ("ready", 0, 1))
 
 
+    async def test_a_result_that_cannot_be_sent_is_the_failure_of_its_job(self) -> None:
+        async def give_a_set(payload, lease):
+            return {1}
+
+        id = (await self.brigade.push("unsendable", 1))["id"]
+        working = asyncio.ensure_future(self.brigade.work("unsendable", give_a_set, stop=self.stop))
+        reason = (await self.brigade.job(id, wait=20))["reason"]
+        self.assertIn("its result cannot be sent: Object of type set", reason)
+        self.stop.set()
+        await working
+
+    async def test_a_failure_of_one_worker_ends_the_others(self) -> None:
+        async def nothing(payload, lease):
+            return None
+
+        with self.assertRaises(BrigadeError):
+            await self.brigade.work("", nothing, concurrency=3)
+
+
 class Events(WithKinds):
     def test_a_stream_of_events_is_taken_apart_wherever_it_is_cut(self) -> None:
         text = ': hello\n\nid: 5\r\nevent: done\r\ndata: {"a":\r\ndata: 1}\r\n\r\nevent: x\n\ndata: {}\n\n'
