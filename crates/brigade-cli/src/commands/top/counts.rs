@@ -11,5 +11,5 @@ pub(super) const LATER: [JobState; 3] =
 /// How many jobs of a queue are in these states.
 pub(super) fn count(queue: &QueueCounts, states: &[JobState]) -> u64 {
     let of = queue.jobs.iter().filter(|(of, _)| states.contains(of));
-    of.map(|(_, count)| count).sum()
+    of.fold(0, |sum, (_, count)| sum.saturating_add(*count))
 }

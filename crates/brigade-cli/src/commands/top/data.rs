@@ -64,7 +64,10 @@ pub(super) struct Totals {
 
 impl Totals {
     pub(super) fn of(queues: &[QueueCounts]) -> Self {
-        let sum = |states: &[JobState]| queues.iter().map(|queue| count(queue, states)).sum();
+        let sum = |states: &[JobState]| {
+            let counts = queues.iter().map(|queue| count(queue, states));
+            counts.fold(0, u64::saturating_add)
+        };
         Self {
             queues: queues.len(),
             waiting: sum(&WAITING),

@@ -76,7 +76,7 @@ fn sparkline(values: &[u64]) -> Cell {
     };
     let text = values.iter().map(bar).collect();
     #[expect(clippy::cast_precision_loss, reason = "for the order of rows")]
-    numbered(text, values.iter().sum::<u64>() as f64)
+    numbered(text, values.iter().map(|value| *value as f64).sum())
 }
 
 impl Table {
