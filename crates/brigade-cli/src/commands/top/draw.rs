@@ -148,7 +148,8 @@ fn foot_line(app: &App) -> Line<'static> {
     let of_user = |text: &str| escape(text).into_owned();
     match (&app.mode, &app.message) {
         (Mode::Question(action), _) => {
-            Line::styled(format!("{} [y/N]", action.question()), reversed())
+            let question = of_user(&action.question());
+            Line::styled(format!("{question} [y/N]"), reversed())
         }
         (Mode::Filter, _) => Line::styled(format!("/{}_", of_user(&app.filter)), bold()),
         (Mode::JobId(id), _) => Line::styled(format!("job {}_", of_user(id)), bold()),

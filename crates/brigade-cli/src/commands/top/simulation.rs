@@ -15,7 +15,7 @@ use super::draw::draw;
 use super::page::{BROKER_TABS, Page};
 use super::rates::QueueRates;
 
-const STEPS: usize = 3_000;
+const STEPS: usize = 800;
 const KEYS: &str = "q?123456789jkgG/isSpcry nyx\u{1b}\n\t\u{8}漢é";
 const NAMES: [&str; 6] = [
     "emails",
