@@ -32,8 +32,8 @@ const EVERYTHING: Capabilities = Capabilities {
     limits: true,
     manager: false,
     consumers: true,
-    statistics: false,
-    events: false,
+    statistics: true,
+    events: true,
     flows: true,
     results: true,
     answers: false,
@@ -69,8 +69,6 @@ impl TestedStore for Sqlite {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             durable: matches!(self, Self::File),
-            statistics: true,
-            events: true,
             ..EVERYTHING
         }
     }

@@ -73,6 +73,8 @@ local function store_broken(one, bases, reason)
     redis.call('HSET', job(id), 'attempts', 0, 'token', text(now), 'pushed_at', text(now), 'reason', reason, unpack(kept))
     redis.call('ZADD', key('jobs'), 0, id)
     enter(id, 'dead', 0)
+    happened('pushed', id, 'dead')
+    happened('dead', id, 'dead', reason)
   end
 end
 

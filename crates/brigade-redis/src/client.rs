@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, ToRedisArgs, Value, cmd};
 
 use super::fault::RedisFault;
@@ -43,6 +44,8 @@ pub(super) struct RedisClient {
     pub(super) next_tick: Mutex<Option<NextTick>>,
     /// Cancels of leases of this process, by queue, as they were seen last. Bounded by the leases.
     pub(super) asked_cancels: Mutex<HashMap<Box<str>, Vec<CancelRequest>>>,
+    /// Connections on which requests for events have waited.
+    pub(super) waiting: Mutex<Vec<Connection>>,
     /// Schedules that could not be fired, and until when they are left alone.
     pub(super) put_off: Mutex<HashMap<Box<str>, Instant>>,
 }
@@ -108,6 +111,7 @@ impl RedisClient {
             holder_checks: HolderChecks::default(),
             next_tick: Mutex::default(),
             asked_cancels: Mutex::default(),
+            waiting: Mutex::default(),
             put_off: Mutex::default(),
         };
         if away.is_none() {
@@ -356,12 +360,14 @@ impl RedisClient {
             part.add_command(command.clone());
         }
         let mut answers = vec![Value::Nil; pipeline.len()];
-        for (places, part) in slots.into_values() {
+        // At the same time, so that they share their way to each node.
+        let asked = slots.into_values().map(async |(places, part)| {
             let key = part.cmd_iter().next().map(key_of).unwrap_or_default();
-            for (place, answer) in places
-                .into_iter()
-                .zip(self.ask_together(what, key, &part).await?)
-            {
+            let answers = self.ask_together(what, key, &part).await?;
+            Ok::<_, Error>((places, answers))
+        });
+        for (places, part) in try_join_all(asked).await? {
+            for (place, answer) in places.into_iter().zip(part) {
                 answers[place] = answer;
             }
         }

@@ -1,26 +1,4 @@
--- What every script begins with. A script runs alone on the server and all of it or nothing; it must name no key outside of its queue.
---
--- KEYS[1] is 'brigade:{queue}:', the beginning of each key; KEYS[2] the list of queues, unless a cluster may have that elsewhere. All times are the server's, in milliseconds. `now` is its wall
--- clock, which decides when jobs and schedules fall due; leases and rates use `steady`, which does not follow a step of the wall clock. ARGV[1] is 'passed:set:correction:expected:tolerance':
--- the first two say how far a test has moved the time, and the wall clock besides; the others are described in `server_time.rs`. Ids are numbers with leading zeros, so that members of one score
--- are in the order of the pushes.
-
-local prefix, LIST = KEYS[1], KEYS[2]
-local clock = redis.call('TIME')
-local passed, set, correction, expected, tolerance = string.match(ARGV[1], '^(%d+):(-?%d+):(-?%d+):(%d*):(%d+)$')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-if expected ~= '' and math.abs(now - tonumber(expected)) > tonumber(tolerance) then
-  return redis.error_reply('STEPPED the server has another time than this client expects')
-end
-local steady = now + tonumber(passed) + tonumber(correction)
-now = now + tonumber(passed) + tonumber(set)
-
-local function key(name) return prefix .. name end
-local function job(id) return prefix .. 'job:' .. id end
-local function text(number) return string.format('%.0f', number) end
-local function get(id, field) return redis.call('HGET', job(id), field) end
-local function number(value) return tonumber(value) or 0 end
-local function queue_name() return string.match(prefix, '^brigade:{(.*)}:$') end
+-- What all scripts share behind `begin.lua` and `record.lua`: the states of a job, flows, and what is new.
 
 -- A server whose memory is full refuses a script at its first write that could need more; after one that needs none, it lets it go on. So
 -- what is there can always be handed out and settled, which frees memory; only pushes are refused.
@@ -104,8 +82,14 @@ local function leave(id)
   end
 end
 
+local function is_settled(state) return state == 'done' or state == 'dead' or state == 'cancelled' end
+
 local function enter(id, state, score)
-  redis.call('HSET', job(id), 'state', state)
+  if is_settled(state) then
+    redis.call('HSET', job(id), 'state', state, 'ended_at', text(now))
+  else
+    redis.call('HSET', job(id), 'state', state)
+  end
   redis.call('ZADD', key(state), score, id)
 end
 
@@ -195,9 +179,15 @@ local function may_go(id, name)
   return true
 end
 
+-- Since when a job waits, if not since its push; a plain job has that in the field that says it is one.
+local function wait_since(id, moment)
+  redis.call('HSET', job(id), redis.call('HEXISTS', job(id), 'plain') == 1 and 'plain' or 'since', text(moment))
+end
+
 -- Ready, or held if it has to wait for others. The job is in no state's set before.
 local function make_ready(id)
-  local fields = redis.call('HMGET', job(id), 'priority', 'partition', 'key', 'parents_left')
+  local fields = redis.call('HMGET', job(id), 'priority', 'partition', 'key', 'parents_left', 'due')
+  if fields[5] then wait_since(id, fields[5]) end
   redis.call('HDEL', job(id), 'due', 'lease_until', 'holder')
   if (tonumber(fields[4]) or 0) > 0 or (fields[3] and not may_go(id, fields[3])) then
     return enter(id, 'blocked', 0)
@@ -231,11 +221,10 @@ function release_key(name)
   local first = first_of_key(name)
   if first and get(first, 'state') == 'blocked' then
     redis.call('ZREM', key('blocked'), first)
+    wait_since(first, now)
     make_ready(first)
   end
 end
-
-local function is_settled(state) return state == 'done' or state == 'dead' or state == 'cancelled' end
 
 -- -- flows: `dependent` of a job is the job that waits for it, in a queue whose keys begin with `dependent_queue`. That one is held with `parents_left` parents that
 -- are not settled and `missed` that ended otherwise than done; 'parent_results:<id>' has what they leave, by place: 'd' and a result, or 'm' and why not.
@@ -247,12 +236,7 @@ local function fate_missed(id, how, reason)
   return {done = false, text = 'job ' .. name_of(id) .. ' before it ' .. how .. (reason and ': ' .. reason or '')}
 end
 
-local function cut(reason)
-  if #reason <= MISSED_BYTES_MAX then return reason end
-  local at = MISSED_BYTES_MAX
-  while at > 0 and string.byte(reason, at + 1) >= 128 and string.byte(reason, at + 1) < 192 do at = at - 1 end
-  return string.sub(reason, 1, at)
-end
+local function cut(reason) return cut_at(reason, MISSED_BYTES_MAX) end
 
 local function hands_on(dependent_kind) return dependent_kind == 'front' or dependent_kind == 'collect' or dependent_kind == 'barrier' end
 
@@ -271,6 +255,7 @@ end
 -- The same for one that was pushed before: it is as if it were pushed now.
 local function begin_again(id)
   redis.call('HSET', job(id), 'began_at', text(now))
+  redis.call('HDEL', job(id), 'since')
   begin_time(id)
 end
 
@@ -289,6 +274,7 @@ local function set_aside(id, reason)
   local name = unbind(id)
   redis.call('HSET', job(id), 'reason', reason)
   enter(id, 'dead', 0)
+  happened('dead', id, 'dead', reason)
   if name then release_key(name) end
   ring()
 end
@@ -360,6 +346,7 @@ local function go_on(id)
       local name = unbind(id)
       redis.call('HSET', job(id), 'result', whole)
       enter(id, 'done', now + (tonumber(fields[5]) or 0))
+      happened('done', id, 'done')
       if name then release_key(name) end
       ring()
       return tell(id, fate_done(whole))
@@ -414,14 +401,15 @@ local function tidy()
   if LIST then redis.call('SREM', LIST, queue_name()) end
 end
 
--- Settles a job for good. It is removed at `remove_at`, or stays.
-local function end_job(id, state, reason, remove_at, fate)
+-- Settles a job for good. It is removed at `remove_at`, or stays. `attempt`: of `end_attempt`, if one was under way.
+local function end_job(id, state, reason, remove_at, fate, attempt)
   leave(id)
   local name = unbind(id)
   redis.call('HDEL', job(id), 'due', 'lease_until', 'holder', 'cancel')
   redis.call('UNLINK', key('parent_results:' .. id))
   if reason then redis.call('HSET', job(id), 'reason', reason) end
   enter(id, state, remove_at or 0)
+  happened(state, id, state, reason, attempt)
   if name then release_key(name) end
   ring()
   tell(id, fate)
@@ -443,8 +431,10 @@ local function note(id, rest)
   redis.call('LTRIM', key('history:' .. id), -HISTORY_MAX, -1)
 end
 
-local function cancelled(id, reason) end_job(id, 'cancelled', reason, now + CANCELLED_KEPT, fate_missed(id, 'was cancelled', reason)) end
-local function dead(id, reason) end_job(id, 'dead', reason, nil, fate_missed(id, 'is dead', reason)) end
+local function cancelled(id, reason, attempt)
+  end_job(id, 'cancelled', reason, now + CANCELLED_KEPT, fate_missed(id, 'was cancelled', reason), attempt)
+end
+local function dead(id, reason, attempt) end_job(id, 'dead', reason, nil, fate_missed(id, 'is dead', reason), attempt) end
 
 local function count_attempt(id, counter)
   if (counter or '') == '' then return end
@@ -456,16 +446,23 @@ local function count_attempt(id, counter)
   end
 end
 
--- Puts a leased job back where it was, unless it is to be cancelled.
-local function give_back(id, rest, counter, state, after)
+-- Puts a leased job back where it was, unless it is to be cancelled. `ran`: of `end_attempt`.
+local function give_back(id, rest, counter, state, after, reason, ran)
+  local attempt = end_attempt(id, string.match(rest, '^"kind":"(%a+)"'), ran)
   note(id, rest)
   count_attempt(id, counter)
   local cancel = get(id, 'cancel')
-  if cancel then return cancelled(id, cancel) end
+  if cancel then return cancelled(id, cancel, attempt) end
   leave(id)
   local begins_by = get(id, 'begins_by')
   if begins_by then redis.call('ZADD', key('late'), begins_by, id) end
-  if after > 0 then make_due(id, state, now + after) else make_ready(id) end
+  if after > 0 then
+    make_due(id, state, now + after)
+  else
+    wait_since(id, now)
+    make_ready(id)
+  end
+  record(attempt.kind, id, nil, attempt.task, attempt.number, reason or string.match(rest, '"reason":"([^"]*)"'), attempt.cost)
   local name = get(id, 'key')
   if name then release_key(name) end
 end
@@ -495,6 +492,7 @@ local function store(fields, due, waits, given)
     begin_time(id)
     if due > now then make_due(id, 'scheduled', due) else make_ready(id) end
   end
+  happened('pushed', id)
   return id
 end
 

@@ -268,7 +268,7 @@ impl RedisClient {
     }
 
     async fn set_aside(&self, queue: &str, job: &UnreadableJob) -> Result<(), Error> {
-        let arguments = (&job.number, job.token, "dead", &job.why, "", "");
+        let arguments = (&job.number, job.token, "dead", &job.why, "", "", "");
         self.run::<Value>("set a job aside", scripts::settle(), queue, arguments)
             .await
             .map(drop)

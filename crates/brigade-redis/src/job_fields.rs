@@ -82,7 +82,8 @@ pub(super) fn info(
         tick: options.tick.clone(),
         options,
         leased_at: None,
-        ended_at: None,
+        ended_at: (number_of(fields, "ended_at") > 0)
+            .then(|| UNIX_EPOCH + Duration::from_millis(number_of(fields, "ended_at"))),
         pushed_at: UNIX_EPOCH + Duration::from_millis(number_of(fields, "pushed_at")),
         due_at: (due > 0).then(|| UNIX_EPOCH + Duration::from_millis(due)),
         failed: count("failed"),

@@ -3,8 +3,11 @@
 use crate::error::{Error, ErrorKind};
 use crate::job::JobId;
 
-/// The list of queues, the one key that is no queue's.
+/// The list of queues.
 pub(super) const QUEUES: &str = "brigade:queues";
+
+/// The queues that were counted lately, by their last minute; on the node that has the list.
+pub(super) const COUNTED: &str = "brigade:{brigade:queues}:counted";
 
 /// A key of a queue. The braces make a cluster keep all of a queue's together.
 pub(super) fn key(queue: &str, name: &str) -> String {

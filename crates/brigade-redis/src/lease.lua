@@ -23,7 +23,7 @@ end
 say_here(holder)
 
 local answers = {-1}
-local count = 0
+local handed = 0
 local next_open = nil
 
 -- To the plain client that has waited for longest. It asks again when it is free again, so whatever else it asked counts no more.
@@ -37,13 +37,14 @@ local function hand_to_client(id, partition)
   return client
 end
 
--- What is not there is looked for in the whole hash, so not for what a plain job has not.
+-- What is not there is looked for in the whole hash, so not for what a plain job has not. 15: since when it waits, if that is kept.
 local function read(id)
   local fields = redis.call('HMGET', job(id), 'token', 'attempts', 'plain', 'payload', 'task', 'options', 'pushed_at')
   local began_at = fields[7]
   fields[7] = false
   if fields[1] and not fields[3] then
-    for place, value in ipairs(redis.call('HMGET', job(id), 'failed', 'crashed', 'key', 'cancel', 'lost', 'unserved', 'unserved_at', 'began_at')) do fields[6 + place] = value end
+    local names = {'failed', 'crashed', 'key', 'cancel', 'lost', 'unserved', 'unserved_at', 'began_at', 'since'}
+    for place, value in ipairs(redis.call('HMGET', job(id), unpack(names))) do fields[6 + place] = value end
   end
   fields[14] = fields[14] or began_at
   return fields
@@ -53,8 +54,8 @@ end
 local function answer(id, fields)
   -- Never one again that a holder may have from before the server fell back to an older state.
   local token = text(math.max(number(fields[1]) + 1, steady))
-  local at = LEASED_VALUES * count
-  count = count + 1
+  local at = LEASED_VALUES * handed
+  handed = handed + 1
   answers[at + 2] = id .. ' ' .. token .. ' ' .. (fields[7] or '0') .. ' ' .. (fields[8] or '0')
     .. ' ' .. (fields[11] or '0') .. ' ' .. (fields[12] or '0') .. ' ' .. (fields[13] or '0')
     .. ' ' .. (fields[14] or '0')
@@ -63,6 +64,20 @@ local function answer(id, fields)
 end
 
 local lease_until = text(steady + time)
+
+local is_recorded = open_log()
+
+-- It was handed out; what is taken is done.
+local function note_lease(id, fields)
+  local since = fields[15] or fields[14]
+  if fields[3] and fields[3] ~= '1' then since = fields[3] end
+  count_time(fields[5], WAITS, math.max(now - number(since), 0))
+  if time == 0 then count(fields[5], DONE) end
+  if not is_recorded then return end
+  local attempt = text(number(fields[2]) + 1)
+  record('leased', id, 'leased', fields[5], attempt)
+  if time == 0 then record('done', id, 'done', fields[5], attempt) end
+end
 
 -- Holders extend their leases, and are known for longer than the first would last.
 local HOLDERS_KEPT = 24 * 3600 * 1000
@@ -94,8 +109,10 @@ local function is_broken(id, partition)
     redis.pcall('ZREM', key('ready:' .. partition), id)
     if redis.call('EXISTS', key('ready:' .. partition)) == 0 then redis.call('ZREM', key('partitions'), partition) end
   end
-  redis.call('HSET', job(id), 'reason', 'a key of another program is in its way')
+  local reason = 'a key of another program is in its way'
+  redis.call('HSET', job(id), 'reason', reason)
   enter(id, 'dead', 0)
+  happened('dead', id, 'dead', reason)
   return true
 end
 
@@ -104,6 +121,7 @@ local function hand_out(id, partition)
   local fields = read(id)
   if manages then holder = hand_to_client(id, partition) end
   local token = answer(id, fields)
+  note_lease(id, fields)
   if time == 0 then
     -- No settlement will follow.
     return remove_job(id, fate_done())
@@ -129,6 +147,7 @@ local function hand_out_all(ids)
     local fields = all[id]
     if fields then
       local token = answer(id, fields)
+      note_lease(id, fields)
       if time > 0 then
         write_lease(id, fields, token)
         from[#from + 1] = id
@@ -161,7 +180,7 @@ end
 local function by_turns()
   local turn = redis.call('HGET', key('limits'), 'turn') or ''
   local began = turn
-  while count < max and not (manages and redis.call('EXISTS', key('free')) == 0) do
+  while handed < max and not (manages and redis.call('EXISTS', key('free')) == 0) do
     local reason = queue_closed()
     if reason then note_closed(reason) break end
     local after, first_closed, found = turn, nil, nil
@@ -197,7 +216,7 @@ local function by_place()
       table.insert(firsts, {tonumber(first[2]), first[1], partition})
     end
   end
-  while count < max and #firsts > 0 and not (manages and redis.call('EXISTS', key('free')) == 0) do
+  while handed < max and #firsts > 0 and not (manages and redis.call('EXISTS', key('free')) == 0) do
     local reason = queue_closed()
     if reason then note_closed(reason) break end
     local best = 1
@@ -239,23 +258,24 @@ if redis.call('EXISTS', key('paused')) == 0 then
       ids = redis.call('ZRANGE', key('ready'), 0, max - 1)
       hand_out_all(ids)
       -- Those of no job are gone now.
-    until count > 0 or #ids == 0
+    until handed > 0 or #ids == 0
   end
 end
 
 if time == 0 then tidy() end
-if count > 0 and time > 0 and owner ~= '' then
+if handed > 0 and time > 0 and owner ~= '' then
   redis.call('ZADD', key('holders'), steady + time, owner)
   redis.call('ZREMRANGEBYSCORE', key('holders'), '-inf', text(steady - HOLDERS_KEPT))
   redis.call('PEXPIRE', key('holders'), text(time + HOLDERS_KEPT))
 end
-if count == 0 and redis.call('EXISTS', key('paused')) == 0 and (budget <= 0 or redis.call('EXISTS', key('incoming'), key('doomed')) > 0) then
+if handed == 0 and redis.call('EXISTS', key('paused')) == 0 and (budget <= 0 or redis.call('EXISTS', key('incoming'), key('doomed')) > 0) then
   -- There is more to do than one script does.
   answers[1] = 0
-elseif count == 0 then
+elseif handed == 0 then
   local least = next_due()
   if next_open and (not least or next_open < least) then least = next_open end
   answers[1] = least or -1
 end
+write_down()
 answers[1] = text(answers[1]) .. ' ' .. text(math.max(redis.call('ZCARD', key('consumers')) - 1, 0))
 return answers

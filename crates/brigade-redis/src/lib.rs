@@ -17,9 +17,14 @@ mod arguments;
 mod blockers;
 mod check;
 mod client;
+mod cluster_events;
 mod consumers;
+mod count_letters;
 mod counts;
+mod dead_groups;
+mod events;
 mod fault;
+mod find;
 mod hand_out;
 mod holder_checks;
 mod job_fields;
@@ -43,6 +48,7 @@ mod scripts;
 mod server_time;
 mod settle;
 mod stage;
+mod statistics;
 mod takeover;
 mod url;
 mod wake;
@@ -74,11 +80,13 @@ use crate::retry::jitter;
 use crate::schedule::{Schedule, Scheduled};
 use crate::shutdown::Scope;
 use crate::store::{
-    CancelOutcome, CancelRequest, Capabilities, Disposition, Edit, JobFilter, JobPage, JobStore,
-    LeaseRequest, Leased, LiveConsumer, Managed, PushOutcome, QueueCounts, Reply, Settled,
-    Settlement,
+    CancelOutcome, CancelRequest, Capabilities, DeadGroup, Disposition, Edit, JobFilter, JobPage,
+    JobStore, LeaseRequest, Leased, LiveConsumer, Managed, PushOutcome, QueueCounts, Reply,
+    Settled, Settlement,
 };
 use crate::why::Explanation;
+use brigade_core::job_event::{EventPage, EventRequest};
+use brigade_core::statistics::{MinuteCounts, StatisticsFilter};
 use brigade_core::{
     attempt_report, clock, error, finding, job, limits, policy, retry, schedule, store, sync, why,
 };
@@ -227,8 +235,8 @@ impl JobStore for Redis {
             flows: true,
             manager: true,
             consumers: true,
-            statistics: false,
-            events: false,
+            statistics: true,
+            events: true,
             schedules: true,
             results: true,
             answers: false,
@@ -411,6 +419,18 @@ impl JobStore for Redis {
 
     fn jobs(&self, filter: JobFilter) -> Reply<'_, JobPage> {
         Box::pin(async move { self.client.jobs(&filter).await })
+    }
+
+    fn dead_groups<'a>(&'a self, queue: Option<&'a str>) -> Reply<'a, Vec<DeadGroup>> {
+        Box::pin(self.client.dead_groups(queue))
+    }
+
+    fn statistics(&self, filter: StatisticsFilter) -> Reply<'_, Vec<MinuteCounts>> {
+        Box::pin(async move { self.client.statistics(&filter).await })
+    }
+
+    fn events(&self, request: EventRequest) -> Reply<'_, EventPage> {
+        Box::pin(async move { self.client.events(&request).await })
     }
 
     fn counts(&self) -> Reply<'_, Vec<QueueCounts>> {

@@ -6,12 +6,14 @@
 //! node is away, queues of other nodes do not wait for that.
 
 use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use redis::cmd;
+use redis::{cmd, pipe};
 
 use super::arguments::Arguments;
 use super::client::RedisClient;
-use super::keys::{QUEUES, key};
+use super::cluster_events::RECORDED;
+use super::keys::{COUNTED, QUEUES, key};
 use super::scripts;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
@@ -29,12 +31,23 @@ impl RedisClient {
         {
             return Ok(false);
         }
+        let minute = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs() / 60);
+        let mut pipeline = pipe();
+        pipeline
+            .sadd(QUEUES, queue)
+            .zadd(COUNTED, queue, minute)
+            .exists(RECORDED);
         match self
-            .ask::<u64>("list a queue", cmd("SADD").arg(QUEUES).arg(queue))
+            .ask_all::<(u64, u64, bool)>("list a queue", &pipeline)
             .await
         {
-            Ok(_) => {
+            Ok((_, _, is_recorded)) => {
                 self.listed.note(queue);
+                if is_recorded && let Err(error) = self.record_events(queue).await {
+                    tracing::debug!(%error, queue, "could not have events be recorded");
+                }
                 Ok(true)
             }
             Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Refused) => {

@@ -2,4 +2,5 @@
 go_on_without_memory()
 local left = do_chores(PIECE)
 tidy()
+write_down()
 return left

@@ -50,12 +50,15 @@ local function wait_again(one)
   if one.ended then
     leave(one.id)
     bind(one.id)
-    redis.call('HDEL', job(one.id), 'reason')
+    redis.call('HDEL', job(one.id), 'reason', 'ended_at')
   end
   redis.call('HINCRBY', job(one.id), 'parents_left', 1)
   redis.call('HINCRBY', job(one.id), 'missed', -1)
   redis.call('HDEL', key('parent_results:' .. one.id), one.place)
-  if one.ended then enter(one.id, 'blocked', 0) end
+  if one.ended then
+    enter(one.id, 'blocked', 0)
+    record('retried', one.id, 'blocked', get(one.id, 'task'))
+  end
 end
 
 -- Gives a dead letter, which is alone, the next number of another queue, and its place among the dead letters there.
@@ -71,6 +74,7 @@ local function move(to)
     return number
   end)
   leave(id)
+  record('deleted', id, 'dead', get(id, 'task'))
   redis.call('ZREM', key('jobs'), id)
   redis.call('DEL', job(id), key('history:' .. id))
   tidy()
@@ -81,7 +85,7 @@ end
 local function revive(one)
   leave(one)
   bind(one)
-  redis.call('HDEL', job(one), 'failed', 'crashed', 'lost', 'unserved', 'unserved_at', 'reason')
+  redis.call('HDEL', job(one), 'failed', 'crashed', 'lost', 'unserved', 'unserved_at', 'reason', 'ended_at')
   -- It begins again, with all the time that it had.
   begin_again(one)
   if redis.call('EXISTS', key('parent_results:' .. one)) == 1 then
@@ -92,6 +96,7 @@ local function revive(one)
   else
     make_ready(one)
   end
+  record('retried', one, nil, get(one, 'task'))
 end
 
 -- ARGV: after the id, names and values of what is changed of it before; its queue is the beginning of that queue's keys. Returns the number that it
@@ -133,33 +138,35 @@ end
 
 -- Removes what waits, in pieces: of the jobs up to a number, after another, and of the inbox so many. What was pushed since is not meant. Without them it
 -- says where to begin. Returns how many were removed, then what to go on with; nothing of that if it is over.
-local function purge(last, after, inbox)
+local function purge(last, after, inbox, recorded)
   if not last then
     local newest = redis.call('ZREVRANGEBYLEX', key('jobs'), '+', '-', 'LIMIT', 0, 1)[1]
-    return {0, newest or '0', '', redis.call('LLEN', key('inbox'))}
+    return {0, newest or '0', '', redis.call('LLEN', key('inbox')), PURGE_EVENTS_MAX}
   end
-  local count = 0
+  inbox, recorded = tonumber(inbox), tonumber(recorded)
+  local removed = 0
   local members = redis.call('ZRANGEBYLEX', key('jobs'), after == '' and '-' or '(' .. after, '[' .. last, 'LIMIT', 0, PIECE)
   for _, member in ipairs(members) do
     local waits = ({ready = true, scheduled = true, blocked = true, retrying = true})[redis.pcall('HGET', job(member), 'state')]
     if waits and not is_gone(member) then
       check_job(member)
       check_behind(member, true, 0)
+      if recorded > 0 then record('deleted', member, nil, get(member, 'task')) end
+      recorded = recorded - 1
       remove_job(member, fate_missed(member, 'was removed'))
-      count = count + 1
+      removed = removed + 1
     end
     after = member
   end
-  inbox = tonumber(inbox)
   if inbox > 0 then
     local at_once = math.min(inbox, redis.call('LLEN', key('inbox')), 20 * PIECE)
     redis.call('LTRIM', key('inbox'), at_once, -1)
-    count, inbox = count + at_once, at_once > 0 and inbox - at_once or 0
+    removed, inbox = removed + at_once, at_once > 0 and inbox - at_once or 0
   end
-  if count > 0 then ring() end
+  if removed > 0 then ring() end
   tidy()
-  if #members < PIECE and inbox == 0 then return {count} end
-  return {count, last, after, inbox}
+  if #members < PIECE and inbox == 0 then return {removed} end
+  return {removed, last, after, inbox, recorded}
 end
 
 -- Names and values of the limits; none takes them away. What is counted by partition is counted again.
@@ -187,42 +194,50 @@ local function limit()
   return 1
 end
 
-if what == 'cancel' then
-  return cancel_all(id, ARGV[4])
-elseif what == 'withdraw' then
-  -- Only before an attempt of it began.
-  local begun = redis.call('HMGET', job(id), 'failed', 'crashed')
-  if not state or state == 'leased' or is_settled(state) or (tonumber(begun[1]) or 0) + (tonumber(begun[2]) or 0) > 0 then return 0 end
-  return cancel_all(id, ARGV[4])
-elseif what == 'retry' then
-  return retry()
-elseif what == 'delete' then
-  if not state or state == 'leased' or (ARGV[4] and ARGV[4] ~= state) then return 0 end
-  check_job(id)
-  check_behind(id, true, 0)
-  remove_job(id, fate_missed(id, 'was removed'))
-  tidy()
-  return 1
-elseif what == 'bury' then
-  -- A job that was taken and cannot be read, with its payload and the reason.
-  check_queue()
-  list()
-  redis.call('HSET', job(id), 'attempts', 1, 'token', text(steady), 'pushed_at', text(now), 'payload', ARGV[4], 'reason', ARGV[5])
-  redis.call('ZADD', key('jobs'), 0, id)
-  enter(id, 'dead', 0)
-  ring()
-  return 1
-elseif what == 'purge' then
-  return purge(ARGV[3], ARGV[4], ARGV[5])
-elseif what == 'pause' then
-  list()
-  return redis.call('SET', key('paused'), '1', 'NX') and 1 or 0
-elseif what == 'resume' then
-  local resumed = redis.call('DEL', key('paused'))
-  ring()
-  tidy()
-  return resumed
-elseif what == 'limit' then
-  return limit()
+local function carry_out()
+  if what == 'cancel' then
+    return cancel_all(id, ARGV[4])
+  elseif what == 'withdraw' then
+    -- Only before an attempt of it began.
+    local begun = redis.call('HMGET', job(id), 'failed', 'crashed')
+    if not state or state == 'leased' or is_settled(state) or (tonumber(begun[1]) or 0) + (tonumber(begun[2]) or 0) > 0 then return 0 end
+    return cancel_all(id, ARGV[4])
+  elseif what == 'retry' then
+    return retry()
+  elseif what == 'delete' then
+    if not state or state == 'leased' or (ARGV[4] and ARGV[4] ~= state) then return 0 end
+    check_job(id)
+    check_behind(id, true, 0)
+    record('deleted', id, state, get(id, 'task'))
+    remove_job(id, fate_missed(id, 'was removed'))
+    tidy()
+    return 1
+  elseif what == 'bury' then
+    -- A job that was taken and cannot be read, with its payload and the reason.
+    check_queue()
+    list()
+    redis.call('HSET', job(id), 'attempts', 1, 'token', text(steady), 'pushed_at', text(now), 'payload', ARGV[4], 'reason', ARGV[5])
+    redis.call('ZADD', key('jobs'), 0, id)
+    enter(id, 'dead', 0)
+    happened('dead', id, 'dead', ARGV[5])
+    ring()
+    return 1
+  elseif what == 'purge' then
+    return purge(ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+  elseif what == 'pause' then
+    list()
+    return redis.call('SET', key('paused'), '1', 'NX') and 1 or 0
+  elseif what == 'resume' then
+    local resumed = redis.call('DEL', key('paused'))
+    ring()
+    tidy()
+    return resumed
+  elseif what == 'limit' then
+    return limit()
+  end
+  return redis.error_reply('brigade: unknown order ' .. what)
 end
-return redis.error_reply('brigade: unknown order ' .. what)
+
+local answer = carry_out()
+write_down()
+return answer

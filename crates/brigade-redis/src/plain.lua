@@ -2,7 +2,7 @@
 --
 -- A plain job has a field that says so: it has to do with no other job, has no key, unique key, result to be kept nor time in which to begin, and nothing is
 -- known of it yet but what is in its hash, in `jobs` and in the set of its state. So many are stored, handed out and removed together, with few commands.
--- Whatever makes it known elsewhere takes the field away.
+-- Whatever makes it known elsewhere takes the field away. Its value is 1, or the moment since when the job waits.
 
 -- A command with many values; Lua can unpack only so many at once. Even, as some values are pairs.
 local VALUES_MAX = 2000
@@ -25,30 +25,36 @@ end
 
 -- Stores them; gives the number of the first, which those of the others follow.
 local function store_plain(begins)
-  local count = #begins - 1
+  local many = #begins - 1
   check_numbers()
   check_sets({'ready', 'jobs'})
   if limits[7] then check_queue() end
   if limits[7] then
     local first
-    for place = 1, count do
+    for place = 1, many do
       local id = store({'plain', '1', unpack(ARGV, begins[place] + 1, begins[place + 1] - 1)}, 0)
       first = first or id
     end
     return first
   end
-  local before, began = take_numbers(count) - 1, text(now)
+  local before, began = take_numbers(many) - 1, text(now)
+  local is_recorded = open_log()
   local ids, ready, all = {}, {}, {}
-  for place = 1, count do
+  for place = 1, many do
     local id, first = id_text(before + place), begins[place] + 1
     ids[place] = id
-    -- A priority comes first.
-    ready[2 * place - 1], ready[2 * place] = ARGV[first] == 'priority' and text(-ARGV[first + 1]) or '0', id
+    -- A priority comes first, then the payload and the task.
+    local has_priority = ARGV[first] == 'priority'
+    ready[2 * place - 1], ready[2 * place] = has_priority and text(-ARGV[first + 1]) or '0', id
+    local at = has_priority and first + 4 or first + 2
+    local task = at < begins[place + 1] and ARGV[at] == 'task' and ARGV[at + 1]
+    count(task, PUSHED)
+    if is_recorded then record('pushed', id, 'ready', task) end
     all[2 * place - 1], all[2 * place] = '0', id
   end
   call_with('ZADD', key('ready'), ready)
   call_with('ZADD', key('jobs'), all)
-  for place = 1, count do
+  for place = 1, many do
     redis.call('HSET', job(ids[place]), 'state', 'ready', 'token', began, 'attempts', '0', 'plain', '1', 'pushed_at', began,
       unpack(ARGV, begins[place] + 1, begins[place + 1] - 1))
   end

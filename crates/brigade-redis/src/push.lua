@@ -105,4 +105,5 @@ while at <= #ARGV do
   for position = 1, count do jobs[position], at = read_job(at) end
   table.insert(answers, apart(push, jobs))
 end
+write_down()
 return answers

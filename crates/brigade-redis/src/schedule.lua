@@ -44,4 +44,5 @@ end
 redis.call('ZADD', key('ticks'), ARGV[8], name)
 list()
 ring()
+write_down()
 return answers

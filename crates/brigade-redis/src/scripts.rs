@@ -1,14 +1,21 @@
-//! The scripts that run on the server. All begin with `common.lua`; a server that does not know one
+//! The scripts that run on the server. All begin with `begin.lua`, `record.lua` and `common.lua`; a server that does not know one
 //! yet gets its code with the call.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use redis::{Arg, Cmd, Script, cmd};
 
+use super::count_letters::{LETTERS, RUNS, WAITS};
+use super::keys::COUNTED;
 use crate::policy::{
     CANCELLED_KEPT, HISTORY_MAX, MISSED_BYTES_MAX, MISSED_NAMED_MAX, NEVER_BEGAN, NEXT_TOO_LATE,
     OUT_OF_TIME, PAYLOAD_BYTES_MAX,
 };
+use brigade_core::job_event::{
+    EVENT_REASON_BYTES_MAX, EVENTS_KEPT, PURGE_EVENTS_MAX, RECORDED_FOR,
+};
+use brigade_core::statistics::{Durations, OTHER_TASKS, STATISTICS_KEPT, TASKS_COUNTED_MAX};
 
 /// A script, which a server knows by its hash once it was loaded.
 pub(super) struct Lua {
@@ -17,20 +24,54 @@ pub(super) struct Lua {
 }
 
 impl Lua {
-    /// A script that begins with the constants of [`policy`](crate::policy).
+    /// A script with the values of its constants: a server makes each function of a script for
+    /// each call, which takes the longer the more variables they share.
     fn new(parts: &[&str]) -> Self {
-        let constants = format!(
-            "local HISTORY_MAX, CANCELLED_KEPT, PAYLOAD_BYTES_MAX = {HISTORY_MAX}, {}, \
-                {PAYLOAD_BYTES_MAX}\n\
-                local MISSED_BYTES_MAX, MISSED_NAMED_MAX = {MISSED_BYTES_MAX}, {MISSED_NAMED_MAX}\n\
-                local NEXT_TOO_LATE, NEVER_BEGAN, OUT_OF_TIME = '{NEXT_TOO_LATE}', \
-                '{NEVER_BEGAN}', '{OUT_OF_TIME}'\n",
-            CANCELLED_KEPT.as_millis()
-        );
-        let code = constants + &parts.concat();
+        let code = constants()
+            .iter()
+            .fold(parts.concat(), |code, (name, value)| {
+                code.replace(name, value)
+            });
         let hash = Script::new(&code).get_hash().to_owned();
         Self { code, hash }
     }
+}
+
+/// The constants of the scripts. A name that is a part of another comes after it.
+fn constants() -> Vec<(&'static str, String)> {
+    let text = |text: &str| format!("'{text}'");
+    let millis = |time: Duration| time.as_millis().to_string();
+    let bounds = Durations::BOUNDS.map(|bound| bound.to_string()).join(", ");
+    vec![
+        ("HISTORY_MAX", HISTORY_MAX.to_string()),
+        ("CANCELLED_KEPT", millis(CANCELLED_KEPT)),
+        ("PAYLOAD_BYTES_MAX", PAYLOAD_BYTES_MAX.to_string()),
+        ("MISSED_BYTES_MAX", MISSED_BYTES_MAX.to_string()),
+        ("MISSED_NAMED_MAX", MISSED_NAMED_MAX.to_string()),
+        ("NEXT_TOO_LATE", text(NEXT_TOO_LATE)),
+        ("NEVER_BEGAN", text(NEVER_BEGAN)),
+        ("OUT_OF_TIME", text(OUT_OF_TIME)),
+        ("BOUNDS", format!("{{{bounds}}}")),
+        ("LETTERS", text(LETTERS)),
+        ("TASKS_COUNTED_MAX", TASKS_COUNTED_MAX.to_string()),
+        ("OTHER_TASKS", text(OTHER_TASKS)),
+        ("STATISTICS_KEPT", millis(STATISTICS_KEPT)),
+        ("COUNTED_QUEUES", text(COUNTED)),
+        ("EVENTS_KEPT", EVENTS_KEPT.to_string()),
+        ("EVENT_REASON_BYTES_MAX", EVENT_REASON_BYTES_MAX.to_string()),
+        ("PURGE_EVENTS_MAX", PURGE_EVENTS_MAX.to_string()),
+        ("RECORDED_FOR", millis(RECORDED_FOR)),
+        // Places among the letters.
+        ("PUSHED", "1".to_owned()),
+        ("DONE", "2".to_owned()),
+        ("FAILED", "3".to_owned()),
+        ("CRASHED", "4".to_owned()),
+        ("INTERRUPTED", "5".to_owned()),
+        ("DEAD", "6".to_owned()),
+        ("CANCELLED", "7".to_owned()),
+        ("WAITS", WAITS.to_string()),
+        ("RUNS", RUNS.to_string()),
+    ]
 }
 
 // Each is loaded by the first call that finds it missing on the server.
@@ -40,7 +81,9 @@ macro_rules! scripts {
             static SCRIPT: OnceLock<Lua> = OnceLock::new();
             SCRIPT.get_or_init(|| {
                 Lua::new(&[
-                include_str!("common.lua"),
+                    include_str!("begin.lua"),
+                    include_str!("record.lua"),
+                    include_str!("common.lua"),
                 $(include_str!($part),)*
                 include_str!(concat!(stringify!($name), ".lua")),
             ])
@@ -51,8 +94,8 @@ macro_rules! scripts {
 
 scripts! {
     push: "plain.lua" "chores.lua", lease: "plain.lua" "chores.lua" "time.lua", settle: "plain.lua", order: "chores.lua", schedule:,
-    why: "chores.lua" "time.lua", commit:, merge: "chores.lua", tick: "chores.lua" "time.lua",
-    probe: "chores.lua" "time.lua", rights:, takeover:, clock:
+    why: "chores.lua" "time.lua", commit:, merge: "chores.lua", look: "plain.lua" "chores.lua" "time.lua",
+    probe: "chores.lua" "time.lua", rights:, takeover:, clock:, statistics:, watch:, dead:
 }
 
 /// A call of a script by its hash, as one with its code.

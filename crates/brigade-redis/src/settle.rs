@@ -12,6 +12,7 @@ use redis::Value;
 
 use super::arguments::{Arguments, millis};
 use super::client::RedisClient;
+use super::events::text_of_cost;
 use super::keys::{check_name, id_of, key, parts_of};
 use super::presence::holder;
 use super::reply::convert;
@@ -390,11 +391,13 @@ fn write_ending(
     match disposition {
         Disposition::Ack { result, report } => {
             let record = record(AttemptKind::Done, "", report.as_deref(), None)?;
-            write(&["done", result.as_deref().unwrap_or(""), &record]);
+            let cost = text_of_cost(report.as_deref().map(|report| &report.cost));
+            let both = format!("{cost}\n{record}");
+            write(&["done", result.as_deref().unwrap_or(""), &both]);
         }
         Disposition::DeadLetter(reason) => {
             let record = record(AttemptKind::SetAside, reason, None, None)?;
-            write(&["dead", reason, &record, ""]);
+            write(&["dead", reason, &record, "", ""]);
         }
         Disposition::Cancelled {
             reason,
@@ -402,8 +405,9 @@ fn write_ending(
             report,
         } => {
             let (report, stop) = (report.as_deref(), stop.as_ref());
+            let cost = text_of_cost(report.map(|report| &report.cost));
             let record = record(AttemptKind::Cancelled, reason, report, stop)?;
-            write(&["cancelled", reason, &record]);
+            write(&["cancelled", reason, &record, &cost]);
         }
         Disposition::Extend(time) => write(&["extend", &millis(*time).to_string()]),
         Disposition::GiveBack {
@@ -413,7 +417,7 @@ fn write_ending(
         } => {
             let record = record(*kind, reason, None, None)?;
             let state = format!("scheduled:{}", millis(*after));
-            write(&["back", &state, &record, counter(*kind), ""]);
+            write(&["back", &state, &record, counter(*kind), reason, ""]);
         }
         Disposition::Fail {
             kind,
@@ -423,14 +427,15 @@ fn write_ending(
             ..
         } => {
             let record = record(*kind, reason, report.as_deref(), None)?;
+            let cost = text_of_cost(report.as_deref().map(|report| &report.cost));
             let (end, counter) = (ChargedEnd::of(*kind, *advice), counter(*kind));
             // The script compares the pause with the time that is left, by the server's clock.
             match failed.rule.decide(failed.charged, end, None, jitter(0.5)) {
                 RetryDecision::Retry(pause) => {
                     let state = format!("retrying:{}", millis(pause));
-                    write(&["back", &state, &record, counter, reason]);
+                    write(&["back", &state, &record, counter, reason, &cost]);
                 }
-                RetryDecision::Stop(_) => write(&["dead", reason, &record, counter]),
+                RetryDecision::Stop(_) => write(&["dead", reason, &record, counter, &cost]),
             }
         }
     }

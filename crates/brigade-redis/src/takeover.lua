@@ -21,6 +21,7 @@ for _, id in ipairs(page) do
     kept = kept + 1
   end
 end
+write_down()
 if count + kept == #page and #page < PAGE then
   redis.call('ZREM', key('holders'), ARGV[2])
   return {-1, count}

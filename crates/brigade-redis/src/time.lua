@@ -6,7 +6,9 @@
 local function forget_collected(client)
   local left = redis.call('LLEN', key('to:' .. client))
   for _ = left + 1, redis.call('LLEN', key('handed:' .. client)) do
-    remove_job(redis.call('LPOP', key('handed:' .. client)), fate_done())
+    local id = redis.call('LPOP', key('handed:' .. client))
+    happened('done', id, 'done')
+    remove_job(id, fate_done())
   end
 end
 

@@ -4,6 +4,7 @@ local id = ARGV[2]
 go_on_without_memory()
 check_queue()
 tick()
+write_down()
 if redis.call('EXISTS', job(id)) == 0 then return false end
 local fields = redis.call('HMGET', job(id), 'key', 'partition', 'state', 'priority')
 local before_in_key, state_of_that = false, false

@@ -265,9 +265,12 @@ async fn a_cancel_of_a_leased_job_shows_in_the_event_of_its_end(subject: Subject
 async fn the_events_of_a_flow_are_in_order(subject: Subject) {
     let broker = &subject.broker;
     let mut reader = EventReader::start(broker).await;
-    let chain = Chain::new(job(broker))
-        .then_job(job(broker))
-        .then_job(job(broker));
+    // A step gets the result of the one before it in front of its arguments.
+    let step = || Job {
+        payload: "[]".into(),
+        ..job(broker)
+    };
+    let chain = Chain::new(step()).then_job(step()).then_job(step());
     let ids = broker.push_flow(chain).await.unwrap().jobs;
     lease(broker).await.dead_letter("broken").await.unwrap();
     broker.queues().await.unwrap();

@@ -69,7 +69,9 @@ fn random_job(random: &mut Rng, broker: &Broker) -> Job {
     if random.bool() {
         job = job.keep(HOUR);
     }
-    job.retries(u32::from(random.bool()))
+    // So late that it changes no state while the case looks.
+    let retry = Retry::exponential(MINUTE, MINUTE);
+    job.retries(u32::from(random.bool())).retry(retry)
 }
 
 /// Something happens to some job.

@@ -21,6 +21,7 @@ mod other_host;
 mod other_language;
 mod pieces;
 mod plain_clients;
+mod recorded;
 mod schedules;
 mod stage;
 mod torn;

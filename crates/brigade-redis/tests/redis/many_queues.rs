@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::stage::{BOUND, start};
 
 /// Scripts that the server has run.
-fn scripts(server: &Redis) -> u64 {
+pub(crate) fn scripts(server: &Redis) -> u64 {
     let stats = server.ask("INFO commandstats").unwrap();
     let of = |name: &str| {
         let line = stats

@@ -217,6 +217,8 @@ async fn nothing_is_left_in_the_keys_of_a_queue_that_is_done() {
         .lines()
         .filter(|line| line.starts_with("brigade:"))
         .collect();
+    // What was counted goes after a day.
+    left.retain(|key| !is_counted(key));
     left.sort_unstable();
     assert_eq!(left, ["brigade:bell:{q}", "brigade:{q}:consumers"]);
     for key in left {
@@ -232,4 +234,15 @@ async fn nothing_is_left_in_the_keys_of_a_queue_that_is_done() {
             "{key} goes by itself: {goes_in}"
         );
     }
+}
+
+/// Whether a key has statistics.
+fn is_counted(key: &str) -> bool {
+    let statistics = ["minute", "minute:", "minutes:", "tasks:"];
+    let of_queue = key.strip_prefix("brigade:{q}:");
+    key == "brigade:{brigade:queues}:counted"
+        || of_queue.is_some_and(|name| {
+            let name = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            statistics.contains(&name)
+        })
 }

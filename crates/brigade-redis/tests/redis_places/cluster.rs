@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use brigade::{Broker, ErrorKind, JobState, PushOutcome, Queue, Schedule};
+use brigade::{
+    Broker, ErrorKind, EventRequest, JobState, PushOutcome, Queue, Schedule, StatisticsFilter,
+};
 use brigade_testkit::places::Cluster;
 use rustix::process::Signal;
 use tokio::time::sleep;
@@ -70,10 +72,48 @@ fn queues_on_all_nodes() {
             "{text}"
         );
 
+        events_and_statistics_are_of_every_node(&broker).await;
         ticks_are_fired_for_every_node(&broker).await;
         a_waiting_consumer_is_woken(&broker).await;
         a_slot_moves(&cluster, &broker).await;
     });
+}
+
+/// Also of a queue that is used for the first time while events are read.
+async fn events_and_statistics_are_of_every_node(broker: &Broker) {
+    let mut request = EventRequest {
+        max: 4,
+        wait: LONG,
+        ..EventRequest::default()
+    };
+    request.after = Some(broker.events(EventRequest::default()).await.unwrap().next);
+    let mut pushed = Vec::new();
+    for name in QUEUES.into_iter().chain(["g", "h"]) {
+        pushed.push(broker.queue(name).push(&1).await.unwrap());
+    }
+    let mut seen = Vec::new();
+    while seen.len() < pushed.len() {
+        let page = broker.events(request.clone()).await.unwrap();
+        assert!(!page.missed && page.events.len() <= 4, "{page:?}");
+        seen.extend(page.events.into_iter().map(|event| event.job));
+        request.after = Some(page.next);
+    }
+    seen.sort_unstable();
+    pushed.sort_unstable();
+    assert_eq!(seen, pushed);
+    let filter = StatisticsFilter {
+        summed: true,
+        ..StatisticsFilter::default()
+    };
+    let counted = broker.statistics(filter).await.unwrap();
+    let queues: BTreeSet<_> = counted.iter().map(|minute| &*minute.queue).collect();
+    assert!(
+        QUEUES.iter().all(|queue| queues.contains(queue)),
+        "{queues:?}"
+    );
+    for name in QUEUES.into_iter().chain(["g", "h"]) {
+        assert_eq!(broker.queue(name).purge().await.unwrap(), 1);
+    }
 }
 
 /// Leases, looks, unique keys and purges of queues on every node; a push to two nodes is refused.
