@@ -4,6 +4,11 @@
 //! its annotation what it takes and gives, of which the OpenAPI document is made. It asks the
 //! broker once where it can, and keeps nothing between requests.
 
+mod calls;
+mod consumers;
+mod events;
+mod flows;
+mod health;
 mod jobs;
 mod leases;
 mod live;
@@ -11,6 +16,8 @@ mod new_job;
 mod push;
 mod queues;
 mod responses;
+mod schedules;
+mod statistics;
 mod take;
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -18,7 +25,9 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(crate) use self::responses::CommonProblems;
 use crate::app::App;
+use crate::metrics;
 use crate::problem::ProblemDocument;
 
 /// The document without the paths, which the handlers add.
@@ -34,6 +43,8 @@ use crate::problem::ProblemDocument;
     tags(
         (name = "jobs", description = "Single jobs and lists of them"),
         (name = "work", description = "Take and lease jobs, and settle leases"),
+        (name = "calls", description = "Calls of tasks"),
+        (name = "schedules", description = "Jobs that are pushed by the clock"),
         (name = "queues", description = "Whole queues"),
         (name = "health", description = "Probes and metrics"),
     ),
@@ -60,7 +71,8 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .merge(of_jobs())
         .merge(of_work())
         .merge(of_queues())
-        .routes(routes!(live::live))
+        .merge(of_schedules())
+        .merge(of_health())
 }
 
 fn of_jobs() -> OpenApiRouter<App> {
@@ -71,6 +83,9 @@ fn of_jobs() -> OpenApiRouter<App> {
         .routes(routes!(jobs::why))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
+        .routes(routes!(flows::push))
+        .routes(routes!(calls::call))
+        .routes(routes!(events::stream))
 }
 
 fn of_work() -> OpenApiRouter<App> {
@@ -85,6 +100,7 @@ fn of_work() -> OpenApiRouter<App> {
         .routes(routes!(leases::dead_letter))
         .routes(routes!(leases::cancelled))
         .routes(routes!(leases::extend))
+        .routes(routes!(leases::progress))
 }
 
 fn of_queues() -> OpenApiRouter<App> {
@@ -95,4 +111,24 @@ fn of_queues() -> OpenApiRouter<App> {
         .routes(routes!(queues::resume))
         .routes(routes!(queues::purge))
         .routes(routes!(queues::limit, queues::unlimit))
+        .routes(routes!(health::scale))
+        .routes(routes!(consumers::consumers))
+        .routes(routes!(consumers::dead))
+        .routes(routes!(statistics::list))
+}
+
+fn of_schedules() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(schedules::list))
+        .routes(routes!(schedules::set, schedules::remove))
+        .routes(routes!(schedules::run))
+}
+
+fn of_health() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(live::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::health))
+        .routes(routes!(consumers::check))
+        .routes(routes!(metrics::metrics))
 }

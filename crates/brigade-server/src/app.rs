@@ -8,6 +8,7 @@ use brigade::Broker;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{FailedLogins, Sessions};
+use crate::counters::{CounterSums, RequestCounter};
 use crate::options::ServerOptions;
 use crate::problem::Problem;
 use crate::values::Seconds;
@@ -22,6 +23,8 @@ pub(crate) struct AppParts {
     pub(crate) options: ServerOptions,
     pub(crate) sessions: Sessions,
     pub(crate) failures: FailedLogins,
+    pub(crate) sums: CounterSums,
+    pub(crate) requests: RequestCounter,
     /// Requests to the broker that go on when their client is gone, to give back what they got.
     pub(crate) tasks: TaskTracker,
 }
@@ -33,6 +36,8 @@ impl App {
             options,
             sessions: Sessions::default(),
             failures: FailedLogins::default(),
+            sums: CounterSums::new(),
+            requests: RequestCounter::default(),
             tasks: TaskTracker::new(),
         }))
     }

@@ -11,7 +11,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
-use axum::extract::{OriginalUri, Request, State};
+use axum::extract::{MatchedPath, OriginalUri, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
@@ -38,6 +38,8 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
         || request.uri().path().to_owned(),
         |uri| uri.path().to_owned(),
     );
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or_else(|| "(none)".to_owned(), |route| route.as_str().to_owned());
     let mut response = match has_known_host(&app, &request) {
         true => next.run(request).await,
         false => Problem::wrong_host().into_response(),
@@ -45,6 +47,7 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
     set_headers(&mut response);
     let by = response.extensions().get::<Principal>().map(|by| &*by.name);
     let (status, took) = (response.status().as_u16(), began.elapsed());
+    app.requests.count(&route, status, took);
     tracing::info!(
         target: "brigade::access",
         %method, ?path, status, ?took, peer = peer.map(tracing::field::display), by,

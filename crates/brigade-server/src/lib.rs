@@ -28,12 +28,14 @@
 mod api;
 mod app;
 mod auth;
+mod counters;
 mod dashboard;
 mod document;
 mod extract;
 mod guard;
 mod identify;
 mod login;
+mod metrics;
 mod options;
 mod problem;
 mod serve;

@@ -18,6 +18,8 @@ pub struct ServerOptions {
     pub(crate) hosts: Option<Vec<String>>,
     pub(crate) is_secure: bool,
     pub(crate) trace_link: Option<String>,
+    pub(crate) healthy_wait: Duration,
+    pub(crate) healthy_dead: u64,
 }
 
 impl ServerOptions {
@@ -32,6 +34,8 @@ impl ServerOptions {
             hosts: None,
             is_secure: false,
             trace_link: None,
+            healthy_wait: Duration::from_secs(300),
+            healthy_dead: 100,
         }
     }
 
@@ -79,6 +83,20 @@ impl ServerOptions {
     /// dashboard. Default: none, the trace is shown as text.
     pub fn trace_link(mut self, template: impl Into<String>) -> Self {
         self.trace_link = Some(template.into());
+        self
+    }
+
+    /// `/health` is not well when a job has been ready for longer than this, unless its queue is
+    /// paused. Default: 5 min.
+    pub fn healthy_wait(mut self, time: Duration) -> Self {
+        self.healthy_wait = time;
+        self
+    }
+
+    /// `/health` is not well when more jobs of a queue than this became dead letters within an hour.
+    /// Default: 100.
+    pub fn healthy_dead(mut self, jobs: u64) -> Self {
+        self.healthy_dead = jobs;
         self
     }
 }

@@ -127,6 +127,25 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "stale", "the lease has ended", detail)
     }
 
+    /// A schedule that is not there.
+    pub(crate) fn unknown_schedule(name: &str) -> Self {
+        let detail = format!("there is no schedule {name:?}");
+        let (kind, title) = ("unknown_schedule", "there is no schedule of this name");
+        Self::new(StatusCode::NOT_FOUND, kind, title, detail)
+    }
+
+    /// A call that was made and gave no value; the kind is its outcome.
+    pub(crate) fn no_value(kind: &'static str, detail: impl Into<String>) -> Self {
+        let title = "the call gave no value";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, kind, title, detail)
+    }
+
+    /// A server whose broker does not answer.
+    pub(crate) fn not_ready(detail: impl Into<String>) -> Self {
+        let (kind, title) = ("unreachable", "the broker cannot be reached");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
+    }
+
     /// A server that is about to end.
     pub(crate) fn stopping() -> Self {
         let (kind, title) = ("stopping", "the server is about to end");
@@ -212,6 +231,11 @@ impl Problem {
         );
         let (kind, title) = ("wrong_role", "the credential does not allow this");
         Self::new(StatusCode::FORBIDDEN, kind, title, detail)
+    }
+
+    /// The document as text.
+    pub(crate) fn json(&self) -> String {
+        serde_json::to_string(&self.0).unwrap_or_default()
     }
 
     /// What is wrong, in words.

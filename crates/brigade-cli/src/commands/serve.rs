@@ -72,6 +72,14 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     connections: usize,
 
+    /// /health is not well when a job has been ready for longer than this
+    #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "5m")]
+    healthy_wait: Duration,
+
+    /// /health is not well when more jobs of a queue than this became dead letters within an hour
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    healthy_dead: u64,
+
     /// Longest time for requests to come to their end after a stop
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "25s")]
     drain: Duration,
@@ -106,6 +114,8 @@ impl Serve {
         let stop = CancellationToken::new();
         let options = ServerOptions::new(credentials.auth)
             .stop(stop.clone())
+            .healthy_wait(self.healthy_wait)
+            .healthy_dead(self.healthy_dead)
             .hosts(self.host.iter().map(String::as_str))
             .secure(tls.is_some());
         let app = brigade_server::router(broker.clone(), options);

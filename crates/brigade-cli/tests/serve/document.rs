@@ -21,7 +21,10 @@ fn operations(document: &Value) -> Vec<(String, String, Value)> {
 
 /// Sends a request without a body to the path of an operation.
 fn send(client: &Client, method: &str, path: &str) -> Answer {
-    let path = path.replace(['{', '}'], "_");
+    let mut path = path.replace(['{', '}'], "_");
+    if path.starts_with("/v1/calls") {
+        path.push_str("?wait=0");
+    }
     client.send(method, &path, "", "")
 }
 
@@ -68,6 +71,13 @@ fn every_operation_answers_with_a_status_that_its_document_has() {
     let operations = operations(&document);
     assert!(operations.len() > 20, "{}", operations.len());
     for (method, path, operation) in operations {
+        // It has no end.
+        if operation["responses"]["200"]["content"]
+            .get("text/event-stream")
+            .is_some()
+        {
+            continue;
+        }
         let answer = send(&desk.client, &method, &path);
         let responses = &operation["responses"];
         let known = responses.get(answer.status.to_string());

@@ -5,11 +5,30 @@ use serde_json::{Value, json};
 use super::client::desk;
 
 #[test]
-fn a_list_is_filtered() {
+fn a_list_comes_in_pages_and_is_filtered() {
     let desk = desk();
     let jobs: Vec<Value> = (0..7).map(|n| json!({"payload": {"n": n}})).collect();
     desk.client.post("/v1/queues/a/jobs", &json!(jobs));
     desk.client.push("b", &json!({"payload": 99, "delay": 60}));
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = desk
+            .client
+            .get(&format!("/v1/jobs?queue=a&limit=3{cursor}"))
+            .json();
+        let jobs = page["jobs"].as_array().unwrap().clone();
+        assert!(jobs.len() <= 3);
+        seen.extend(
+            jobs.into_iter()
+                .map(|job| job["payload"]["n"].as_u64().unwrap()),
+        );
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6]);
     let scheduled = desk.client.get("/v1/jobs?state=scheduled").json();
     assert_eq!(scheduled["jobs"][0]["queue"], "b");
     assert_eq!(scheduled["jobs"].as_array().unwrap().len(), 1);

@@ -7,9 +7,12 @@
 )]
 
 mod access;
+mod calls;
 mod client;
 mod document;
 mod doors;
+mod events;
+mod health;
 mod jobs;
 mod push;
 mod queues;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -30,20 +31,28 @@ use crate::values::Seconds;
 pub(crate) struct LeaseName {
     id: JobId,
     token: i64,
+    /// How long the lease lasts unless it is extended.
+    time: Duration,
 }
 
 impl LeaseName {
-    pub(crate) fn of(lease: &Lease) -> Self {
+    pub(crate) fn of(lease: &Lease, time: Duration) -> Self {
         Self {
             id: lease.id().clone(),
             token: lease.token(),
+            time,
         }
     }
 }
 
 impl fmt::Display for LeaseName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{}.{}", self.token, self.id.as_str());
+        let text = format!(
+            "{}.{}.{}",
+            self.token,
+            self.time.as_millis(),
+            self.id.as_str()
+        );
         f.write_str(&URL_SAFE_NO_PAD.encode(text))
     }
 }
@@ -54,9 +63,11 @@ impl FromStr for LeaseName {
     fn from_str(text: &str) -> Result<Self, Problem> {
         let read = || {
             let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-            let (token, id) = text.split_once('.').filter(|(_, id)| !id.is_empty())?;
+            let (token, rest) = text.split_once('.')?;
+            let (time, id) = rest.split_once('.').filter(|(_, id)| !id.is_empty())?;
             Some(Self {
                 token: token.parse().ok()?,
+                time: Duration::from_millis(time.parse().ok()?),
                 id: JobId::new(id),
             })
         };
@@ -97,6 +108,18 @@ pub(crate) struct WithReason {
     /// Why, for people.
     #[serde(default)]
     pub(crate) reason: String,
+}
+
+/// How far a job is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"part": 0.5, "text": "resized"}))]
+pub(crate) struct ProgressReport {
+    /// Which part of it is done, from 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
+    part: f64,
+    /// What it does now, for people.
+    text: Option<String>,
 }
 
 /// For how long a lease is to last.
@@ -268,6 +291,33 @@ pub(crate) async fn extend(
     Ok(Json(Extended { cancel }))
 }
 
+/// How far the job is
+///
+/// A sign of life: the lease then lasts for its own time again from now on.
+#[utoipa::path(
+    post,
+    path = "/v1/leases/{lease}/progress",
+    tag = "work",
+    security(("token" = ["work"])),
+    params(("lease" = String, Path, description = "The lease of the job")),
+    request_body = ProgressReport,
+    responses((status = 200, description = "the lease lasts longer", body = Extended), CommonProblems, BodyProblems, StateProblems),
+)]
+pub(crate) async fn progress(
+    _: May<NeedsWork>,
+    State(app): State<App>,
+    Segment(lease): Segment,
+    Body(report): Body<ProgressReport>,
+) -> Result<Json<Extended>, Problem> {
+    if !(0.0..=1.0).contains(&report.part) {
+        return Err(Problem::bad_request("`part` is from 0 to 1"));
+    }
+    let LeaseName { time, id, .. } = lease.parse()?;
+    let cancel = settle(&app, &lease, Disposition::Extend(time)).await?;
+    tracing::debug!(job = %id, part = report.part, text = report.text, "progress of a job");
+    Ok(Json(Extended { cancel }))
+}
+
 fn given_back(given: GivenBack, kind: AttemptKind) -> Disposition {
     Disposition::GiveBack {
         kind,
@@ -286,7 +336,7 @@ async fn settle(
     lease: &str,
     disposition: Disposition,
 ) -> Result<Option<String>, Problem> {
-    let LeaseName { id, token } = lease.parse()?;
+    let LeaseName { id, token, .. } = lease.parse()?;
     match app.broker.settle(&id, token, disposition).await? {
         Settled::Accepted(cancel) => Ok(cancel),
         Settled::Stale => Err(Problem::stale()),
@@ -302,6 +352,7 @@ mod tests {
         let name = LeaseName {
             id: JobId::new("emails/7?.#ü"),
             token: -5,
+            time: Duration::from_millis(1_500),
         };
         let text = name.to_string();
         assert!(
@@ -309,7 +360,10 @@ mod tests {
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
         );
         let read: LeaseName = text.parse().unwrap();
-        assert_eq!((read.id, read.token), (name.id, name.token));
+        assert_eq!(
+            (read.id, read.token, read.time),
+            (name.id, name.token, name.time)
+        );
         for wrong in ["", "x", "!", "MS4", "Lg"] {
             assert!(wrong.parse::<LeaseName>().is_err(), "{wrong}");
         }

@@ -143,8 +143,8 @@ impl From<&Lease> for TakenDocument {
     }
 }
 
-impl From<&Lease> for LeasedDocument {
-    fn from(lease: &Lease) -> Self {
+impl LeasedDocument {
+    fn new(lease: &Lease, time: Duration) -> Self {
         let TakenDocument {
             id,
             payload,
@@ -154,7 +154,7 @@ impl From<&Lease> for LeasedDocument {
         } = TakenDocument::from(lease);
         Self {
             id,
-            lease: LeaseName::of(lease).to_string(),
+            lease: LeaseName::of(lease, time).to_string(),
             payload,
             queue,
             task,
@@ -220,10 +220,11 @@ pub(crate) async fn lease(
     Segment(queue): Segment,
     Params(params): Params<LeaseParams>,
 ) -> Result<Response, Problem> {
-    let (wait, mode) = (app.wait(params.wait)?, lease_mode(params.time)?);
+    let (wait, time) = (app.wait(params.wait)?, lease_time(params.time)?);
+    let mode = DeliveryMode::Lease(time);
     let leased = hand_out(&app, request(Queues::one(queue), 1, mode, wait)).await?;
     Ok(match leased.first() {
-        Some(lease) => Json(LeasedDocument::from(lease)).into_response(),
+        Some(lease) => Json(LeasedDocument::new(lease, time)).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
     })
 }
@@ -246,7 +247,7 @@ pub(crate) async fn lease_many(
     State(app): State<App>,
     Body(asked): Body<LeaseMany>,
 ) -> Result<Json<LeasedJobs>, Problem> {
-    let (wait, mode) = (app.wait(asked.wait)?, lease_mode(asked.time)?);
+    let (wait, time) = (app.wait(asked.wait)?, lease_time(asked.time)?);
     let max = asked.max.unwrap_or(1);
     if !(1..=JOBS_MAX).contains(&max) {
         return Err(Problem::bad_request(format!(
@@ -259,17 +260,20 @@ pub(crate) async fn lease_many(
     }
     let set = QueueSet::new(asked.queues.into_iter().map(Into::into), []);
     let queues = Queues::from(&Arc::new(set), 0);
+    let mode = DeliveryMode::Lease(time);
     let leased = hand_out(&app, request(queues, max, mode, wait)).await?;
-    let jobs = leased.iter().map(LeasedDocument::from).collect();
-    Ok(Json(LeasedJobs { jobs }))
+    let jobs = leased.iter().map(|lease| LeasedDocument::new(lease, time));
+    Ok(Json(LeasedJobs {
+        jobs: jobs.collect(),
+    }))
 }
 
-fn lease_mode(time: Option<Seconds>) -> Result<DeliveryMode, Problem> {
+fn lease_time(time: Option<Seconds>) -> Result<Duration, Problem> {
     let time = time.map_or(LEASE_TIME, |time| time.0);
     if time < Duration::from_secs(1) {
         return Err(Problem::bad_request("a lease lasts at least 1 s"));
     }
-    Ok(DeliveryMode::Lease(time))
+    Ok(time)
 }
 
 fn request(queues: Queues, max: usize, mode: DeliveryMode, wait: Duration) -> LeaseRequest {

@@ -1,0 +1,193 @@
+//! Calls, flows and schedules over HTTP.
+
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::client::{Client, desk};
+
+/// Leases the next job of a queue and is done with it.
+fn work(client: &Client, queue: &str, result: &Value) -> Value {
+    let leased = client.send(
+        "POST",
+        &format!("/v1/queues/{queue}/lease?wait=60s"),
+        "",
+        "",
+    );
+    assert_eq!(leased.status, 200, "{leased:?}");
+    let leased = leased.json();
+    let lease = leased["lease"].as_str().unwrap();
+    let path = format!("/v1/leases/{lease}/ack");
+    assert_eq!(client.post(&path, &json!({ "result": result })).status, 204);
+    leased
+}
+
+#[test]
+fn a_call_gives_the_result_of_the_worker_that_took_it() {
+    let desk = desk();
+    let client = desk.client.clone();
+    let worker = thread::spawn(move || work(&client, "add", &json!(7)));
+    let called = desk.client.post("/v1/calls/add", &json!({"args": [3, 4]}));
+    assert_eq!((called.status, called.json()), (200, json!({"result": 7})));
+    let leased = worker.join().unwrap();
+    assert_eq!(
+        (&leased["task"], &leased["payload"]),
+        (&json!("add"), &json!([3, 4]))
+    );
+}
+
+#[test]
+fn a_call_without_a_value_is_a_problem_of_its_outcome() {
+    let desk = desk();
+    let client = desk.client.clone();
+    let worker = thread::spawn(move || {
+        let leased = client
+            .send("POST", "/v1/queues/add/lease?wait=60s", "", "")
+            .json();
+        let lease = leased["lease"].as_str().unwrap();
+        client.post(
+            &format!("/v1/leases/{lease}/nack"),
+            &json!({"reason": "no numbers"}),
+        )
+    });
+    let called = desk.client.post("/v1/calls/add", &json!({"args": []}));
+    let problem = called.problem(422, "failed");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("no numbers"),
+        "{problem}"
+    );
+    assert_eq!(worker.join().unwrap().status, 204);
+    let called = desk
+        .client
+        .post("/v1/calls/add?wait=50ms", &json!({"args": []}));
+    called.problem(422, "timed_out");
+    // It is cancelled: no worker gets it.
+    let queue = || desk.client.get("/v1/queues/add").json()["jobs"]["ready"].clone();
+    while queue() == json!(1) {
+        thread::yield_now();
+    }
+    desk.client
+        .post("/v1/calls/add?wait=1d", &json!({}))
+        .problem(400, "bad_request");
+}
+
+#[test]
+fn a_call_that_nothing_waits_for_is_a_job_with_its_result() {
+    let desk = desk();
+    let client = desk.client.with_header("prefer", "respond-async");
+    let called = client.post("/v1/calls/add", &json!({"args": [1]}));
+    assert_eq!(called.status, 202, "{called:?}");
+    let id = called.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(called.header("location"), Some(&*format!("../jobs/{id}")));
+    work(&desk.client, "add", &json!("one"));
+    let job = desk.client.get(&format!("/v1/jobs/{id}?wait=60s")).json();
+    assert_eq!(
+        (&job["state"], &job["result"]),
+        (&json!("done"), &json!("one"))
+    );
+}
+
+#[test]
+fn a_chain_and_a_group_hand_their_results_on() {
+    let desk = desk();
+    let chain = json!({"chain": [
+        {"queue": "a", "payload": 1},
+        {"queue": "b", "payload": ["x"], "keep": "1h"},
+    ]});
+    let pushed = desk.client.post("/v1/flows", &chain);
+    assert_eq!(pushed.status, 201, "{pushed:?}");
+    let flow = pushed.json();
+    assert_eq!(flow["jobs"].as_array().unwrap().len(), 2);
+    assert_eq!(flow["last"], flow["jobs"][1]);
+    work(&desk.client, "a", &json!("of a"));
+    let leased = work(&desk.client, "b", &json!(null));
+    assert_eq!(leased["payload"], json!(["of a", "x"]));
+    let group = json!({
+        "group": [[{"queue": "a", "payload": 1}], [{"queue": "a", "payload": 2}]],
+        "collect": {"queue": "b", "payload": []},
+    });
+    assert_eq!(
+        desk.client.post("/v1/flows", &group).json()["jobs"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    work(&desk.client, "a", &json!(1));
+    work(&desk.client, "a", &json!(2));
+    assert_eq!(
+        work(&desk.client, "b", &json!(null))["payload"],
+        json!([[1, 2]])
+    );
+    for wrong in [
+        json!({}),
+        json!({"chain": []}),
+        json!({"chain": [{"payload": 1}]}),
+        json!({"chain": [{"queue": "a", "payload": 1}], "group": []}),
+        json!({"group": [[{"queue": "a", "payload": 1}]], "then": {"queue": "b", "payload": 1}, "finally": {"queue": "b", "payload": 1}}),
+    ] {
+        desk.client
+            .post("/v1/flows", &wrong)
+            .problem(400, "bad_request");
+    }
+    let no_array = json!({"chain": [{"queue": "a", "payload": 1}, {"queue": "b", "payload": 1}]});
+    desk.client
+        .post("/v1/flows", &no_array)
+        .problem(400, "bad_arguments");
+}
+
+#[test]
+fn a_schedule_is_set_run_and_removed() {
+    let desk = desk();
+    let client = &desk.client;
+    let job = json!({"queue": "reports", "payload": {"kind": "sales"}, "retries": 3});
+    let schedule = json!({"cron": "30 3 * * mon-fri", "zone": "Europe/Berlin", "job": job});
+    let set = client.put("/v1/schedules/nightly", &schedule);
+    assert_eq!(set.status, 200, "{set:?}");
+    assert!(
+        set.json()["next"]
+            .as_str()
+            .unwrap()
+            .ends_with(":30:00.000Z")
+    );
+    let every = json!({"every": "15m", "missed": "skip", "job": job});
+    assert_eq!(
+        client.put("/v1/schedules/often", &every).json()["every"],
+        900.0
+    );
+    let names: Vec<Value> = client
+        .get("/v1/schedules")
+        .json()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|schedule| schedule["name"].clone())
+        .collect();
+    assert_eq!(names, ["nightly", "often"]);
+    let pushed = client.send("POST", "/v1/schedules/nightly/run", "", "");
+    assert_eq!(pushed.status, 201, "{pushed:?}");
+    let taken = client
+        .send("POST", "/v1/queues/reports/take", "", "")
+        .json();
+    assert_eq!(taken["payload"], json!({"kind": "sales"}));
+    assert_eq!(client.delete("/v1/schedules/often").status, 204);
+    let problem = client
+        .delete("/v1/schedules/nigthly")
+        .problem(404, "unknown_schedule");
+    assert_eq!(problem["did_you_mean"], json!(["nightly"]));
+    for wrong in [
+        json!({"job": job}),
+        json!({"cron": "@daily", "every": 1, "job": job}),
+        json!({"every": 60, "zone": "UTC", "job": job}),
+    ] {
+        client
+            .put("/v1/schedules/x", &wrong)
+            .problem(400, "bad_request");
+    }
+    client
+        .put(
+            "/v1/schedules/x",
+            &json!({"cron": "61 * * * *", "job": job}),
+        )
+        .problem(400, "bad_option");
+}
