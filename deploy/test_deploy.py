@@ -102,6 +102,7 @@ class Grafana(unittest.TestCase):
             environment = server.environment()
             for arguments in (["push", "emails", "1"], ["take", "emails"], ["push", "emails", "2"]):
                 subprocess.run([PROGRAM, *arguments], env=environment, check=True, capture_output=True)
+            get(f"{server.url}/livez")
             shown = get(f"{server.url}/metrics")
         finally:
             server.stop()

@@ -127,6 +127,49 @@ test('work runs jobs, fails those that throw, and finishes at a stop', async () 
   await working;
 });
 
+test('a call gives the result of a task, or how it ended', async () => {
+  const stop = new AbortController();
+  const add = async ([a, b]) => {
+    if (a === null) throw new Error('no number');
+    return a + b;
+  };
+  const working = brigade.work('add', add, { signal: stop.signal });
+  assert.equal(await brigade.call('add', [3, 4], { wait: 20 }), 7);
+  await assert.rejects(brigade.call('add', [null, 4], { wait: 20 }), isKind('failed'));
+  stop.abort();
+  await working;
+});
+
+test('events come in order and go on after a lost connection', async () => {
+  const stop = new AbortController();
+  const events = brigade.events({ queue: 'seen', signal: stop.signal });
+  const next = async () => (await events.next()).value;
+  const first = next();
+  // The first event after the connection is there: pushes until it is.
+  let isThere = false;
+  first.then(() => {
+    isThere = true;
+  });
+  let pushes = 0;
+  while (!isThere) {
+    await brigade.push('seen', pushes);
+    pushes += 1;
+    await new Promise((resolve) => { setTimeout(resolve, 50); });
+  }
+  assert.equal((await first).kind, 'pushed');
+  await server.restart();
+  const { id } = await brigade.push('seen', 'after the restart');
+  for (;;) {
+    const event = await next();
+    if (event.job === id) {
+      assert.equal(event.kind, 'pushed');
+      break;
+    }
+  }
+  stop.abort();
+  await events.return();
+});
+
 test('a result that cannot be sent is the failure of its job', async () => {
   const stop = new AbortController();
   const { id } = await brigade.push('unsendable', 1);

@@ -27,7 +27,6 @@ async def events(
     """Events after a place, or from now on. After a lost connection it goes on where it was."""
     last = after
     failures = 0
-    is_first = True
     while True:
         try:
             async for event in _connection(http, queue, last):
@@ -41,10 +40,10 @@ async def events(
                 yield event
         except (BrigadeError, ConnectionFailed) as error:
             # The first connection: a wrong URL must not be repeated for ever in silence.
-            if not error.retryable or (is_first and isinstance(error, ConnectionFailed)):
+            is_first = last is None and failures == 0 and isinstance(error, ConnectionFailed)
+            if is_first or not error.retryable:
                 raise
             failures += 1
-        is_first = False
         await asyncio.sleep(min(PAUSE * 2 ** min(failures, 6), PAUSE_MAX))
 
 

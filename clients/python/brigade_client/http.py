@@ -184,7 +184,10 @@ class Response:
                 return
             if self.headers.get("transfer-encoding", "").lower() == "chunked":
                 while True:
-                    size = int((await self._reader.readline()).split(b";")[0], 16)
+                    line = await self._reader.readline()
+                    if not line:
+                        raise EOFError("the connection broke")
+                    size = int(line.split(b";")[0], 16)
                     if size == 0:
                         return
                     while size > 0:

@@ -175,6 +175,16 @@ class Work(WithKinds):
         self.assertEqual((job["state"], job["failed"], job["interrupted"]), ("ready", 0, 1))
 
 
+    async def test_a_call_gives_the_result_of_a_task_or_how_it_ended(self) -> None:
+        async def add(args, lease):
+            return args[0] + args[1]
+
+        working = asyncio.ensure_future(self.brigade.work("add", add, stop=self.stop))
+        self.assertEqual(await self.brigade.call("add", [3, 4], wait=20), 7)
+        await self.is_kind("failed", self.brigade.call("add", [None, 4], wait=20))
+        self.stop.set()
+        await working
+
     async def test_a_result_that_cannot_be_sent_is_the_failure_of_its_job(self) -> None:
         async def give_a_set(payload, lease):
             return {1}
@@ -195,6 +205,23 @@ class Work(WithKinds):
 
 
 class Events(WithKinds):
+    async def test_events_come_in_order_and_go_on_after_a_lost_connection(self) -> None:
+        brigade = Brigade(server.url)
+        events = brigade.events(queue="seen")
+        first = asyncio.ensure_future(events.__anext__())
+        while not first.done():
+            await brigade.push("seen", 0)
+            await asyncio.wait([first], timeout=0.05)
+        self.assertEqual(first.result()["kind"], "pushed")
+        server.restart()
+        id = (await brigade.push("seen", "after the restart"))["id"]
+        while True:
+            event = await events.__anext__()
+            if event["job"] == id:
+                break
+        self.assertEqual(event["kind"], "pushed")
+        await events.aclose()
+
     def test_a_stream_of_events_is_taken_apart_wherever_it_is_cut(self) -> None:
         text = ': hello\n\nid: 5\r\nevent: done\r\ndata: {"a":\r\ndata: 1}\r\n\r\nevent: x\n\ndata: {}\n\n'
         for at in range(len(text) + 1):
