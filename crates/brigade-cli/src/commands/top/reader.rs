@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use brigade::{
-    Broker, Error, ErrorKind, JobFilter, JobState, LiveConsumer, QueueCounts, RunningJob,
-    StatisticsFilter,
+    Broker, DeadGroup, Error, ErrorKind, JobFilter, JobState, LiveConsumer, QueueCounts,
+    RunningJob, StatisticsFilter,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
@@ -25,8 +25,9 @@ use crate::causes::with_causes;
 
 /// How long a reading may take.
 const READ_BOUND: Duration = Duration::from_secs(10);
-/// How long statistics are shown before they are read again: they are minutes.
-const STATISTICS_AGE: Duration = Duration::from_secs(5);
+/// How long statistics and groups of dead letters are shown before they are read again: a broker
+/// reads much for them.
+const SUMMARY_AGE: Duration = Duration::from_secs(5);
 /// Jobs that a page lists.
 pub(super) const JOBS_MAX: usize = 500;
 
@@ -36,6 +37,7 @@ pub(super) struct Reader {
     again: Arc<Notify>,
     depths: Depths,
     rates: Option<(Instant, HashMap<String, QueueRates>)>,
+    dead: Option<(Instant, Vec<DeadGroup>)>,
 }
 
 impl Reader {
@@ -47,6 +49,7 @@ impl Reader {
             again,
             depths: Depths::default(),
             rates: None,
+            dead: None,
         }
     }
 
@@ -72,7 +75,8 @@ impl Reader {
             readings.send_modify(|reading| publish(reading, page, outcome));
             tokio::select! {
                 () = sleep(self.every) => {}
-                () = again.notified() => {}
+                // An action may have changed all of it.
+                () = again.notified() => self.dead = None,
                 changed = pages.changed() => if changed.is_err() { return },
             }
         }
@@ -116,7 +120,7 @@ impl Reader {
             Page::Running => Data::Running(running(&broker).await?),
             Page::Consumers if !can.consumers => Data::Lacks("consumers"),
             Page::Consumers => Data::Consumers(broker.consumers().await?),
-            Page::Dead => Data::Dead(broker.dead_groups(None).await?),
+            Page::Dead => Data::Dead(self.dead_groups(&broker).await?),
             Page::Schedules if !can.schedules => Data::Lacks("schedules"),
             Page::Schedules => Data::Schedules(broker.schedules().await?),
             Page::Jobs(of) => {
@@ -132,6 +136,17 @@ impl Reader {
         Ok((data, totals))
     }
 
+    async fn dead_groups(&mut self, broker: &Broker) -> Result<Vec<DeadGroup>, Error> {
+        if let Some((at, groups)) = &self.dead
+            && at.elapsed() < SUMMARY_AGE
+        {
+            return Ok(groups.clone());
+        }
+        let groups = broker.dead_groups(None).await?;
+        self.dead = Some((Instant::now(), groups.clone()));
+        Ok(groups)
+    }
+
     /// Rates of the queues: by the broker's own counts if it has them.
     async fn rates(
         &mut self,
@@ -143,7 +158,7 @@ impl Reader {
             return Ok(self.depths.note(queues, now));
         }
         if let Some((at, rates)) = &self.rates
-            && now.saturating_duration_since(*at) < STATISTICS_AGE
+            && now.saturating_duration_since(*at) < SUMMARY_AGE
         {
             return Ok(rates.clone());
         }
