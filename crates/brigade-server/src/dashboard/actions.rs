@@ -152,10 +152,7 @@ async fn set_limits(acting: &Acting, queue: &str, form: &LimitForm) -> Result<St
         |was| serde_json::to_string(&was).ok(),
     );
     let was = encoded(&was.unwrap_or_default());
-    Ok(format!(
-        "{}?did=limited&was={was}#limits",
-        queue_path(queue)
-    ))
+    Ok(format!("{}?did=limited&was={was}", queue_path(queue)))
 }
 
 pub(super) async fn purge(acting: Acting, Path(queue): Path<String>) -> Response {

@@ -75,7 +75,10 @@ impl Chart {
             unit,
             kind,
             text,
-            top: round_up(highest),
+            top: match kind {
+                ChartKind::Stacked => round_up(highest),
+                ChartKind::Lines => round_up_time(highest),
+            },
             marks: ["−60 min", "−30 min", "now"],
             places: labels.collect(),
             layers,
@@ -197,6 +200,16 @@ fn round_up(value: f64) -> f64 {
     }
 }
 
+/// The next duration in seconds that is round, as is its half.
+fn round_up_time(seconds: f64) -> f64 {
+    const ROUND: [f64; 21] = [
+        0.004, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 1.0, 2.0, 4.0, 10.0, 20.0, 40.0, 60.0, 120.0,
+        240.0, 600.0, 1_200.0, 1_800.0, 3_600.0, 7_200.0,
+    ];
+    let found = ROUND.into_iter().find(|round| seconds <= *round);
+    found.unwrap_or_else(|| round_up(seconds / 7_200.0) * 7_200.0)
+}
+
 fn height_of(value: f64, top: f64) -> f64 {
     ((HEIGHT - value / top * HEIGHT) * 10.0).round() / 10.0
 }
@@ -211,7 +224,7 @@ fn line(values: &[Option<f64>], top: f64) -> String {
             _ = write!(path, "{letter}{} {y}", start + offset);
         }
         if run.len() == 1 {
-            path.push_str("h.4");
+            path.push_str("m-.2 0h.4");
         }
     }
     path
@@ -280,9 +293,17 @@ mod tests {
     }
 
     #[test]
+    fn the_scale_of_times_ends_at_a_round_one() {
+        let tops: Vec<f64> = [0.001, 0.3, 45.0, 1_800.0, 9_000.0]
+            .map(round_up_time)
+            .into();
+        assert_eq!(tops, [0.004, 0.4, 60.0, 1_800.0, 14_400.0]);
+    }
+
+    #[test]
     fn a_gap_interrupts_a_line() {
         let values = [Some(0.0), Some(1.0), None, Some(1.0)];
-        assert_eq!(line(&values, 1.0), "M0 100L1 0M3 0h.4");
+        assert_eq!(line(&values, 1.0), "M0 100L1 0M3 0m-.2 0h.4");
     }
 
     #[test]

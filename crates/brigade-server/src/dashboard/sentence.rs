@@ -146,7 +146,6 @@ pub(super) fn sentences(facts: &SentenceFacts<'_>) -> Vec<Sentence> {
             )
         })
         .collect();
-    found.extend(facts.findings.iter().filter_map(of_finding));
     found.extend(
         facts
             .recent_dead
@@ -160,6 +159,7 @@ pub(super) fn sentences(facts: &SentenceFacts<'_>) -> Vec<Sentence> {
             .filter(|queue| queue.paused && !waiting.iter().any(|long| long.queue == queue.queue))
             .filter_map(paused),
     );
+    found.extend(facts.findings.iter().filter_map(of_finding));
     // Stable: within one mood, the longest wait stays first.
     found.sort_by_key(|sentence| std::cmp::Reverse(sentence.mood));
     if found.is_empty() {

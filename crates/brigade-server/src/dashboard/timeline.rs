@@ -213,7 +213,10 @@ fn now_or_end(job: &JobInfo, now: SystemTime) -> Option<StoryEvent> {
         let took = at.map(|at| span(length(job.pushed_at, at)));
         took.map_or_else(String::new, |took| format!("{took} after the push"))
     };
-    let reason = job.reason.as_deref().map(ansi::plain).unwrap_or_default();
+    // The last attempt has said it already.
+    let last = job.history.last().map(|record| record.reason.as_str());
+    let reason = job.reason.as_deref().filter(|reason| Some(*reason) != last);
+    let reason = reason.map(ansi::plain).unwrap_or_default();
     let event =
         |class, what: &str, at: Option<SystemTime>, took: String, text: String| StoryEvent {
             class,

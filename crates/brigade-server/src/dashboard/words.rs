@@ -54,7 +54,8 @@ pub(super) fn rate(per_minute: f64) -> String {
     } else if per_minute < 0.05 {
         "< 0.1".to_owned()
     } else if per_minute < 9.95 {
-        format!("{per_minute:.1}")
+        let text = format!("{per_minute:.1}");
+        text.strip_suffix(".0").unwrap_or(&text).to_owned()
     } else {
         #[expect(
             clippy::cast_possible_truncation,
@@ -180,6 +181,7 @@ mod tests {
         assert_eq!(number(1_234_567), "1,234,567");
         assert_eq!(rate(0.0), "0");
         assert_eq!(rate(3.46), "3.5");
+        assert_eq!(rate(5.0), "5");
         assert_eq!(rate(411.7), "412");
         assert_eq!(count(1, "job"), "1 job");
         assert_eq!(count(2_000, "job"), "2,000 jobs");
