@@ -69,7 +69,7 @@ async fn pages_fit_every_width_and_show_foreign_text_as_text() {
         assert_eq!(foreign, 0, "{path} has elements that came from a payload");
         let unnamed = browser.run(
             "return [...document.querySelectorAll('a, button, input:not([type=hidden]), select, \
-                textarea')].filter(e => !(e.innerText || e.getAttribute('aria-label') || \
+                textarea')].filter(e => !(e.textContent.trim() || e.getAttribute('aria-label') || \
                 e.labels?.length || e.title || e.hidden)).map(e => e.outerHTML)",
         );
         assert_eq!(unnamed, json!([]), "controls of {path} without a name");

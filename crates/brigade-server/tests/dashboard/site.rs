@@ -97,6 +97,11 @@ impl Site {
         format!("http://{}{path}", self.address)
     }
 
+    /// The address of a job's page.
+    pub(crate) fn job_url(&self, id: &JobId) -> String {
+        self.url(&format!("/jobs/{}", id.as_str().replace('/', "%2F")))
+    }
+
     /// A consumer in a pool of worker processes; ends with what it returns.
     pub(crate) async fn consume(&self, queues: &[&str], slots: usize) -> Consuming {
         let pool = Pool::builder().workers(2).start().await.unwrap();

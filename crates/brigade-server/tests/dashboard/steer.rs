@@ -17,12 +17,12 @@ async fn a_crash_is_watched_read_and_mended(kind: Kind) {
         .label("<b>import</b>");
     let id = site.broker.push(job).await.unwrap().id().clone();
     let browser = Browser::start();
-    browser.open(&site.url(&format!("/jobs/{id}")));
+    browser.open(&site.job_url(&id));
     // Live: the page is not loaded again.
     browser.until("document.querySelector('.headline .state').innerText === 'dead'");
     browser.until_text("Attempt 2 crashed");
     browser.until_text("SIGABRT");
-    browser.until("document.querySelector('pre.term .f1').innerText === 'broken'");
+    browser.until("document.querySelector('pre.term .f1').textContent === 'broken'");
     browser.until_text("<img src=x onerror=alert(1)>");
     assert_eq!(
         browser.run("return document.querySelectorAll('main img, main b').length"),
@@ -64,7 +64,7 @@ async fn a_queue_is_paused_and_the_pause_undone(kind: Kind) {
     assert!(is_paused().await);
     browser.open(&site.url("/"));
     browser.until_text("is paused, with 3 ready jobs");
-    browser.click(".answer button");
+    browser.click(".answer form[action$=\"/queues/mail/resume\"] button, .also form[action$=\"/queues/mail/resume\"] button");
     browser.until_text("Resumed.");
     assert!(!is_paused().await);
     browser.click(".notice button");
