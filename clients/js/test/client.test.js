@@ -77,8 +77,10 @@ test('a holder learns by extending that its job is cancelled', async () => {
   const { id } = await brigade.push('cancelled', 1, { keep: '1h' });
   const lease = await brigade.lease('cancelled');
   assert.equal(await lease.extend(60), null);
+  assert.equal(await lease.progress(0.25, 'a quarter'), null);
   assert.equal((await brigade.cancel(id, { reason: 'ordered twice' })).outcome, 'asked');
   assert.equal(await lease.extend('60s'), 'ordered twice');
+  assert.equal(await lease.progress(0.5, 'half of it'), 'ordered twice');
   await lease.cancelled('ordered twice');
   assert.equal((await brigade.job(id)).state, 'cancelled');
 });

@@ -91,8 +91,10 @@ class Jobs(WithKinds):
         id = (await self.brigade.push("cancelled", 1, keep="1h"))["id"]
         lease = await self.brigade.lease("cancelled")
         self.assertIsNone(await lease.extend(60))
+        self.assertIsNone(await lease.progress(0.25, "a quarter"))
         self.assertEqual((await self.brigade.cancel(id, reason="ordered twice"))["outcome"], "asked")
         self.assertEqual(await lease.extend(60), "ordered twice")
+        self.assertEqual(await lease.progress(0.5, "half of it"), "ordered twice")
         await lease.cancelled("ordered twice")
         self.assertEqual((await self.brigade.job(id))["state"], "cancelled")
 
