@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::job::JobState;
-use brigade_core::{JobEventKind, TaskCounts};
+use brigade_core::{Durations, JobEventKind, TaskCounts};
+
+/// Rows of statistics that a connection keeps in memory.
+const ROWS_KEPT_MAX: usize = 1_000;
 
 /// Something that is counted.
 #[derive(Clone, Copy)]
@@ -96,6 +99,65 @@ impl CountedChanges {
         named
             .map(|((queue, task), counts)| (queue, task, counts))
             .filter(|(_, _, counts)| !counts.is_empty())
+    }
+}
+
+/// The row of a queue and task in a minute: its number, and its two histograms.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CountsRow {
+    pub(super) id: i64,
+    pub(super) minute: i64,
+    pub(super) wait: Durations,
+    pub(super) run: Durations,
+}
+
+/// What a connection has read of the file, as long as no other connection has changed it
+/// (`PRAGMA data_version`): it saves a connection that is alone two statements for each
+/// transaction.
+#[derive(Default)]
+pub(super) struct ReadBefore {
+    pub(super) version: i64,
+    /// Until when events are recorded, wall clock.
+    pub(super) recorded_until: Option<i64>,
+    /// By queue and task.
+    rows: HashMap<Box<str>, HashMap<Box<str>, CountsRow>>,
+    rows_count: usize,
+}
+
+impl ReadBefore {
+    /// Nothing yet.
+    pub(super) fn of_version(version: i64) -> Self {
+        Self {
+            version,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn row(&self, queue: &str, task: &str, minute: i64) -> Option<&CountsRow> {
+        let row = self.rows.get(queue)?.get(task)?;
+        (row.minute == minute).then_some(row)
+    }
+
+    pub(super) fn keep_row(&mut self, queue: &str, task: &str, row: CountsRow) {
+        if let Some(known) = self
+            .rows
+            .get_mut(queue)
+            .and_then(|tasks| tasks.get_mut(task))
+        {
+            *known = row;
+            return;
+        }
+        if self.rows_count >= ROWS_KEPT_MAX {
+            self.forget_rows();
+        }
+        self.rows_count += 1;
+        let tasks = self.rows.entry(queue.into()).or_default();
+        tasks.insert(task.into(), row);
+    }
+
+    pub(super) fn forget_rows(&mut self) {
+        self.rows.clear();
+        self.rows_count = 0;
     }
 }
 

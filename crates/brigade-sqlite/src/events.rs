@@ -124,7 +124,14 @@ impl Store<'_> {
         if let Some(is_recording) = self.recording.get() {
             return Ok(is_recording);
         }
-        let is_recording = self.recording()?.until > self.now.wall;
+        self.forget_if_changed()?;
+        let known = self.cache.borrow().read_before.recorded_until;
+        let until = match known {
+            Some(until) => until,
+            None => self.recording()?.until,
+        };
+        self.cache.borrow_mut().read_before.recorded_until = Some(until);
+        let is_recording = until > self.now.wall;
         self.recording.set(Some(is_recording));
         Ok(is_recording)
     }
@@ -190,6 +197,7 @@ impl Store<'_> {
         let text = format!("{} {}", recording.until, recording.number);
         self.execute("note that events are read", sql, params![text])?;
         self.recording.set(Some(true));
+        self.cache.borrow_mut().read_before.recorded_until = Some(recording.until);
         Ok(())
     }
 

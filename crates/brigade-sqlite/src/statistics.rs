@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use rusqlite::types::ToSql;
 use rusqlite::{Row, params};
 
-use super::counted::{Count, NamedTasks};
+use super::counted::{Count, CountsRow, NamedTasks, ReadBefore};
 use super::store::{Store, millis, wall_millis};
 use crate::error::Error;
 use crate::schedule::time_of;
@@ -49,9 +49,24 @@ impl Store<'_> {
     pub(super) fn write_counted(&self) -> Result<(), Error> {
         let counted = self.counted.take();
         let minute = self.now.wall.div_euclid(MINUTE);
-        counted
-            .sums()
-            .try_for_each(|(queue, task, counts)| self.add_counts(&queue, &task, minute, counts))
+        let mut sums = counted.sums().peekable();
+        // Whether events are recorded was looked up after the same.
+        if sums.peek().is_some() && self.recording.get().is_none() {
+            self.forget_if_changed()?;
+        }
+        sums.try_for_each(|(queue, task, counts)| self.add_counts(&queue, &task, minute, &counts))
+    }
+
+    /// Forgets what was read of the file if another connection has changed it since.
+    pub(super) fn forget_if_changed(&self) -> Result<(), Error> {
+        let sql = "PRAGMA data_version";
+        let version = self.row("look for changes", sql, &[], |row| row.get(0))?;
+        let version = version.unwrap_or_default();
+        let mut cache = self.cache.borrow_mut();
+        if cache.read_before.version != version {
+            cache.read_before = ReadBefore::of_version(version);
+        }
+        Ok(())
     }
 
     fn add_counts(
@@ -59,57 +74,82 @@ impl Store<'_> {
         queue: &str,
         task: &str,
         minute: i64,
-        mut counts: TaskCounts,
+        counts: &TaskCounts,
     ) -> Result<(), Error> {
-        if let Some(row) = self.counts_row(queue, task, minute)? {
-            return self.update_counts(row, counts);
+        if self.update_counts(queue, task, minute, counts)? {
+            return Ok(());
         }
-        let task = if self.is_counted_by_name(queue, task, minute)? {
-            task
-        } else {
-            OTHER_TASKS
-        };
-        if task == OTHER_TASKS
-            && let Some(row) = self.counts_row(queue, task, minute)?
-        {
-            return self.update_counts(row, std::mem::take(&mut counts));
+        if self.is_counted_by_name(queue, task, minute)? {
+            return self.insert_counts(queue, task, minute, counts);
         }
-        let sql = "INSERT INTO brigade_statistics (pushed, done, failed, crashed, interrupted, \
-            dead, cancelled, wait, run, queue, task, minute)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
-        self.write_counts(sql, &counts, params![queue, task, minute])
+        if self.update_counts(queue, OTHER_TASKS, minute, counts)? {
+            return Ok(());
+        }
+        self.insert_counts(queue, OTHER_TASKS, minute, counts)
     }
 
-    /// A row: its number and its two histograms.
-    fn counts_row(
+    fn insert_counts(
         &self,
         queue: &str,
         task: &str,
         minute: i64,
-    ) -> Result<Option<(i64, Durations, Durations)>, Error> {
+        counts: &TaskCounts,
+    ) -> Result<(), Error> {
+        let sql = "INSERT INTO brigade_statistics (pushed, done, failed, crashed, interrupted, \
+            dead, cancelled, wait, run, queue, task, minute)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+        self.write_counts(sql, counts, params![queue, task, minute])
+            .map(drop)
+    }
+
+    /// Adds to a row; whether there is one.
+    fn update_counts(
+        &self,
+        queue: &str,
+        task: &str,
+        minute: i64,
+        counts: &TaskCounts,
+    ) -> Result<bool, Error> {
+        let Some(mut row) = self.counts_row(queue, task, minute)? else {
+            return Ok(false);
+        };
+        row.wait.add(&counts.wait);
+        row.run.add(&counts.run);
+        let sum = TaskCounts {
+            wait: row.wait.clone(),
+            run: row.run.clone(),
+            ..counts.clone()
+        };
+        let sql = "UPDATE brigade_statistics SET pushed = pushed + ?1, done = done + ?2, failed = \
+            failed + ?3, crashed = crashed + ?4, interrupted = interrupted + ?5, dead = dead + ?6, \
+            cancelled = cancelled + ?7, wait = ?8, run = ?9 WHERE id = ?10 AND minute = ?11";
+        let is_there = self.write_counts(sql, &sum, params![row.id, minute])? > 0;
+        let read_before = &mut self.cache.borrow_mut().read_before;
+        if is_there {
+            read_before.keep_row(queue, task, row);
+        } else {
+            // It was pushed out.
+            read_before.forget_rows();
+        }
+        Ok(is_there)
+    }
+
+    fn counts_row(&self, queue: &str, task: &str, minute: i64) -> Result<Option<CountsRow>, Error> {
+        let cache = self.cache.borrow();
+        if let Some(row) = cache.read_before.row(queue, task, minute) {
+            return Ok(Some(row.clone()));
+        }
         let sql = "SELECT id, wait, run FROM brigade_statistics WHERE queue = ?1 AND minute = ?2 \
             AND task = ?3";
         let read = |row: &Row<'_>| {
-            Ok((
-                row.get(0)?,
-                read_durations(row, 1)?,
-                read_durations(row, 2)?,
-            ))
+            Ok(CountsRow {
+                id: row.get(0)?,
+                minute,
+                wait: read_durations(row, 1)?,
+                run: read_durations(row, 2)?,
+            })
         };
         self.row("read statistics", sql, params![queue, minute, task], read)
-    }
-
-    fn update_counts(
-        &self,
-        (id, wait, run): (i64, Durations, Durations),
-        mut counts: TaskCounts,
-    ) -> Result<(), Error> {
-        counts.wait.add(&wait);
-        counts.run.add(&run);
-        let sql = "UPDATE brigade_statistics SET pushed = pushed + ?1, done = done + ?2, failed = \
-            failed + ?3, crashed = crashed + ?4, interrupted = interrupted + ?5, dead = dead + ?6, \
-            cancelled = cancelled + ?7, wait = ?8, run = ?9 WHERE id = ?10";
-        self.write_counts(sql, &counts, params![id])
     }
 
     fn write_counts(
@@ -117,7 +157,7 @@ impl Store<'_> {
         sql: &str,
         counts: &TaskCounts,
         names: &[&dyn ToSql],
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         let (wait, run) = (text_of(&counts.wait), text_of(&counts.run));
         let numbers = [
             counts.pushed,
@@ -132,7 +172,7 @@ impl Store<'_> {
         let mut values: Vec<&dyn ToSql> = numbers.iter().map(|number| number as _).collect();
         values.extend([&wait as &dyn ToSql, &run]);
         values.extend(names);
-        self.execute("write statistics", sql, &values).map(drop)
+        self.execute("write statistics", sql, &values)
     }
 
     /// Whether this task is one of the first of its queue in this hour.

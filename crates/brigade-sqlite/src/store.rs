@@ -14,7 +14,7 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::budget::FLOW_STEPS_MAX;
-use super::counted::{CountedChanges, NamedTasks};
+use super::counted::{CountedChanges, NamedTasks, ReadBefore};
 use super::sql_error::sql_error;
 use crate::clock::{BootTime, Clock};
 use crate::error::{Error, ErrorKind};
@@ -67,6 +67,8 @@ pub(super) struct ConnectionCache {
     pub(super) turn: usize,
     /// The tasks of queues that are counted by name in this hour, see `statistics`.
     pub(super) tasks: HashMap<Box<str>, NamedTasks>,
+    /// What need not be read again, see `statistics`.
+    pub(super) read_before: ReadBefore,
 }
 
 /// Milliseconds.
