@@ -28,6 +28,7 @@ use crate::registry::{self, TaskEntry};
 use crate::request::{AttemptOf, CallTarget, Request};
 use crate::retry::Retry;
 use crate::traceparent::TraceParent;
+use crate::traceparent::ambient::{AmbientTrace, InTrace};
 
 /// A described call of a task: `add(3, 4)` with its options. Hand it to a [`Place`](crate::Place),
 /// `pool.call(..)` or `broker.call(..)`, which runs it, or push it as a job.
@@ -165,6 +166,7 @@ impl<T: DeserializeOwned> Call<T> {
             signature,
             args: None,
             queue: None,
+            caller: None,
         };
         Self {
             request,
@@ -206,13 +208,18 @@ impl<T: DeserializeOwned> Call<T> {
         if let Some(of) = self.request.attempt_of {
             (attempt.tick, attempt.job) = (of.tick, of.job);
         }
-        attempt.traceparent = self.request.options.and_then(|options| options.traceparent);
+        let traceparent = self.request.options.and_then(|options| options.traceparent);
+        attempt.traceparent.clone_from(&traceparent);
         attempt.sink = sink.map(|sink| (0, sink));
         let context = attempt.into_context();
         begun(&context);
-        let returned = match invoke(context, codec, &payload) {
+        let invoked = {
+            let _trace = AmbientTrace::enter(traceparent.as_ref());
+            invoke(context, codec, &payload)
+        };
+        let returned = match invoked {
             Invocation::Now(returned) => returned,
-            Invocation::Future(future) => future.await,
+            Invocation::Future(future) => InTrace::new(future, traceparent).await,
         };
         match returned {
             Returned::Done(bytes) => Ok(codec.decode(&bytes)?),

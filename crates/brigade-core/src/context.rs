@@ -149,8 +149,9 @@ impl Context {
         self.0.tick
     }
 
-    /// The trace that the call or job belongs to, if its caller gave one
-    /// ([`Call::traceparent`](crate::Call::traceparent)); the same in each attempt.
+    /// The trace that the attempt belongs to: that of its call or job
+    /// ([`Call::traceparent`](crate::Call::traceparent)), or with the feature `otel` the span of this
+    /// attempt. What the task pushes and calls goes on with it.
     pub fn traceparent(&self) -> Option<&TraceParent> {
         self.0.traceparent.as_ref()
     }

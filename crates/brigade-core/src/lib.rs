@@ -69,6 +69,8 @@ pub mod schedule;
 #[doc(hidden)]
 pub mod signature;
 #[doc(hidden)]
+pub mod span;
+#[doc(hidden)]
 pub mod statistics;
 pub mod store;
 #[doc(hidden)]

@@ -15,6 +15,7 @@ use crate::codec::Codec;
 use crate::error::Error;
 use crate::job_context::JobContext;
 use crate::options::{NO_OPTIONS, Options};
+use crate::span;
 
 /// Arguments that are not encoded yet. Their format depends on where the call goes: a pool takes
 /// that of the task, a broker takes JSON.
@@ -42,6 +43,9 @@ pub struct Request {
     pub signature: Option<fn() -> &'static str>,
     /// The queue of the task, if it is not its name.
     pub queue: Option<&'static str>,
+    /// The span that made the call, until its first attempt has begun. Set only where spans of
+    /// attempts are wanted; without a span then for later attempts.
+    pub caller: Option<Box<tracing::Span>>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +84,13 @@ pub struct AttemptOf {
     pub fresh: bool,
 }
 
+impl AttemptOf {
+    /// Whether its span is made elsewhere: by the consumer, or by the other pool.
+    fn has_span(&self) -> bool {
+        self.job.is_some() || self.call.is_some()
+    }
+}
+
 static NO_ATTEMPT: AttemptOf = AttemptOf {
     call: None,
     job: None,
@@ -101,6 +112,30 @@ impl Request {
     pub fn encode(&mut self) {
         if let Some(args) = self.args.take() {
             self.payload = args.encode_as(self.codec).map(Into::into);
+        }
+    }
+
+    /// The call is made now, by this code: it belongs to the trace of that. What is the attempt of a
+    /// job, or of another pool's call, has its trace and its span already.
+    pub fn note_caller(&mut self) {
+        if self.attempt_of.as_ref().is_some_and(|of| of.has_span()) {
+            return;
+        }
+        if self.options().traceparent.is_none()
+            && let Some(parent) = span::current()
+        {
+            self.options.get_or_insert_default().traceparent = Some(parent);
+        }
+        if span::is_wanted() {
+            // With OpenTelemetry the parent is set by the context of the caller's span, which may
+            // end before the attempt begins.
+            let has_context = cfg!(feature = "otel") && self.options().traceparent.is_some();
+            let caller = if has_context {
+                tracing::Span::none()
+            } else {
+                tracing::Span::current()
+            };
+            self.caller = Some(Box::new(caller));
         }
     }
 

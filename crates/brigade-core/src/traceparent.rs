@@ -1,5 +1,7 @@
 //! [`TraceParent`]: the trace that a request belongs to.
 
+pub mod ambient;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -38,6 +40,11 @@ impl TraceParent {
     /// The id of the span that made the request: 16 hexadecimal digits.
     pub fn span_id(&self) -> &str {
         &self.0[36..52]
+    }
+
+    /// The flags: 2 hexadecimal digits, of which the last bit says that the trace is recorded.
+    pub fn flags(&self) -> &str {
+        &self.0[53..55]
     }
 
     /// Text of another program; text of another form is dropped, with a line in the log.

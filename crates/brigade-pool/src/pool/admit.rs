@@ -86,6 +86,7 @@ impl Shared {
     /// Refuses what could not run anywhere, and fills in what the task's registration says.
     fn check(&self, mut request: Request) -> Result<Request, Error> {
         request.encode();
+        request.note_caller();
         let max = self.config.payload_bytes_max;
         match std::mem::replace(&mut request.payload, Ok(bytes::Bytes::new())) {
             Err(error) => return Err(error),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::core::{Effects, HealthCheck};
+use super::core::{Effects, EndedSpan, HealthCheck, SpanRequest};
 use super::event_log;
 use super::shared::Shared;
 use super::stop;
@@ -31,6 +31,7 @@ impl Shared {
                 write.conn.kick();
             }
         }
+        effects.spans.into_iter().for_each(EndedSpan::end);
         if effects.room > 0 {
             self.room.add_permits(effects.room);
         }
@@ -69,13 +70,17 @@ impl Shared {
         if effects.changed {
             self.changed.notify_waiters();
         }
-        for capture in effects.captures {
-            if let Some(process) = capture.conn.process() {
-                process.begin_capture(capture.bytes_max);
+        for preparation in effects.preparations {
+            if let (Some(bytes_max), Some(process)) =
+                (preparation.capture, preparation.conn.process())
+            {
+                process.begin_capture(bytes_max);
             }
-            self.step(|core, effects| {
-                core.on_capture_began(capture.call, capture.worker, effects);
-            });
+            let (call, worker) = (preparation.call, preparation.worker);
+            let mut span = preparation.span.map(SpanRequest::begin);
+            self.step(|core, effects| core.on_prepared(call, worker, &mut span, effects));
+            // Where the attempt has ended meanwhile, its span ends here, without the lock.
+            drop(span);
         }
         if let Some(check) = effects.health_check {
             self.check_health(check);

@@ -28,6 +28,7 @@
 
 mod admission;
 mod answers;
+mod attempt_span;
 mod attempts;
 mod call_entry;
 mod checks;
@@ -49,6 +50,7 @@ mod running_calls;
 mod scaling;
 #[cfg(test)]
 mod simulation;
+mod spans;
 mod stops;
 mod waiting;
 mod worker_slot;
@@ -76,6 +78,7 @@ use crate::event::Event;
 
 pub(super) use self::admission::Admission;
 pub(super) use self::answers::is_answer;
+pub(super) use self::attempt_span::{EndedSpan, SpanRequest};
 pub(super) use self::deaths::WorkerExit;
 pub(super) use self::effects::{Effects, HealthCheck, MemoryWatch, StopOrder};
 #[cfg(feature = "remote")]

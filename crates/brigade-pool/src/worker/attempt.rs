@@ -13,6 +13,7 @@ use std::task::{self, Poll};
 use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::Span;
 
 use super::meter::Meter;
 use super::serve::Worker;
@@ -26,8 +27,11 @@ use crate::job_context::JobContext;
 use crate::outcome::{Failure, REASON_BYTES_MAX};
 use crate::refused::Refused;
 use crate::registry;
+use crate::traceparent::TraceParent;
+use crate::traceparent::ambient::AmbientTrace;
 use crate::wire::{CallMeta, Frame, PanicNote, RunTarget, kind};
 use brigade_core::printable::shorten;
+use brigade_core::span::{RunSpan, record_run};
 
 type AttemptResult = Result<Returned, PanicNote>;
 
@@ -76,8 +80,13 @@ impl Worker {
         crash_note::clear_errno();
         let before = crash_note::set_current(call);
         let since = panics::moment();
+        let span = span_of(&context);
         let mut meter = Meter::begin(self.is_shared());
-        let invoked = panics::catch(since, || invoke(context.clone(), meta.codec, payload));
+        let invoked = panics::catch(since, || {
+            let _trace = AmbientTrace::enter(context.traceparent());
+            let _entered = span.enter();
+            invoke(context.clone(), meta.codec, payload)
+        });
         let ending = match invoked {
             Ok(Invocation::Now(returned)) => Ok(returned),
             Ok(Invocation::Future(future)) => {
@@ -85,6 +94,8 @@ impl Worker {
                     call,
                     since,
                     future,
+                    span: span.clone(),
+                    traceparent: context.traceparent().cloned(),
                 };
                 let ran = self.run_future(guarded, context, &mut limit, meter);
                 let Some((ending, own)) = ran else {
@@ -98,7 +109,10 @@ impl Worker {
         };
         crash_note::set_current(before);
         drop(limit);
-        self.settle(call, ending, meter.end());
+        let cost = meter.end();
+        record_end(&span, &ending);
+        drop(span);
+        self.settle(call, ending, cost);
     }
 
     fn context_of(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, task: &'static str) -> Context {
@@ -170,6 +184,7 @@ impl Worker {
             }
         };
         let drop_after = self.settings.drop_after;
+        let span = guarded.span.clone();
         let stoppable = async move {
             tokio::select! {
                 ending = guarded => ending,
@@ -189,6 +204,8 @@ impl Worker {
         drop(runtime.spawn(async move {
             let ending = stoppable.await;
             drop(limit);
+            record_end(&span, &ending);
+            drop(span);
             worker.settle(call, ending, meter.end());
             worker.flush();
         }));
@@ -281,6 +298,9 @@ struct Guarded {
     /// When the attempt began, as `panics` counts.
     since: u64,
     future: GuardedFuture,
+    /// Entered while the task's code runs.
+    span: Span,
+    traceparent: Option<TraceParent>,
 }
 
 impl Future for Guarded {
@@ -289,13 +309,44 @@ impl Future for Guarded {
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<AttemptResult> {
         let before = crash_note::set_current(self.call);
         let since = self.since;
-        let polled = panics::catch(since, || self.future.as_mut().poll(cx));
+        let this = &mut *self;
+        let polled = panics::catch(since, || {
+            let _trace = AmbientTrace::enter(this.traceparent.as_ref());
+            let _entered = this.span.enter();
+            this.future.as_mut().poll(cx)
+        });
         crash_note::set_current(before);
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(returned)) => Poll::Ready(Ok(returned)),
             Err(panic) => Poll::Ready(Err(panic)),
         }
+    }
+}
+
+/// The span around the code of an attempt. A worker without a subscriber of its own has none.
+fn span_of(context: &Context) -> Span {
+    RunSpan {
+        task: context.task(),
+        attempt: context.attempt(),
+        job: context.job().map(|job| (&*job.id, &*job.queue)),
+        call: context.call(),
+        worker: context.worker(),
+        traceparent: context.traceparent(),
+    }
+    .begin()
+}
+
+fn record_end(span: &Span, ending: &AttemptResult) {
+    if span.is_disabled() {
+        return;
+    }
+    match ending {
+        Ok(Returned::Done(_)) => record_run(span, "done", None),
+        Ok(Returned::Failed(failure)) => record_run(span, "failed", Some(&failure.message)),
+        Ok(Returned::Passed(_)) => record_run(span, "passed", None),
+        Ok(Returned::Refused(_)) => record_run(span, "rejected", Some("it cannot run here")),
+        Err(panic) => record_run(span, "panicked", Some(&panic.message)),
     }
 }
 

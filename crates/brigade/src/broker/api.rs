@@ -13,6 +13,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::Instrument as _;
+
 use super::stopped::last_stop;
 use super::{Cancels, Stopped, ToJob};
 use crate::attempt_report::{Step, StopReceipt};
@@ -28,6 +30,7 @@ use crate::store::{
     PushOutcome, QueueCounts,
 };
 use crate::why::Explanation;
+use brigade_core::span;
 
 /// A connection to a broker, where jobs wait. Cheap to clone.
 ///
@@ -137,13 +140,22 @@ impl Broker {
     /// # Errors
     ///
     /// As [`push`](Broker::push).
-    pub async fn push_many(&self, jobs: Vec<Job>) -> Result<Vec<PushOutcome>, Error> {
+    pub async fn push_many(&self, mut jobs: Vec<Job>) -> Result<Vec<PushOutcome>, Error> {
         let can = self.capabilities();
         for job in &jobs {
             check_job(job, can.payload_bytes_max)?;
             can.check(job)?;
         }
-        self.store.push(jobs).await
+        let span = span::push(&mut jobs);
+        let pushed = self.store.push(jobs).instrument(span.clone()).await;
+        if !span.is_disabled() {
+            let ids = pushed.as_ref().map(|pushed| match &pushed[..] {
+                [one] => Some(one.id()),
+                _ => None,
+            });
+            span::record_pushed(&span, ids);
+        }
+        pushed
     }
 
     /// One job, with its history; `None` if there is none (any more).

@@ -28,6 +28,7 @@ use crate::progress::Progress;
 use crate::shutdown::Scope;
 use crate::store::{CallCounts, CallResult, CallTransport, CallerLink, DirectCall};
 use crate::sync::lock;
+use brigade_core::span;
 
 impl Broker {
     /// Has a task run by whichever consumer takes it; awaited, it gives the result. It waits in its
@@ -65,18 +66,23 @@ impl Broker {
             .map_or((None, false), |options| {
                 (options.queue_timeout.take(), options.waits_out_passes)
             });
-        let job = match self.call_to_job(queue, call) {
+        let mut job = match self.call_to_job(queue, call) {
             Ok(job) => job,
             Err(error) => return CallHandle::rejected(error),
         };
         let caller = Arc::<CallerLink>::default();
         let result = match self.transport() {
-            Some(transport) => transport.call(DirectCall {
-                job,
-                queue_timeout,
-                waits_out_passes,
-                caller: Arc::clone(&caller),
-            }),
+            Some(transport) => {
+                let span = span::push(std::slice::from_mut(&mut job));
+                span.in_scope(|| {
+                    transport.call(DirectCall {
+                        job,
+                        queue_timeout,
+                        waits_out_passes,
+                        caller: Arc::clone(&caller),
+                    })
+                })
+            }
             None => self.call_by_job(job, queue_timeout, &caller),
         };
         CallHandle::new(Arc::new(BrokerCall::new(result, caller)), Codec::Json)

@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use super::consumer::RunningConsumer;
 use super::disposition::{EndedAttempt, disposition_of};
@@ -39,6 +40,7 @@ use crate::outcome::{CallError, Cancelled, Failure};
 use crate::progress::Progress;
 use crate::store::{Answer, Leased};
 use crate::sync::lock;
+use brigade_core::span::{AttemptSpan, is_wanted, traceparent_of};
 
 /// How long a handler may take to end when its consumer is killed.
 const KILL_AFTER: Duration = Duration::from_secs(1);
@@ -49,6 +51,8 @@ pub(super) struct Hold {
     pub(super) number: u64,
     pub(super) stop: CancellationToken,
     pub(super) lost: CancellationToken,
+    /// The span of the attempt.
+    span: Span,
 }
 
 impl Drop for Hold {
@@ -102,9 +106,14 @@ impl Sink for HeldSink {
 impl RunningConsumer {
     /// Takes a job into our hands and has its attempt begin: here, so that attempts stand in the
     /// pool's queue in the order of their leases.
-    pub(super) fn attend(self: &Arc<Self>, leased: Leased, permit: OwnedSemaphorePermit) {
+    pub(super) fn attend(self: &Arc<Self>, mut leased: Leased, permit: OwnedSemaphorePermit) {
+        let span = self.span_of(&leased);
+        if let Some(own) = traceparent_of(&span) {
+            leased.job.options.traceparent = Some(own);
+        }
         let leased = Arc::new(leased);
-        let (hold, unsettled) = (self.hold(&leased), self.control.begin());
+        let (mut hold, unsettled) = (self.hold(&leased), self.control.begin());
+        hold.span = span;
         let attempt = catch_unwind(AssertUnwindSafe(|| self.begin(&leased)))
             .unwrap_or_else(|panic| Attempt::Panicked(text_of(&*panic)));
         let consumer = Arc::clone(self);
@@ -138,7 +147,26 @@ impl RunningConsumer {
             number,
             stop,
             lost,
+            span: Span::none(),
         }
+    }
+
+    /// The span of an attempt that begins; none if nothing wants it.
+    fn span_of(&self, leased: &Leased) -> Span {
+        if !is_wanted() {
+            return Span::none();
+        }
+        let job = &leased.job;
+        AttemptSpan {
+            task: self.task_of(job).unwrap_or(&job.queue),
+            attempt: leased.attempt,
+            job: Some((leased.id.as_str(), &job.queue)),
+            call: None,
+            label: job.options.label.as_deref(),
+            traceparent: job.options.traceparent.as_ref(),
+            is_first: leased.attempt + leased.lost == 1,
+        }
+        .begin(&Span::none())
     }
 
     /// How long a lease can be trusted after the request for it. The rest is the time to stop an
@@ -180,13 +208,19 @@ impl RunningConsumer {
         self: &Arc<Self>,
         attempt: Attempt,
         leased: Arc<Leased>,
-        hold: Hold,
+        mut hold: Hold,
         mut permit: OwnedSemaphorePermit,
     ) {
+        let span = std::mem::replace(&mut hold.span, Span::none());
         let running = AssertUnwindSafe(self.run(attempt, &leased, &hold, &mut permit))
             .catch_unwind()
+            .instrument(span.clone())
             .await;
         let ended = running.unwrap_or_else(|panic| EndedAttempt::panicked(text_of(&*panic)));
+        if !span.is_disabled() {
+            ended.for_span().record(&span);
+        }
+        drop(span);
         let why = self.note_end(hold.number);
         let answer = ended
             .outcome

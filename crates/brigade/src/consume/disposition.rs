@@ -19,6 +19,7 @@ use crate::policy::NEXT_TOO_LATE;
 use crate::retry::{Retry, jitter};
 use crate::store::{Disposition, Leased};
 use brigade_core::policy::RetryPolicy;
+use brigade_core::span::AttemptEnd;
 
 /// Shortest and longest pause of a job that no consumer could run so far: other consumers get it
 /// meanwhile, and none spins.
@@ -117,6 +118,14 @@ impl EndedAttempt {
         Self {
             how: How::GivenBack(kind, reason, after),
             ..Self::cancelled("given back")
+        }
+    }
+
+    /// For its span.
+    pub(super) fn for_span(&self) -> AttemptEnd {
+        match &self.how {
+            How::GivenBack(..) | How::NotNow => AttemptEnd::given_back("given back"),
+            _ => AttemptEnd::of(self.outcome.as_ref().err(), self.report.as_deref()),
         }
     }
 

@@ -30,6 +30,7 @@ use crate::job_context::JobContext;
 use crate::outcome::{CallError, Cancelled, Failure, Pass};
 use crate::store::Leased;
 use crate::traceparent::TraceParent;
+use crate::traceparent::ambient::InTrace;
 use brigade_core::Tick;
 use brigade_core::printable::shorten;
 
@@ -217,9 +218,10 @@ impl Handler {
         };
         let (handler, of) = (self.clone(), job.clone());
         // Its first step is a part of the handler too: it may panic.
-        let handling = async move { (handler.0)(of).await };
+        let traceparent = job.traceparent().cloned();
+        let handling: Handling = Box::pin(async move { (handler.0)(of).await });
         Handled {
-            handling: Box::pin(handling),
+            handling: Box::pin(InTrace::new(handling, traceparent)),
             job,
         }
     }

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use super::panic_text::text_of;
 use crate::call::Call;
@@ -47,8 +48,10 @@ impl Here {
         };
         let runtime = Runtime::try_current()
             .map_err(|_| Error::new(ErrorKind::Closed, "run a task in a runtime that has ended"))?;
+        // That of the attempt.
+        let span = Span::current();
         let run = move || {
-            let running = run(call, sink, &stop, &context);
+            let running = run(call, sink, &stop, &context).instrument(span);
             let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(running)));
             let panicked = |text| {
                 Err(CallError::Failed(Box::new(Failure::new(format_args!(

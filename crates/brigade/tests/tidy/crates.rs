@@ -32,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("brigade-server", &["brigade"]),
     ("brigade-sqlite", &["brigade-core", "brigade-runtime"]),
     ("brigade-testkit", &[]),
+    ("brigade-tracing-tests", &["brigade"]),
 ];
 
 /// What the examples of `brigade` are built with besides the library: a newcomer waits for all of it

@@ -15,7 +15,7 @@ use crate::source::{files, read, root};
 /// concept each.
 const LIBRARIES: [&str; 4] = ["brigade-core", "brigade-runtime", "brigade-pool", "brigade"];
 
-const VALUES: [&str; 26] = [
+const VALUES: [&str; 27] = [
     "attempt_report",
     "codec",
     "error",
@@ -37,6 +37,7 @@ const VALUES: [&str; 26] = [
     "refused",
     "retry",
     "schedule",
+    "span",
     "statistics",
     "tick",
     "to_job",

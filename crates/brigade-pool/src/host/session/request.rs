@@ -81,6 +81,7 @@ impl Session {
             signature: None,
             args: None,
             queue: None,
+            caller: None,
         })
     }
 }

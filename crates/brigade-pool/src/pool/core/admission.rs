@@ -152,6 +152,7 @@ impl Core {
             timer: None,
             stop: None,
             progress: None,
+            span: None,
             cost: None,
         });
         CallId::new(self.generation, key)

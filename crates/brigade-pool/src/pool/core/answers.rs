@@ -23,6 +23,7 @@ use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryRule};
 use crate::progress::{PROGRESS_BYTES_MAX, Progress};
 use crate::refused::Refused;
 use crate::wire::{Frame, PanicNote, kind};
+use brigade_core::span::AttemptEnd;
 
 /// Passed calls that may wait for another worker: all of them are looked at for each worker that
 /// becomes free.
@@ -182,6 +183,7 @@ impl Core {
                 self.on_passed(call, worker, vec![reason], effects)
             }
             (WorkerAnswer::Returned, _) => {
+                effects.note_span_end(call, || AttemptEnd::given_back("returned"));
                 self.entry_mut(call).attempt -= 1;
                 self.requeue(call);
             }
@@ -212,6 +214,7 @@ impl Core {
         reasons: Vec<String>,
         effects: &mut Effects,
     ) {
+        effects.note_span_end(call, || AttemptEnd::given_back("passed"));
         let bound = self.config.workers_max + self.remote_hosts();
         let entry = self.entry_mut(call);
         entry.attempt -= 1;
@@ -242,7 +245,10 @@ impl Core {
             self.entry_mut(call).crashes += 1;
         }
         match decision {
-            RetryDecision::Retry(pause) if self.stage == Stage::Open => self.delay(call, pause),
+            RetryDecision::Retry(pause) if self.stage == Stage::Open => {
+                effects.note_span_error(call, Some(&error), &details);
+                self.delay(call, pause);
+            }
             RetryDecision::Retry(_) | RetryDecision::Stop(_) => {
                 self.end(call, Err(error), details, effects);
             }

@@ -50,6 +50,7 @@ impl Core {
             *moved_index = index;
         }
         self.entry_mut(call).phase = Phase::New;
+        self.release_span(call, effects);
         self.offer(worker);
         self.counters.run.record(now - since);
         self.counters.busy_time += now - since;

@@ -14,6 +14,7 @@ use super::super::deadlines::DueKey;
 use super::super::ids::WorkerId;
 use super::super::queue::QueuePosition;
 use super::super::stop_reason::StopReason;
+use super::attempt_span::StartedSpan;
 use crate::attempt_report::{Cost, Step};
 use crate::request::Request;
 
@@ -48,6 +49,8 @@ pub(in super::super) struct CallEntry {
     pub(super) timer: Option<DueKey>,
     pub(super) stop: Option<Box<OngoingStop>>,
     pub(super) progress: Option<(f64, String)>,
+    /// The span of its attempt.
+    pub(super) span: Option<StartedSpan>,
     /// What its attempt cost, if its worker measured that.
     pub(super) cost: Option<Cost>,
 }

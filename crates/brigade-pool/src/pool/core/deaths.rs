@@ -22,6 +22,7 @@ use crate::output::Output;
 use crate::policy::ChargedEnd;
 use crate::process::Death;
 use crate::wire::{CrashNote, PanicNote};
+use brigade_core::span::AttemptEnd;
 
 /// What is known of a worker process that has ended.
 #[derive(Debug)]
@@ -121,6 +122,7 @@ impl Core {
         entry.attempt -= 1;
         self.cancel_timer(call);
         self.vacate(call, effects);
+        effects.note_span_end(call, || AttemptEnd::given_back("not read"));
         self.requeue(call);
         true
     }
@@ -163,6 +165,7 @@ impl Core {
             entry.alone |= culprit.is_none();
             entry.attempt -= 1;
             self.vacate(call, effects);
+            effects.note_span_end(call, || AttemptEnd::given_back("neighbour crashed"));
             return self.requeue(call);
         }
         let ended = match &stop {

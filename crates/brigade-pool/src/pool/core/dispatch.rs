@@ -1,8 +1,8 @@
 //! Dispatch: giving waiting calls to workers that can take one more attempt.
 //!
 //! Calls that were set aside come first, then the queue in its order, lane by lane. A call is sent
-//! by appending its frame to its worker's channel, in memory; only a call whose output is captured
-//! is sent in a second step, once the capture has begun.
+//! by appending its frame to its worker's channel, in memory; only a call whose output is captured,
+//! or whose attempt gets a span, is sent in a second step.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,9 +11,10 @@ use super::super::deadlines::{DueEvent, after};
 use super::super::ids::{CallId, WorkerId};
 use super::super::worker_conn::outgoing::OutgoingAttempt;
 use super::Core;
+use super::attempt_span::StartedSpan;
 use super::call_entry::Phase;
 use super::choice::Requirements;
-use super::effects::{Capture, Effects, MemoryWatch};
+use super::effects::{Effects, MemoryWatch, Preparation};
 use crate::event::Event;
 
 impl Core {
@@ -100,32 +101,35 @@ impl Core {
                 bytes_max,
             });
         }
-        match capture.filter(|_| !is_remote) {
-            Some(bytes_max) => {
-                self.entry_mut(call).is_sent = false;
-                effects.captures.push(Capture {
-                    conn,
-                    call,
-                    worker,
-                    bytes_max,
-                });
-            }
-            None => self.send(call, effects),
+        let (capture, span) = (capture.filter(|_| !is_remote), self.span_request(call));
+        if capture.is_some() || span.is_some() {
+            self.entry_mut(call).is_sent = false;
+            effects.preparations.push(Preparation {
+                conn,
+                call,
+                worker,
+                capture,
+                span,
+            });
+        } else {
+            self.send(call, effects);
         }
         self.counters.wait.record(waited);
         self.emit_started(call, worker);
     }
 
-    /// Sends a call whose attempt's output is captured from now on.
-    pub(in super::super) fn on_capture_began(
+    /// Sends a call whose attempt is prepared. The span is taken unless the attempt has ended.
+    pub(in super::super) fn on_prepared(
         &mut self,
         call: CallId,
         worker: WorkerId,
+        span: &mut Option<StartedSpan>,
         effects: &mut Effects,
     ) {
         let is_waiting =
             |entry: &super::CallEntry| !entry.is_sent && entry.runs_on() == Some(worker);
         if self.find(call).is_some_and(is_waiting) {
+            self.entry_mut(call).span = span.take();
             self.send(call, effects);
         }
     }
@@ -150,6 +154,11 @@ impl Core {
             fresh: entry.fresh,
             tell_start: has_timeout && (is_shared && !entry.alone || slot.is_remote()),
             is_ahead: index >= slot.capacity as usize,
+            traceparent: entry
+                .span
+                .as_ref()
+                .and_then(|started| started.traceparent.as_ref())
+                .or(entry.request.options().traceparent.as_ref()),
         });
         if conn.is_congested() {
             self.take_off(worker);

@@ -2,7 +2,7 @@
 //!
 //! [`Effects`] is filled by the dispatcher and emptied by `Shared::carry_out`, which knows the
 //! order in which its parts must be done. Nothing in here is carried out by the dispatcher itself.
-//! Two parts lead to another step: `captures` and `health_check`.
+//! Two parts lead to another step: `preparations` and `health_check`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::super::cell::{Cell, EncodedOutcome, EndFacts};
 use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
 use super::super::worker_conn::{OwnProcess, WorkerConn};
+use super::attempt_span::{EndedSpan, SpanRequest};
 use crate::attempt_report::{Step, StopReceipt};
 use crate::event::Event;
 use crate::outcome::CallError;
@@ -45,8 +46,10 @@ pub(in super::super) struct Effects {
     pub(in super::super) updates: Vec<(Arc<Cell>, Progress)>,
     /// Attempts whose memory is limited.
     pub(in super::super) memory_watches: Vec<MemoryWatch>,
-    /// Calls to send once their worker's output is being captured.
-    pub(in super::super) captures: Vec<Capture>,
+    /// Calls to send once their attempt is prepared.
+    pub(in super::super) preparations: Vec<Preparation>,
+    /// Spans to record and to drop.
+    pub(in super::super) spans: Vec<EndedSpan>,
     /// Workers whose health is to be looked at.
     pub(in super::super) health_check: Option<HealthCheck>,
     /// Events that are logged as well.
@@ -113,12 +116,15 @@ pub(in super::super) struct MemoryWatch {
     pub(in super::super) bytes_max: u64,
 }
 
-/// An attempt whose output is captured. Its call is sent by `Core::on_capture_began`.
-pub(in super::super) struct Capture {
+/// What has to be done before a call is sent: its worker's output is captured, or its attempt gets a
+/// span. It is sent by `Core::on_prepared`.
+pub(in super::super) struct Preparation {
     pub(in super::super) conn: Conn,
     pub(in super::super) call: CallId,
     pub(in super::super) worker: WorkerId,
-    pub(in super::super) bytes_max: usize,
+    /// Keep what the attempt writes, up to so many bytes.
+    pub(in super::super) capture: Option<usize>,
+    pub(in super::super) span: Option<SpanRequest>,
 }
 
 /// Workers to look at; `Core::on_health` takes what was found.

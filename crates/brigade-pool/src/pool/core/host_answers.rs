@@ -18,6 +18,7 @@ use crate::outcome::{CallError, RetryAdvice, TimedOut};
 use crate::output::Output;
 use crate::policy::ChargedEnd;
 use crate::wire::remote::{RefusalKind, RemoteOutcome};
+use brigade_core::span::AttemptEnd;
 
 impl Core {
     /// Takes what a host says. Returns whether it was an answer, which the host may forget then.
@@ -103,6 +104,7 @@ impl Core {
                 self.end(call, error, EndDetails::default(), effects);
             }
             RemoteOutcome::Returned | RemoteOutcome::Stopped { .. } => {
+                effects.note_span_end(call, || AttemptEnd::given_back("returned"));
                 self.entry_mut(call).attempt -= 1;
                 self.requeue(call);
             }

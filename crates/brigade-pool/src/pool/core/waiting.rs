@@ -199,7 +199,12 @@ impl Core {
             attempts,
             cost,
         });
-        let entry = self.calls.remove(call.key());
+        self.release_span(call, effects);
+        effects.note_span_error(call, outcome.as_ref().err(), &details);
+        let mut entry = self.calls.remove(call.key());
+        if let Some(caller) = entry.request.caller.take() {
+            effects.drop_span(call, *caller);
+        }
         if outcome.is_ok() {
             self.counters.done += 1;
         } else {

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::super::ids::CallId;
 use crate::request::{AttemptOf, CallTarget, Request};
+use crate::traceparent::TraceParent;
 use crate::wire;
 
 /// An attempt, as its worker is sent it.
@@ -32,6 +33,8 @@ pub(in super::super) struct OutgoingAttempt<'a> {
         expect(dead_code, reason = "only remote hosts are given more")
     )]
     pub(in super::super) is_ahead: bool,
+    /// The trace that the attempt belongs to.
+    pub(in super::super) traceparent: Option<&'a TraceParent>,
 }
 
 /// Longest name of a task.

@@ -131,7 +131,7 @@ impl WorkerConn for WorkerProcess {
             tick: of.tick,
             number: of.call.map(|call| call.call),
             job: of.job.as_deref().map(Cow::Borrowed),
-            traceparent: options.traceparent.clone(),
+            traceparent: attempt.traceparent.cloned(),
         };
         let mut space = [0; META_BYTES_MAX];
         let meta = written(&meta, of, &mut space);

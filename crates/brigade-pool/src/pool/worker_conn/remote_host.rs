@@ -95,7 +95,7 @@ impl WorkerConn for RemoteHost {
             ahead: attempt.is_ahead,
             tick: of.tick,
             job: of.job.as_deref().map(Cow::Borrowed),
-            traceparent: options.traceparent.clone(),
+            traceparent: attempt.traceparent.cloned(),
         };
         let mut space = [0; TASK_NAME_BYTES_MAX + 192];
         let run = written(&run, of, &mut space);

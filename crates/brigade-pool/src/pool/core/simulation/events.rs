@@ -44,7 +44,7 @@ impl World {
             45..52 => self.start(),
             52..57 => self.leave(),
             57..64 => self.pass_time(),
-            64..70 => self.begin_capture(),
+            64..70 => self.prepare(),
             70..78 => self.go_on_with_a_stop(),
             78..82 => self.cancel(),
             82..85 => self.crash(),
@@ -285,12 +285,12 @@ impl World {
         }
     }
 
-    fn begin_capture(&mut self) {
-        let index = self.below(self.captures.len());
-        if index < self.captures.len() {
-            let capture = self.captures.swap_remove(index);
-            let (call, worker) = (capture.call, capture.worker);
-            self.event(|core, effects| core.on_capture_began(call, worker, effects));
+    fn prepare(&mut self) {
+        let index = self.below(self.preparations.len());
+        if index < self.preparations.len() {
+            let preparation = self.preparations.swap_remove(index);
+            let (call, worker) = (preparation.call, preparation.worker);
+            self.event(|core, effects| core.on_prepared(call, worker, &mut None, effects));
         }
     }
 

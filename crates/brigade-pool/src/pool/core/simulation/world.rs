@@ -1,7 +1,7 @@
 //! One pool of the simulation: its dispatcher, its connections, its clock.
 //!
 //! A world carries out what the dispatcher asks for, as the shell of a pool does, by keeping it for
-//! a later step: processes that start, stops that are under way, captures that begin. What the
+//! a later step: processes that start, stops that are under way, attempts that are prepared. What the
 //! dispatcher says and sends goes to the model, in order.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use super::super::super::config::{Config, Neighbours};
 use super::super::super::ids::{CallId, WorkerId};
 use super::super::super::worker_conn::WorkerConn;
 use super::super::admission::Admission;
-use super::super::effects::{Capture, Effects, HealthCheck, StopOrder};
+use super::super::effects::{Effects, HealthCheck, Preparation, StopOrder};
 use super::super::random::Random;
 use super::super::{Core, Stage};
 use super::conn::{SentLog, SimConn, serial_of};
@@ -57,7 +57,7 @@ pub(super) struct World {
     /// Processes that were let go or broken off: they end before long.
     pub(super) leaving: Vec<WorkerId>,
     pub(super) stops: Vec<SimStop>,
-    pub(super) captures: Vec<Capture>,
+    pub(super) preparations: Vec<Preparation>,
     cells: BTreeMap<usize, CallId>,
     /// By number, for what events say.
     numbers: BTreeMap<u64, CallId>,
@@ -97,7 +97,7 @@ impl World {
             starting: Vec::new(),
             leaving: Vec::new(),
             stops: Vec::new(),
-            captures: Vec::new(),
+            preparations: Vec::new(),
             cells: BTreeMap::new(),
             numbers: BTreeMap::new(),
             past: Vec::new(),
@@ -165,7 +165,7 @@ impl World {
                 when_alone: None,
             });
         }
-        self.captures.extend(effects.captures);
+        self.preparations.extend(effects.preparations);
         for end in effects.ends {
             let cell = Arc::as_ptr(&end.cell).addr();
             let call = self.cells.remove(&cell).expect("a cell of one call");
