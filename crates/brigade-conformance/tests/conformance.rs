@@ -135,6 +135,7 @@ impl TestedStore for RabbitMqQueues {
             scheduling: true,
             answers: true,
             passes: true,
+            consumers: true,
             dead_queues: true,
             priorities,
             priority_range: (0, if priorities { 9 } else { 0 }),

@@ -13,6 +13,7 @@
 //! | `refresh` | the queues for deliveries that are held for long |
 //! | `calls` | calls from this process that wait for their answers |
 //! | `control` | the queues whose cancels this process receives |
+//! | `roll_call` | the live consumers of this process, and who asks for those of all |
 //!
 //! `RabbitMq` joins them. `lease` hands out jobs, `arrival` handles messages that are not handed
 //! out, `settle` and `pass` end leases.
@@ -58,6 +59,7 @@ mod reach;
 mod recent;
 mod refresh;
 mod reload_lock;
+mod roll_call;
 mod settle;
 mod store;
 mod subscriptions;
@@ -65,6 +67,7 @@ mod topology;
 mod url;
 mod values;
 
+use std::future::ready;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -75,6 +78,7 @@ use self::consumers::Consumers;
 use self::intake::Intake;
 use self::link::Link;
 use self::refresh::Refresher;
+use self::roll_call::RollCall;
 use self::store::Storage;
 use self::url::RabbitMqConfig;
 use crate::clock::Clock;
@@ -86,7 +90,8 @@ use crate::progress::Progress;
 use crate::shutdown::Scope;
 use brigade_core::store::{
     CallCounts, CallResult, CallTransport, CancelRequest, Capabilities, DirectCall, JobStore,
-    LeaseRequest, Leased, PushOutcome, ReloadGuard, ReloadLock, Reply, Settled, Settlement,
+    LeaseRequest, Leased, LiveConsumer, PushOutcome, ReloadGuard, ReloadLock, Reply, Settled,
+    Settlement,
 };
 use brigade_core::{
     clock, codec, error, finding, job, outcome, policy, progress, registry, retry, sync,
@@ -103,6 +108,7 @@ struct RabbitMq {
     intake: Arc<Intake>,
     consumers: Arc<Consumers>,
     calls: OnceLock<Arc<Calls>>,
+    roll_call: Arc<RollCall>,
 }
 
 /// Connects to the servers of a URL.
@@ -130,6 +136,7 @@ pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error
     });
     Ok(Arc::new(RabbitMq {
         consumers: Consumers::start(&intake),
+        roll_call: RollCall::new(&intake),
         intake,
         calls: OnceLock::new(),
     }))
@@ -161,6 +168,7 @@ impl JobStore for RabbitMq {
             priorities: priority_max.is_some(),
             answers: true,
             passes: true,
+            consumers: true,
             priority_range: (0, priority_max.unwrap_or(0).into()),
             dead_queues: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
@@ -186,6 +194,24 @@ impl JobStore for RabbitMq {
 
     fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
         Box::pin(async { Ok(self.intake.leases.table().lost()) })
+    }
+
+    fn announce_consumer<'a>(
+        &'a self,
+        consumer: &'a LiveConsumer,
+        lasts: Duration,
+    ) -> Reply<'a, ()> {
+        self.roll_call.announce(consumer, lasts);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn retire_consumer<'a>(&'a self, consumer: &'a LiveConsumer) -> Reply<'a, ()> {
+        self.roll_call.retire(&consumer.id);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn consumers(&self) -> Reply<'_, Vec<LiveConsumer>> {
+        Box::pin(self.roll_call.ask())
     }
 
     fn check(&self) -> Reply<'_, Vec<Finding>> {

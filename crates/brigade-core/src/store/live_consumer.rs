@@ -8,8 +8,8 @@ use crate::job::JobId;
 ///
 /// A consumer announces itself when it starts and renews that for as long as it runs. A clean stop
 /// takes it off the list at once. One that was killed, or is cut off from its broker, is listed
-/// until its last announcement runs out, at most a minute later; on SQLite no longer than its
-/// process runs.
+/// until its last announcement runs out, at most a minute later; on SQLite and RabbitMQ no longer
+/// than its process runs.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct LiveConsumer {
