@@ -80,6 +80,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value_t = 100)]
     healthy_dead: u64,
 
+    /// The longest wait that a request may ask for
+    #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "5m")]
+    wait_max: Duration,
+
     /// Longest time for requests to come to their end after a stop
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "25s")]
     drain: Duration,
@@ -114,6 +118,7 @@ impl Serve {
         let stop = CancellationToken::new();
         let options = ServerOptions::new(credentials.auth)
             .stop(stop.clone())
+            .wait_max(self.wait_max)
             .healthy_wait(self.healthy_wait)
             .healthy_dead(self.healthy_dead)
             .hosts(self.host.iter().map(String::as_str))

@@ -16,4 +16,5 @@ mod health;
 mod jobs;
 mod push;
 mod queues;
+mod schemathesis;
 mod work;

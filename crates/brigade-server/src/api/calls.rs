@@ -122,7 +122,10 @@ pub(crate) async fn call(
     headers: HeaderMap,
     Body(asked): Body<NewCall>,
 ) -> Result<Response, Problem> {
-    let wait = app.wait(Some(params.wait.unwrap_or(Seconds(WAIT))))?;
+    let wait = match params.wait {
+        None => WAIT.min(app.options.wait_max),
+        asked => app.wait(asked)?,
+    };
     if prefers_async(&headers) {
         return push(&app, &task, asked, &headers).await;
     }
