@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use brigade::JobState;
+use brigade_server::{Auth, Tokens};
 
 use crate::browser::Browser;
 use crate::site::{Kind, Site, endless, fragile};
@@ -174,4 +175,30 @@ async fn a_consumer_is_shown_with_what_it_runs() {
     site.broker.cancel(&id, "the test is over").await.unwrap();
     site.until_state(&id, JobState::Cancelled).await;
     consuming.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_sees_everything_and_changes_nothing() {
+    let mut tokens = Tokens::default();
+    tokens.add("watcher", "read".parse().unwrap(), "let-me-look");
+    let site = Site::start_with(Kind::Sqlite, Auth::tokens(tokens)).await;
+    site.push("mail", "{}", 1).await;
+    let browser = Browser::start();
+    browser.open(&site.url("/queues/mail"));
+    browser.until("location.pathname === '/login'");
+    browser.type_into("input[name=token]", "let-me-look");
+    browser.click("button");
+    browser.until("location.pathname === '/queues/mail' && document.querySelector('.tiles')");
+    browser.until_text("read-only");
+    let forms = "return document.querySelectorAll('main form[method=post]').length";
+    assert_eq!(browser.run(forms), 0);
+    browser.check_console();
+    // A form made by hand is refused.
+    browser.run(
+        "const form = document.createElement('form'); form.method = 'post'; form.action = \
+            '/queues/mail/pause'; document.body.append(form); form.submit()",
+    );
+    browser.until_text("This needs the role admin");
+    let queues = site.broker.queues().await.unwrap();
+    assert!(!queues[0].paused);
 }
