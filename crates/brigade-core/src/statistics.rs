@@ -65,13 +65,13 @@ pub struct TaskCounts {
 impl TaskCounts {
     /// Adds what happened besides.
     pub fn add(&mut self, other: &Self) {
-        self.pushed += other.pushed;
-        self.done += other.done;
-        self.failed += other.failed;
-        self.crashed += other.crashed;
-        self.interrupted += other.interrupted;
-        self.dead += other.dead;
-        self.cancelled += other.cancelled;
+        self.pushed = self.pushed.saturating_add(other.pushed);
+        self.done = self.done.saturating_add(other.done);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.crashed = self.crashed.saturating_add(other.crashed);
+        self.interrupted = self.interrupted.saturating_add(other.interrupted);
+        self.dead = self.dead.saturating_add(other.dead);
+        self.cancelled = self.cancelled.saturating_add(other.cancelled);
         self.wait.add(&other.wait);
         self.run.add(&other.run);
     }
@@ -116,14 +116,15 @@ impl Durations {
     /// Adds those of another.
     pub fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(other.counts) {
-            *count += more;
+            *count = count.saturating_add(more);
         }
         self.sum_ms = self.sum_ms.saturating_add(other.sum_ms);
     }
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        let add = |sum: u64, count: &u64| sum.saturating_add(*count);
+        self.counts.iter().fold(0, add)
     }
 
     /// The bound that this share of them (0 to 1) did not exceed; `None` if there are none. Above
@@ -139,7 +140,7 @@ impl Durations {
         let wanted = ((all as f64 * share.clamp(0.0, 1.0)).ceil() as u64).max(1);
         let mut seen = 0;
         let place = self.counts.iter().position(|count| {
-            seen += count;
+            seen = count.saturating_add(seen);
             seen >= wanted
         })?;
         let bound = Self::BOUNDS.get(place).or(Self::BOUNDS.last())?;

@@ -150,12 +150,14 @@ pub trait JobStore: Send + Sync {
 
     /// Jobs that meet a filter ([`listing`](Capabilities::listing)). A page has less than
     /// [`limit`](JobFilter::limit) jobs only at the end of the list, or if the filter
-    /// [reads jobs](JobFilter::reads_jobs) and [`READ_MAX`](JobFilter::READ_MAX) were read.
+    /// [reads jobs](JobFilter::reads_jobs) and [`READ_MAX`](JobFilter::READ_MAX) were read, or that
+    /// took long.
     fn jobs(&self, _filter: JobFilter) -> Reply<'_, JobPage> {
         unsupported("jobs", "listing")
     }
 
-    /// The dead letters of a queue, or of all, in groups; the largest group first
+    /// The dead letters of a queue, or of all, in groups, [bounded](DeadGroup::bounded); the largest
+    /// group first
     /// ([`listing`](Capabilities::listing)).
     fn dead_groups<'a>(&'a self, _queue: Option<&'a str>) -> Reply<'a, Vec<DeadGroup>> {
         unsupported("dead_groups", "listing")

@@ -25,6 +25,8 @@ pub(super) const ALL_DEAD: &str = "SELECT queue, task, reason, count(*), min(pus
 const DEAD_OF_QUEUE: &str = "SELECT queue, task, reason, count(*), min(pushed_at), max(pushed_at), \
     max(id) FROM brigade_jobs INDEXED BY brigade_jobs_dead WHERE state = 6 AND queue = ?1 GROUP BY \
     queue, task, reason";
+/// From so many groups on, further reasons of a queue and task are one group.
+const GROUPS_READ_MAX: usize = 10 * DeadGroup::GROUPS_MAX;
 /// Queue, state, count.
 pub(super) const COUNTS: [&str; 4] = [
     "SELECT queue, 0, count(*) FROM brigade_jobs INDEXED BY brigade_jobs_ready WHERE state = 0 \
@@ -97,9 +99,7 @@ impl Store<'_> {
             Some(queue) => self.rows(what, DEAD_OF_QUEUE, params![queue], |row| groups.add(row))?,
             None => self.rows(what, ALL_DEAD, &[], |row| groups.add(row))?,
         };
-        let mut groups = groups.groups;
-        groups.sort_by_key(|group| std::cmp::Reverse(group.count));
-        Ok(groups)
+        Ok(DeadGroup::bounded(groups.groups))
     }
 }
 
@@ -116,11 +116,14 @@ impl DeadGroups {
         let text = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str_or_null().ok());
         let queue = text(0)?.flatten().unwrap_or_default();
         let task = text(1)?.flatten();
-        let pattern = reason_pattern(text(2)?.flatten().unwrap_or_default());
+        let mut pattern = reason_pattern(text(2)?.flatten().unwrap_or_default());
         let (count, first, last) = (row.get::<_, u64>(3)?, time(row.get(4)?), time(row.get(5)?));
         let is_same = |group: &DeadGroup| group.queue == queue && group.task.as_deref() == task;
         if !self.groups.last().is_some_and(is_same) {
             self.last.clear();
+        }
+        if self.groups.len() >= GROUPS_READ_MAX && !self.last.contains_key(&pattern) {
+            pattern = DeadGroup::OTHER_REASONS.to_owned();
         }
         if let Some(place) = self.last.get(&pattern) {
             let group = &mut self.groups[*place];

@@ -95,9 +95,9 @@ impl DbThread {
         Arc::clone(&self.committed)
     }
 
-    /// Whether everything is refused, for whatever reason.
+    /// Whether everything is refused, for whatever reason, or the thread has ended.
     pub(super) fn is_lost(&self) -> bool {
-        self.lost.get().is_some()
+        self.lost.get().is_some() || self.operations.is_closed()
     }
 
     /// Whether everything is refused because the file was moved, replaced or deleted.

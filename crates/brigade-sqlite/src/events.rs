@@ -89,7 +89,8 @@ impl Sqlite {
         loop {
             let (changed, asked) = (self.wake.next(), request.clone());
             let access = OperationAccess::HandOut {
-                sync: Synced::Later,
+                // A new recording has a number that no other gets, not even after a loss of power.
+                sync: Synced::Now,
                 looks_first: true,
                 at_once: false,
             };
@@ -217,7 +218,9 @@ impl Store<'_> {
             });
         };
         // One of a file that was replaced by an older copy is ahead.
-        let missed = after.recording != recording || after.event + 1 < first || after.event > last;
+        let missed = after.recording != recording
+            || after.event.saturating_add(1) < first
+            || after.event > last;
         let from = if after.event > last {
             last
         } else {

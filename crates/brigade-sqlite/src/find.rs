@@ -11,6 +11,8 @@
 //! many priorities), a part of the table is read first, since what is common is found there soon;
 //! only then all entries of the index are, of which the first ids are kept.
 
+use std::time::{Duration, Instant};
+
 use rusqlite::types::ToSql;
 use rusqlite::{Row, params};
 
@@ -23,6 +25,10 @@ use brigade_core::store::{JobFilter, JobPage};
 
 /// Candidates that are looked for at once.
 const BATCH: usize = 1_000;
+/// The same for a text in payloads.
+const TEXT_BATCH: usize = 100;
+/// A page of a filter that reads jobs ends after this time, even if it is not full.
+const PAGE_TIME: Duration = Duration::from_millis(250);
 /// Priorities of a queue whose jobs are looked for one by one.
 const PRIORITIES_MAX: usize = 50;
 /// Rows of the table that are read before the whole of an index is.
@@ -81,12 +87,7 @@ impl Store<'_> {
     pub(super) fn jobs(&self, filter: &JobFilter) -> Result<JobPage, Error> {
         let mut position = Position::of(filter)?;
         let (mut jobs, mut read) = (Vec::new(), 0);
-        let batch = if filter.reads_jobs() {
-            BATCH
-        } else {
-            filter.limit
-        };
-        let batch = batch.clamp(1, BATCH);
+        let (batch, began) = (batch_of(filter), Instant::now());
         while jobs.len() < filter.limit && read < JobFilter::READ_MAX.max(filter.limit) {
             let ids = self.candidates(filter, position, batch)?;
             let Some(last) = ids.last().copied() else {
@@ -95,13 +96,16 @@ impl Store<'_> {
             read += ids.len();
             position.after = last;
             let room = filter.limit - jobs.len();
-            let found = self.matching(filter, &ids, position)?;
+            let found = self.matching(filter, &ids, room.saturating_add(1))?;
             let is_full = found.len() > room;
             jobs.extend(found.into_iter().take(room));
             if let (true, Some(job)) = (is_full, jobs.last()) {
                 position.after = row_id(&job.id);
             } else if ids.len() < batch {
                 return Ok(JobPage { jobs, next: None });
+            }
+            if filter.reads_jobs() && began.elapsed() >= PAGE_TIME {
+                break;
             }
         }
         Ok(JobPage {
@@ -110,12 +114,13 @@ impl Store<'_> {
         })
     }
 
-    /// Those of these jobs that meet all conditions, in order.
+    /// The first of these jobs that meet all conditions, in their order. No more are read: a job may
+    /// be large.
     fn matching(
         &self,
         filter: &JobFilter,
         ids: &[i64],
-        position: Position,
+        most: usize,
     ) -> Result<Vec<JobInfo>, Error> {
         let list = serde_json::to_string(ids)
             .map_err(|e| Error::new(ErrorKind::Encode, "write a list of ids").with_source(e))?;
@@ -132,8 +137,10 @@ impl Store<'_> {
             ("pushed_at >= ?", value_of(&from)),
             ("pushed_at <= ?", value_of(&until)),
         ];
+        // In the order of the list.
         let mut sql = format!(
-            "SELECT {COLUMNS} FROM brigade_jobs WHERE id IN (SELECT value FROM json_each(?1))"
+            "SELECT {COLUMNS} FROM (SELECT value AS wanted FROM json_each(?1)) CROSS JOIN \
+                brigade_jobs WHERE brigade_jobs.id = wanted"
         );
         let mut values: Vec<&dyn ToSql> = vec![&list];
         for (condition, value) in conditions {
@@ -143,9 +150,11 @@ impl Store<'_> {
             sql.push_str(" AND ");
             sql.push_str(&condition);
         }
-        sql.push_str(position.order());
-        let mut jobs = self.rows("list jobs", &sql, &values, info)?;
-        jobs.retain(|job| filter.matches(job));
+        let mut jobs = Vec::new();
+        self.rows_while("list jobs", &sql, &values, |row| {
+            jobs.extend(Some(info(row)?).filter(|job| filter.matches(job)));
+            Ok(jobs.len() < most)
+        })?;
         Ok(jobs)
     }
 
@@ -285,6 +294,16 @@ impl Store<'_> {
 fn waiting(state: JobState, more: &str) -> String {
     let state = code(state);
     format!("INDEXED BY brigade_jobs_waiting WHERE state IN (1, 2, 4) AND state = {state}{more}")
+}
+
+/// Candidates that are looked for at once.
+fn batch_of(filter: &JobFilter) -> usize {
+    match (filter.reads_jobs(), &filter.text) {
+        (false, _) => filter.limit.clamp(1, BATCH),
+        (true, None) => BATCH,
+        // Payloads are read, which may be large.
+        (true, Some(_)) => TEXT_BATCH,
+    }
 }
 
 fn value_of<T: ToSql>(value: &Option<T>) -> Option<&dyn ToSql> {

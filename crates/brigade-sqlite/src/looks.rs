@@ -40,10 +40,11 @@ impl Sqlite {
         Self::look_on(self.thread_for_looks().await, look).await
     }
 
-    /// The thread for looks. The first one where there is no other: for a database in memory, and
-    /// when nothing works any more, which it says best.
+    /// The thread for looks. The first one where there is no other: for a database in memory, when
+    /// nothing works any more, which it says best, and when the other thread has lost its file.
     pub(super) async fn thread_for_looks(&self) -> &DbThread {
-        if self.config.path.is_none() || self.thread.is_lost() {
+        let is_lost = self.looks.get().is_some_and(DbThread::is_lost);
+        if self.config.path.is_none() || self.thread.is_lost() || is_lost {
             return &self.thread;
         }
         let open = || async {

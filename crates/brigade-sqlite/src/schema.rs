@@ -396,6 +396,12 @@ fn forget_old_boots(connection: &Connection) -> Result<(), Error> {
             "DELETE FROM brigade_live_consumers WHERE instr(holder, '-' || ?1 || '-') = 0",
             [boot],
         )?;
+        // Events whose commits were not synced may be lost, and their numbers given again.
+        connection.execute(
+            "UPDATE brigade_facts SET value = '0' || substr(value, instr(value, ' ')) WHERE name = \
+                'recording'",
+            [],
+        )?;
         connection.execute(
             "INSERT OR REPLACE INTO brigade_facts VALUES ('boot', ?1)",
             [boot],

@@ -193,6 +193,32 @@ impl Store<'_> {
         run().map_err(|e| sql_error(what, e))
     }
 
+    /// Reads rows until `read` gives `false`, and no further ones.
+    pub(super) fn rows_while(
+        &self,
+        what: &str,
+        sql: &str,
+        values: &[&dyn ToSql],
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<bool>,
+    ) -> Result<(), Error> {
+        #[cfg(test)]
+        super::tests::count_statement();
+        let mut run = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query(values)?;
+            while let Some(row) = rows.next()? {
+                if !read(row)? {
+                    break;
+                }
+            }
+            drop(rows);
+            #[cfg(test)]
+            super::tests::count_steps(&statement);
+            Ok(())
+        };
+        run().map_err(|e| sql_error(what, e))
+    }
+
     pub(super) fn row<T>(
         &self,
         what: &str,

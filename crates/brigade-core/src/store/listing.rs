@@ -103,6 +103,43 @@ pub struct DeadGroup {
     pub example: JobId,
 }
 
+impl DeadGroup {
+    /// The most groups that are given, the largest of them. The others of a queue and task are put
+    /// together into one more group, with the reason [`OTHER_REASONS`](Self::OTHER_REASONS).
+    pub const GROUPS_MAX: usize = 1_000;
+    /// The reason of a group of smaller groups.
+    pub const OTHER_REASONS: &str = "(other reasons)";
+
+    /// Adds the dead letters of another group.
+    pub fn add(&mut self, other: &Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+    }
+
+    /// The largest of these groups, the largest first, and the others put together by queue and
+    /// task.
+    #[must_use]
+    pub fn bounded(mut groups: Vec<Self>) -> Vec<Self> {
+        groups.sort_by_key(|group| std::cmp::Reverse(group.count));
+        let others = groups.split_off(groups.len().min(Self::GROUPS_MAX));
+        let mut sums = std::collections::HashMap::<_, Self>::new();
+        for other in others {
+            let key = (other.queue.clone(), other.task.clone());
+            match sums.get_mut(&key) {
+                Some(sum) => sum.add(&other),
+                None => {
+                    let reason = Self::OTHER_REASONS.to_owned();
+                    sums.insert(key, Self { reason, ..other });
+                }
+            }
+        }
+        groups.extend(sums.into_values());
+        groups.sort_by_key(|group| std::cmp::Reverse(group.count));
+        groups
+    }
+}
+
 /// One queue at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct QueueCounts {

@@ -49,7 +49,8 @@ pub struct RunningJob {
     pub queue: String,
     /// The task, if it is a task's.
     pub task: Option<String>,
-    /// Number of the attempt, from 1.
+    /// Number of the attempt, from 1, as the consumer knows it: without passes and interruptions,
+    /// which events and histories count.
     pub attempt: u32,
     /// When it was handed out, by the clock of the consumer's host.
     pub since: SystemTime,

@@ -102,3 +102,22 @@ async fn counts_and_groups_read_indexes_and_not_the_table() {
         assert!(!has("TEMP B-TREE") || are_few, "{plan:?}");
     }
 }
+
+#[tokio::test]
+async fn very_many_reasons_are_few_groups_that_add_up() {
+    let opened = TestFile::new().await;
+    let insert = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
+        INSERT INTO brigade_jobs (counted, queue, payload, state, reason) SELECT 1, 'q', '1', 6, \
+        iif(i % 2, 'often', replace(hex(i), '3', 'x') || char(97 + i % 26) || hex(randomblob(4))) \
+        FROM n";
+    opened.sql(insert).await;
+    let groups = opened.run(|store| store.dead_groups(None)).await;
+    assert!(
+        groups.len() <= DeadGroup::GROUPS_MAX + 1,
+        "{}",
+        groups.len()
+    );
+    assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 30_000);
+    let first: Vec<&str> = groups.iter().take(2).map(|group| &*group.reason).collect();
+    assert_eq!(first, ["often", DeadGroup::OTHER_REASONS]);
+}
