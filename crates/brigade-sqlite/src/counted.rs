@@ -1,4 +1,8 @@
 //! What a transaction counts, until it is written (`statistics`).
+//!
+//! [`CountedChanges`] belongs to one transaction and keeps the order in which things were counted,
+//! so that what a savepoint undoes can be cut off its end. [`ReadBefore`] and [`NamedTasks`] belong
+//! to the connection: what it need not read again.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

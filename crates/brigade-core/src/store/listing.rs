@@ -1,4 +1,9 @@
 //! What a store shows of its jobs and queues.
+//!
+//! [`JobFilter`] says which jobs to list, [`JobPage`] is a part of that list. [`DeadGroup`] and
+//! [`QueueCounts`] are sums over many jobs, for people who look at a broker with a million of them.
+//! Values only: each store finds out in its own way what they say, and the functions here are what
+//! all stores do alike.
 
 use std::time::{Duration, SystemTime};
 
