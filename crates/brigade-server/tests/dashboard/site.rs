@@ -6,6 +6,7 @@ use std::time::Duration;
 use brigade::{Broker, Job, JobId, JobState, Pool, task};
 use brigade_server::{Auth, ServerOptions};
 use brigade_testkit::redis::Redis;
+use futures_util::{StreamExt as _, stream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -142,14 +143,14 @@ impl Site {
         self.push(queue, "{\"to\": \"ann@example.org\"}", count)
             .await;
         let handle = self.broker.queue(queue);
-        for number in 0..count {
-            let lease = handle
-                .lease(Duration::from_secs(60), Duration::ZERO)
-                .await
-                .unwrap();
+        let set_aside = stream::iter(0..count).map(async |number| {
+            let lease = handle.lease(Duration::from_secs(600), Duration::ZERO).await;
             let reason = reason.replace("{n}", &number.to_string());
-            lease.expect("a job").dead_letter(reason).await.unwrap();
-        }
+            let lease = lease.unwrap().expect("a job");
+            lease.dead_letter(reason).await.unwrap();
+        });
+        // Many at once, so that the store writes them together.
+        set_aside.buffer_unordered(64).collect::<()>().await;
     }
 
     /// Waits until a job is in this state.
