@@ -16,6 +16,7 @@ use super::checks::is_unprintable;
 use super::consumer_channel::Delivery;
 use super::fault::AmqpFault;
 use super::intake::Intake;
+use super::leases::KnownMessage;
 use super::message::{Envelope, UnreadableMessage, is_counted};
 use super::publisher::Message;
 use super::topology::QueueKind;
@@ -98,7 +99,8 @@ impl Intake {
         if !delivery.is_alive() {
             return true;
         }
-        if self.leases.table().is_being_settled(envelope) {
+        let known = self.leases.table().known(envelope);
+        if let KnownMessage::BeingSettled = known {
             self.wait_for_settlement(delivery, Arc::clone(envelope));
             return true;
         }
@@ -113,7 +115,7 @@ impl Intake {
                 .begins_by()
                 .is_some_and(|by| by < SystemTime::now())
         };
-        if self.leases.table().is_copy(envelope) {
+        if let KnownMessage::Copy = known {
             tracing::info!(job = %envelope.id, "the broker brought a job once more that is \
                 settled, or held; it is dropped");
             self.replace(delivery, Instead::Nothing);
@@ -249,10 +251,10 @@ impl Intake {
         self.scope.spawn_until_closed(async move {
             let finished = intake.leases.until_finished(&envelope);
             let is_alive = delivery.opened.dead.run_until_cancelled(finished).await;
-            let is_copy = intake.leases.table().is_copy(&envelope);
+            let known = intake.leases.table().known(&envelope);
             // Both fail only if the broker gives it to another consumer anyway.
             match is_alive {
-                Some(()) if is_copy => drop(delivery.ack().await),
+                Some(()) if matches!(known, KnownMessage::Copy) => drop(delivery.ack().await),
                 Some(()) => drop(intake.give_back(&delivery, &envelope).await),
                 None => {}
             }

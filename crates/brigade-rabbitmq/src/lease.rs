@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use super::consumer_channel::Delivery;
 use super::consumers::Consumers;
@@ -29,7 +29,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 impl Consumers {
     /// Hands out jobs; waits for the first as long as the ask says.
     pub(super) async fn lease(&self, ask: LeaseRequest) -> Result<Vec<Leased>, Error> {
-        self.intake.end_expired().await;
+        // Those that the broker takes at once may be handed out again by this request.
+        timeout(STUCK, self.intake.end_expired()).await.ok();
         match ask.queues.names() {
             [] => Ok(Vec::new()),
             [queue] => self.lease_of_one(&self.of(queue)?, &ask).await,

@@ -60,6 +60,16 @@ impl HeldDelivery {
     }
 }
 
+/// What this process knows of a message that the broker brings.
+pub(super) enum KnownMessage {
+    New,
+    /// A holder whose channel broke is settling it.
+    BeingSettled,
+    /// It was settled here, or is held: one of two that a push left whose confirm was lost, or one
+    /// whose ack was.
+    Copy,
+}
+
 #[derive(Default)]
 pub(super) struct LeaseTable {
     held: HashMap<i64, HeldDelivery>,
@@ -320,23 +330,29 @@ impl LeaseTable {
     /// This message needs nothing more.
     pub(super) fn settled(&mut self, envelope: &Envelope) {
         if let Some(mark) = envelope.mark() {
+            self.returned.remove(&mark);
             self.settled.insert(mark);
         }
     }
 
-    /// Whether this is a message once more that was settled here, or that is held: one of two that
-    /// a push left whose confirm was lost, or one whose ack was. What is held by a channel that is
-    /// over does not count: then it may be the very one.
-    pub(super) fn is_copy(&self, envelope: &Envelope) -> bool {
+    /// What is known of a message that the broker brings. What is held by a channel that is over
+    /// does not count: then it may be the very one.
+    pub(super) fn known(&self, envelope: &Envelope) -> KnownMessage {
         let Some(mark) = envelope.mark() else {
-            return false;
+            return KnownMessage::New;
         };
         let is_held = || {
             self.held
                 .get(self.marks.get(&mark)?)
                 .map(|held| held.delivery.is_alive())
         };
-        self.settled.contains(&mark) || is_held().unwrap_or(false)
+        if self.settling.contains_key(&mark) {
+            KnownMessage::BeingSettled
+        } else if self.settled.contains(&mark) || is_held().unwrap_or(false) {
+            KnownMessage::Copy
+        } else {
+            KnownMessage::New
+        }
     }
 }
 

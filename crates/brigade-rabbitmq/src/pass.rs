@@ -193,7 +193,9 @@ impl Intake {
     /// What a worker passed goes on as its passes say. What was fetched by hand has no worker, and
     /// nothing spins with it but that hand.
     pub(super) async fn pass_on(&self, lease: &mut EndingLease) {
-        let EndingLease { held, settlement } = lease;
+        let EndingLease {
+            held, settlement, ..
+        } = lease;
         let is_call = held.envelope.is_call();
         let Disposition::GiveBack {
             kind,

@@ -85,7 +85,8 @@ impl Refresher {
         intake.scope.spawn_until_closed(async move {
             loop {
                 watching.intake.until_leases_are_old().await;
-                watching.intake.end_expired().await;
+                // Not awaited: one that the broker does not take for long delays no other.
+                drop(watching.intake.end_expired());
                 watching.refresh_old_deliveries();
             }
         });

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, join_all};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -34,11 +34,15 @@ use brigade_core::store::{Answer, Disposition, Settled, Settlement};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// And no more often than this.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// Between two tries to give back the job of a lease that ran out.
+const GIVE_BACK_PAUSE: Duration = Duration::from_secs(1);
 
 /// A lease that is being ended, and by which settlement.
 pub(super) struct EndingLease {
     pub(super) held: HeldDelivery,
     pub(super) settlement: Arc<Settlement>,
+    /// Its time was over: its holder is gone, or hangs.
+    pub(super) ran_out: bool,
 }
 
 /// What becomes of a job or a call.
@@ -63,7 +67,13 @@ impl Intake {
                 self.leases.table().extend(id, token, now, time)
             } else {
                 let held = self.leases.table().let_go(id, token, now);
-                ending = held.map(|held| self.end(EndingLease { held, settlement }));
+                ending = held.map(|held| {
+                    self.end(EndingLease {
+                        held,
+                        settlement,
+                        ran_out: false,
+                    })
+                });
                 ending.is_some()
             };
             async move {
@@ -93,14 +103,11 @@ impl Intake {
         sleep(look.max(LOOK_PAUSE)).await;
     }
 
-    /// Gives back the jobs of leases that are over. Once begun, it goes on if the future is
-    /// dropped.
-    pub(super) async fn end_expired(self: &Arc<Self>) {
+    /// Begins to give back the jobs of leases that are over; the future waits for that.
+    pub(super) fn end_expired(self: &Arc<Self>) -> impl Future<Output = ()> + use<> {
         let now = self.now_after(Instant::now());
         let expired = self.leases.table().expired(now);
-        let ending = expired.into_iter().map(|(token, mut held)| {
-            let envelope = Arc::make_mut(&mut held.envelope);
-            envelope.lost = envelope.lost.saturating_add(1);
+        let ending = expired.into_iter().map(|(token, held)| {
             let disposition = Disposition::GiveBack {
                 kind: AttemptKind::Interrupted,
                 reason: "its lease ran out".to_owned(),
@@ -112,9 +119,13 @@ impl Intake {
                 disposition,
                 answer: None,
             });
-            self.end(EndingLease { held, settlement })
+            self.end(EndingLease {
+                held,
+                settlement,
+                ran_out: true,
+            })
         });
-        join_all(ending).await;
+        join_all(ending).map(drop)
     }
 
     /// Ends a lease that was let go. Once begun, it goes on if the future is dropped.
@@ -131,11 +142,21 @@ impl Intake {
         async { outcome.await.unwrap_or_else(|_| Err(dropped())) }
     }
 
-    /// A lease that could not be ended is held again, if its delivery is still there.
+    /// A lease that could not be ended is held again as it was, if its delivery is still there, so
+    /// that each try counts the lost holder or the pass once.
     async fn end_lease(&self, mut lease: EndingLease) -> Result<(), Error> {
+        let before = lease.held.clone();
+        if lease.ran_out {
+            let envelope = Arc::make_mut(&mut lease.held.envelope);
+            envelope.lost = envelope.lost.saturating_add(1);
+        }
         self.pass_on(&mut lease).await;
         let followed = self.follow(&lease).await;
-        let EndingLease { held, settlement } = lease;
+        let EndingLease {
+            held,
+            settlement,
+            ran_out,
+        } = lease;
         let envelope = Arc::clone(&held.envelope);
         let ended = match followed {
             Ok(has_next) => {
@@ -147,8 +168,11 @@ impl Intake {
                 }
             }
             Err(error) => {
-                if held.delivery.is_alive() {
-                    self.leases.hold(settlement.token, held);
+                if ran_out {
+                    sleep(GIVE_BACK_PAUSE).await;
+                }
+                if before.delivery.is_alive() {
+                    self.leases.hold(settlement.token, before);
                 }
                 Err(error)
             }

@@ -132,3 +132,45 @@ async fn settlements_that_do_not_come_through_hold_up_no_other_and_are_kept_unti
     let served = served.await.unwrap().unwrap().unwrap();
     assert_eq!((served.done, served.failed, served.stale), (20, 2, 0));
 }
+
+#[task(queue = "full")]
+fn runs_from_a_full_queue(_number: u32) {}
+
+/// A holder that falls silent is one loss, however often the broker refuses to take the job back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_holder_is_one_loss_also_while_its_queue_has_no_room() {
+    let (url, namespace) = shared("");
+    let broker = Broker::connect(&url).await.unwrap();
+    let channel = plain(&url).await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("reject-publish".into()),
+    );
+    let options = QueueDeclareOptions::durable();
+    channel
+        .queue_declare(format!("{namespace}.full").into(), options, arguments)
+        .await
+        .unwrap();
+    let queue = broker.queue("full");
+    broker.push(runs_from_a_full_queue(1)).await.unwrap();
+    let lease = queue.lease(Duration::from_secs(1), BOUND).await.unwrap();
+    // The holder falls silent, and its job has no room any more.
+    std::mem::forget(lease.unwrap());
+    broker.push(runs_from_a_full_queue(2)).await.unwrap();
+    // Some tries to give it back; if they come later, this shows less.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(queue.take(BOUND).await.unwrap().is_some(), "the second");
+    let consumer = broker.consumer().task(runs_from_a_full_queue).in_process();
+    let handle = consumer.handle();
+    let serving = tokio::spawn(consumer.run_until(std::future::pending::<()>()));
+    until("the first has ended", async || {
+        let served = handle.stats().served;
+        served.done + served.failed > 0
+    })
+    .await;
+    handle.drain();
+    let served = serving.await.unwrap().unwrap();
+    assert_eq!((served.done, served.failed), (1, 0), "it is no dead letter");
+}
