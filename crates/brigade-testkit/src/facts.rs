@@ -174,6 +174,18 @@ pub fn signal(pid: u32, signal: Signal) -> bool {
         .is_ok_and(|pidfd| pidfd_send_signal(pidfd, signal).is_ok())
 }
 
+/// Whether all threads of a process are stopped by a signal. They stop one after the other.
+pub fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+        state.is_some_and(|state| state.starts_with(['T', 'Z', 'X']))
+    })
+}
+
 /// Waits, bounded, until a fact of the system is so. Returns how long that took; `None` if it never
 /// was.
 #[expect(

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
@@ -135,9 +136,11 @@ impl RabbitMq {
         )))
     }
 
-    /// Stops it: SIGSTOP.
+    /// Stops it: SIGSTOP. Returns when none of its threads runs any more.
     pub fn stop(&mut self) {
-        facts::signal(self.pid(), Signal::STOP);
+        let pid = self.pid();
+        facts::signal(pid, Signal::STOP);
+        facts::wait_until(Duration::from_secs(20), || facts::is_stopped(pid));
     }
 
     /// Has it go on: SIGCONT.
@@ -274,8 +277,6 @@ fn find(current: &Path) -> Option<(RabbitMq, File)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -66,7 +66,7 @@ pub(super) fn join() -> Join {
     let number = u128::from(COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
     Join {
         magic: *b"BRGR",
-        version: 3,
+        version: 4,
         brigade: "0.1.0".to_owned(),
         build: 7,
         session: number.to_le_bytes(),
@@ -82,10 +82,10 @@ pub(super) fn join() -> Join {
     }
 }
 
-/// The body of an answer: a head of two bytes, which says that ending 0 is done and that there is
-/// no output, and the result.
+/// The body of an answer: a head of three bytes, which says that ending 0 is done and that there is
+/// no output and no cost, and the result.
 pub(super) fn done(result: &[u8]) -> Vec<u8> {
-    [&[2, 0, 0, 0, 0, 0][..], result].concat()
+    [&[3, 0, 0, 0, 0, 0, 0][..], result].concat()
 }
 
 pub(super) fn packed(value: &impl Serialize) -> Vec<u8> {

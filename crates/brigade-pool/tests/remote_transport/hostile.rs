@@ -63,7 +63,8 @@ pub(super) async fn bomb() {
     let before = facts::peak_bytes(std::process::id());
     // Ending 6 is passed, with 15 million reasons of no length; then the same within the limit of a
     // head.
-    let reasons = |count: u32| [&[6][..], &packed(&count), &vec![0; count as usize], &[0]].concat();
+    let reasons =
+        |count: u32| [&[6][..], &packed(&count), &vec![0; count as usize], &[0, 0]].concat();
     for (count, is_refused) in [(15_000_000, true), (300_000, true), (200_000, false)] {
         let mut peer = FramePeer::joined(&pool).await;
         let handle = pool.call(call());
@@ -349,7 +350,7 @@ pub(super) async fn hostile_master() {
 fn welcome() -> Welcome {
     Welcome {
         magic: *b"BRGR",
-        version: 3,
+        version: 4,
         brigade: "0.1.0".to_owned(),
         build: 7,
         pool: [9; 16],

@@ -275,7 +275,7 @@ fn bad_use_a_pool_that_asks_for_absurd_beats_is_left_alone() {
             let (magic, pool) = (*b"BRGR", [9; 16]);
             let welcome = Welcome {
                 magic,
-                version: 3,
+                version: 4,
                 brigade: "0.1.0".to_owned(),
                 build: 7,
                 pool,
