@@ -88,7 +88,7 @@ class Brigade:
         What it returns is the job's result; what it raises is the reason of its failure. Leases are
         extended while a handler runs; it is cancelled when its job is cancelled or lost. When
         ``stop`` is set, running handlers are finished first; when this call is cancelled, their jobs
-        are given back.
+        are given back, and one that is just on its way comes again when its lease runs out.
         """
         stop = stop or asyncio.Event()
         workers = [

@@ -25,7 +25,8 @@ pub(crate) struct AppParts {
     pub(crate) failures: FailedLogins,
     pub(crate) sums: CounterSums,
     pub(crate) requests: RequestCounter,
-    /// Requests to the broker that go on when their client is gone, to give back what they got.
+    /// Requests to the broker that go on when their client is gone, to give back what they got; of
+    /// the options, so that a server can wait for them.
     pub(crate) tasks: TaskTracker,
 }
 
@@ -33,12 +34,12 @@ impl App {
     pub(crate) fn new(broker: Broker, options: ServerOptions) -> Self {
         Self(Arc::new(AppParts {
             broker,
+            tasks: options.tasks.clone(),
             options,
             sessions: Sessions::default(),
             failures: FailedLogins::default(),
             sums: CounterSums::new(),
             requests: RequestCounter::default(),
-            tasks: TaskTracker::new(),
         }))
     }
 

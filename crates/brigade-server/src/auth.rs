@@ -39,7 +39,8 @@ pub(crate) enum AuthKind {
 impl Auth {
     /// No credential: every request may do everything. Only for a listener that no one else can
     /// reach, or behind a layer of yours that checks requests. Requests that a browser sends on
-    /// behalf of another site are refused nevertheless.
+    /// behalf of another site are refused nevertheless, and so is a `Host` other than an address,
+    /// `localhost` and those of [`ServerOptions::hosts`](crate::ServerOptions::hosts).
     pub fn none() -> Self {
         Self(AuthKind::None)
     }

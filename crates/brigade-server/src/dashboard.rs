@@ -12,12 +12,14 @@
 //! | `chart`, `charts` | SVG |
 //! | `words`, `filters` | numbers, durations, moments as text |
 //! | `shell`, `viewer`, `notice` | the frame of a page, who looks at it, what an action did |
+//! | `acting`, `actions` | who may act and the form that was sent, and what is done |
 //! | `templates`, `assets` | HTML, style sheet, script, icon |
 //!
 //! Invariants: what comes from a broker (payloads, names, reasons, output of workers) is only ever
 //! written as escaped text; the pages' policy allows no inline script or style. An action is a POST
 //! and needs its role; the middleware of the server refuses those from other sites.
 
+mod acting;
 mod actions;
 mod ansi;
 mod asset;
@@ -34,6 +36,7 @@ mod job;
 mod job_filter;
 mod job_row;
 mod jobs;
+mod json_text;
 mod limit_view;
 mod limits;
 mod login_page;
@@ -51,16 +54,19 @@ mod series;
 mod settings;
 mod shell;
 mod timeline;
+mod undo;
 mod viewer;
 mod watch;
 mod words;
 
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 
 pub(crate) use self::login_page::login_page;
 
 use self::bulk::Operations;
+use self::undo::Undos;
 use self::watch::BrokerWatch;
 use crate::app::App;
 
@@ -96,6 +102,8 @@ pub(crate) fn routes() -> Router<App> {
         .route("/settings", get(settings::settings))
         .route("/settings/check", post(actions::check))
         .route("/assets/{hash}/{name}", get(asset::serve))
+        .layer(DefaultBodyLimit::max(acting::FORM_BYTES_MAX))
         .layer(Extension(Operations::default()))
+        .layer(Extension(Undos::default()))
         .layer(Extension(BrokerWatch::new()))
 }

@@ -2,20 +2,24 @@
 //!
 //! axum's own refuse with plain text. A body is read within a time and up to a size
 //! ([`ServerOptions`](crate::ServerOptions)), so that a slow or endless client holds neither memory
-//! nor a connection.
+//! nor a connection; the bodies of all requests together have a limit too.
 
 use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::app::App;
 use crate::problem::Problem;
+
+/// Bytes of bodies that all requests together may hold while they are read and stored.
+static BODIES: Semaphore = Semaphore::const_new(256 << 20);
 
 /// A segment of the path.
 pub(crate) struct Segment(pub(crate) String);
@@ -30,6 +34,8 @@ pub(crate) struct Body<T>(pub(crate) T);
 pub(crate) struct RawBody {
     pub(crate) bytes: Bytes,
     pub(crate) media: Media,
+    /// Its room among the bodies of all requests.
+    _room: SemaphorePermit<'static>,
 }
 
 /// The media types that a body may have.
@@ -68,8 +74,13 @@ impl FromRequest<App> for RawBody {
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (bytes_max, time) = (app.options.body_bytes_max, app.options.body_time);
         let media = media_of(&request)?;
+        let room = room_for(&request, bytes_max)?;
         match timeout(time, Bytes::from_request(request, app)).await {
-            Ok(Ok(bytes)) => Ok(Self { bytes, media }),
+            Ok(Ok(bytes)) => Ok(Self {
+                bytes,
+                media,
+                _room: room,
+            }),
             Ok(Err(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 Err(too_large(bytes_max))
             }
@@ -83,7 +94,11 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let RawBody { bytes, media } = RawBody::from_request(request, app).await?;
+        let RawBody {
+            bytes,
+            media,
+            _room,
+        } = RawBody::from_request(request, app).await?;
         if media != Media::Json {
             return Err(wrong_media("application/json"));
         }
@@ -95,6 +110,19 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
             .map(Self)
             .map_err(|error| Problem::bad_json(&error))
     }
+}
+
+/// Room for a body of the length that its head says, otherwise of the largest one.
+fn room_for(request: &Request, bytes_max: usize) -> Result<SemaphorePermit<'static>, Problem> {
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length: Option<usize> = length.and_then(|text| text.to_str().ok()?.parse().ok());
+    let wanted = length.map_or(bytes_max, |length| length.min(bytes_max));
+    let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+    BODIES.try_acquire_many(wanted).map_err(|_| {
+        let detail = "other requests hold all the memory for bodies; try again";
+        let (kind, title) = ("busy", "the server is busy");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
+    })
 }
 
 /// The media type of a body. Without a header it is JSON: small clients leave it out.

@@ -5,10 +5,12 @@
 //! then takes both for one site. So only requests for a known name are answered: addresses,
 //! `localhost`, and the names that the options give.
 //!
-//! The access log has the path without the query, because a query may quote a payload; it never has
-//! headers or bodies.
+//! The access log has the path without the query, because a query may quote a payload, and without
+//! the name of a lease; it never has headers or bodies. A request whose client leaves before the
+//! answer has a line as well, with status 499: it may have been carried out.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, OriginalUri, Request, State};
@@ -16,7 +18,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
@@ -29,31 +31,93 @@ use crate::problem::Problem;
 const NOTHING: &str =
     "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
+/// The status in the log of a request that was dropped before its answer.
+const DROPPED: u16 = 499;
+/// Bytes of a path in the log.
+const PATH_BYTES_MAX: usize = 512;
+/// What comes before the name of a lease in a path.
+const LEASES: &str = "/v1/leases/";
+
+/// Who sent a request, once that is known.
+#[derive(Clone, Default)]
+struct Caller(Arc<OnceLock<Principal>>);
+
+/// The line of a request in the access log, written when it is dropped: that happens after the
+/// answer, or earlier, together with the handler, when the client leaves or is cut off.
+struct AccessLine {
+    app: App,
+    began: Instant,
+    peer: Option<IpAddr>,
+    method: Method,
+    path: String,
+    route: String,
+    caller: Caller,
+    status: u16,
+}
+
 /// Checks the host, sets headers, writes the access log.
-pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    let began = Instant::now();
-    let (peer, method) = (peer_of(&request), request.method().clone());
-    let path = request.extensions().get::<OriginalUri>();
-    let path = path.map_or_else(
-        || request.uri().path().to_owned(),
-        |uri| uri.path().to_owned(),
-    );
-    let route = request.extensions().get::<MatchedPath>();
-    let route = route.map_or_else(|| "(none)".to_owned(), |route| route.as_str().to_owned());
+pub(crate) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let caller = Caller::default();
+    request.extensions_mut().insert(caller.clone());
+    let mut line = AccessLine::new(&app, &request, caller);
     let mut response = match has_known_host(&app, &request) {
         true => next.run(request).await,
         false => Problem::wrong_host().into_response(),
     };
     set_headers(&mut response);
-    let by = response.extensions().get::<Principal>().map(|by| &*by.name);
-    let (status, took) = (response.status().as_u16(), began.elapsed());
-    app.requests.count(&route, status, took);
-    tracing::info!(
-        target: "brigade::access",
-        %method, ?path, status, ?took, peer = peer.map(tracing::field::display), by,
-        "request"
-    );
+    line.status = response.status().as_u16();
     response
+}
+
+/// Notes the principal of a request for its line; after [`identify`](crate::identify::identify).
+pub(crate) async fn note_caller(request: Request, next: Next) -> Response {
+    let extensions = request.extensions();
+    if let (Some(caller), Some(by)) = (extensions.get::<Caller>(), extensions.get::<Principal>()) {
+        caller.0.set(by.clone()).ok();
+    }
+    next.run(request).await
+}
+
+impl AccessLine {
+    fn new(app: &App, request: &Request, caller: Caller) -> Self {
+        let original = request.extensions().get::<OriginalUri>();
+        let path = original.map_or_else(|| request.uri().path(), |uri| uri.path());
+        let route = request.extensions().get::<MatchedPath>();
+        Self {
+            app: app.clone(),
+            began: Instant::now(),
+            peer: peer_of(request),
+            method: request.method().clone(),
+            path: logged(path),
+            route: route.map_or("(none)", MatchedPath::as_str).to_owned(),
+            caller,
+            status: DROPPED,
+        }
+    }
+}
+
+impl Drop for AccessLine {
+    fn drop(&mut self) {
+        let (status, took) = (self.status, self.began.elapsed());
+        self.app.requests.count(&self.route, status, took);
+        let by = self.caller.0.get().map(|by| &*by.name);
+        tracing::info!(
+            target: "brigade::access",
+            method = %self.method, path = ?self.path, status, ?took,
+            peer = self.peer.map(tracing::field::display), by,
+            "request"
+        );
+    }
+}
+
+/// A path as the log has it: cut, and without the name of a lease, which is a credential.
+fn logged(path: &str) -> String {
+    let path = &path[..path.floor_char_boundary(PATH_BYTES_MAX)];
+    let Some((before, rest)) = path.split_once(LEASES) else {
+        return path.to_owned();
+    };
+    let after = rest.find('/').map_or("", |at| &rest[at..]);
+    format!("{before}{LEASES}-{after}")
 }
 
 fn set_headers(response: &mut Response) {
@@ -73,7 +137,7 @@ fn set_headers(response: &mut Response) {
 }
 
 fn has_known_host(app: &App, request: &Request) -> bool {
-    let Some(known) = &app.options.hosts else {
+    let Some(known) = app.options.known_hosts() else {
         return true;
     };
     let header = request
@@ -136,5 +200,18 @@ mod tests {
         assert_eq!(without_port("[::1]:7420"), "[::1]");
         assert_eq!(without_port("[::1]"), "[::1]");
         assert_eq!(without_port("evil.example"), "evil.example");
+    }
+
+    #[test]
+    fn the_log_has_no_lease_and_no_long_path() {
+        for (path, expected) in [
+            ("/v1/leases/secret/ack", "/v1/leases/-/ack"),
+            ("/jobs/v1/leases/secret", "/jobs/v1/leases/-"),
+            ("/v1/leases", "/v1/leases"),
+            ("/v1/queues/q", "/v1/queues/q"),
+        ] {
+            assert_eq!(logged(path), expected);
+        }
+        assert_eq!(logged(&format!("/{}", "é".repeat(1_000))).len(), 511);
     }
 }

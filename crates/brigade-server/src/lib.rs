@@ -9,7 +9,8 @@
 //! # async fn example(broker: brigade::Broker) -> std::io::Result<()> {
 //! use brigade_server::{Auth, ServerOptions};
 //!
-//! // No credential: only for a listener that no one else can reach.
+//! // No credential: only for a listener that no one else can reach. Requests for another name than
+//! // an address or `localhost` are refused then, as pages of other sites make them.
 //! let queues = brigade_server::router(broker, ServerOptions::new(Auth::none()));
 //! let app = axum::Router::new().nest("/jobs", queues);
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:7420").await?;
@@ -42,7 +43,7 @@ mod serve;
 mod values;
 
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use brigade::Broker;
 
 pub use auth::{Auth, NewToken, Role, Roles, Tokens};
@@ -66,6 +67,7 @@ pub fn router(broker: Broker, options: ServerOptions) -> axum::Router {
         .fallback(problem::unknown_path)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(app.options.body_bytes_max))
+        .layer(from_fn(guard::note_caller))
         .layer(from_fn_with_state(app.clone(), identify::identify))
         .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)

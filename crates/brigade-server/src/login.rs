@@ -4,7 +4,7 @@
 //! have sent. The token itself is not kept, and wrong ones count as those of requests do. The page
 //! after the form is always one of this server.
 
-use axum::extract::{FromRequest as _, OriginalUri, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, OriginalUri, Query, Request, State};
 use axum::http::header::{LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
@@ -19,10 +19,14 @@ use crate::dashboard::login_page;
 use crate::identify::{SESSION_COOKIE, peer_of, session_of, wanted_by_the_user, wrong_token};
 use crate::problem::Problem;
 
+/// The most bytes of the form: no credential is known when it is read.
+const FORM_BYTES_MAX: usize = 8 << 10;
+
 /// The routes of sessions.
 pub(crate) fn routes() -> Router<App> {
+    let form = get(form).post(login);
     Router::new()
-        .route("/login", get(form).post(login))
+        .route("/login", form.layer(DefaultBodyLimit::max(FORM_BYTES_MAX)))
         .route("/logout", post(logout))
 }
 

@@ -1,10 +1,16 @@
 //! [`ServerOptions`]: the settings of a router.
+//!
+//! Only the decision about credentials has no default. Limits have defaults that suit a server of
+//! its own. The hosts that a router answers for follow from the credentials unless they are given:
+//! without any, a page of another site must not reach it by a name that resolves to this machine
+//! (DNS rebinding), so it knows addresses and `localhost` only.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::auth::Auth;
+use crate::auth::{Auth, AuthKind};
 
 /// Settings of [`router`](crate::router).
 #[derive(Clone, Debug)]
@@ -12,14 +18,24 @@ use crate::auth::Auth;
 pub struct ServerOptions {
     pub(crate) auth: Auth,
     pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
     pub(crate) body_bytes_max: usize,
     pub(crate) body_time: Duration,
     pub(crate) wait_max: Duration,
-    pub(crate) hosts: Option<Vec<String>>,
+    hosts: KnownHosts,
     pub(crate) is_secure: bool,
     pub(crate) trace_link: Option<String>,
     pub(crate) healthy_wait: Duration,
     pub(crate) healthy_dead: u64,
+}
+
+/// For which hosts a router answers.
+#[derive(Clone, Debug)]
+enum KnownHosts {
+    /// For all if it wants credentials, for none but this machine's if not.
+    ByAuth,
+    Any,
+    These(Vec<String>),
 }
 
 impl ServerOptions {
@@ -28,10 +44,11 @@ impl ServerOptions {
         Self {
             auth,
             stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
             body_bytes_max: 16 << 20,
             body_time: Duration::from_secs(30),
             wait_max: Duration::from_secs(300),
-            hosts: None,
+            hosts: KnownHosts::ByAuth,
             is_secure: false,
             trace_link: None,
             healthy_wait: Duration::from_secs(300),
@@ -43,6 +60,14 @@ impl ServerOptions {
     /// answered at once, so that a server can drain its connections. Default: never.
     pub fn stop(mut self, stop: CancellationToken) -> Self {
         self.stop = stop;
+        self
+    }
+
+    /// Has the tasks that outlive their request, to give back a job whose client is gone. Close it
+    /// and wait for it before the runtime ends, after the connections; [`Server`](crate::Server)
+    /// does if it has the same tracker. Default: one that no stop waits for.
+    pub fn tasks(mut self, tasks: TaskTracker) -> Self {
+        self.tasks = tasks;
         self
     }
 
@@ -66,10 +91,27 @@ impl ServerOptions {
 
     /// Answers only requests for these names, for addresses and for `localhost`, so that a page of
     /// another site cannot reach the server under its own name (DNS rebinding). Without port.
-    /// Default: any name.
+    /// Default: no further names with [`Auth::none`], any name with credentials, which a page of
+    /// another site does not have.
     pub fn hosts(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.hosts = Some(names.into_iter().map(Into::into).collect());
+        self.hosts = KnownHosts::These(names.into_iter().map(Into::into).collect());
         self
+    }
+
+    /// Answers requests for any name. With [`Auth::none`], only behind a layer of yours that checks
+    /// requests: a page of any site can have its name resolve to this machine.
+    pub fn any_host(mut self) -> Self {
+        self.hosts = KnownHosts::Any;
+        self
+    }
+
+    /// The names besides addresses and `localhost`; `None` if any will do.
+    pub(crate) fn known_hosts(&self) -> Option<&[String]> {
+        match (&self.hosts, &self.auth.0) {
+            (KnownHosts::These(names), _) => Some(names),
+            (KnownHosts::ByAuth, AuthKind::None) => Some(&[]),
+            (KnownHosts::ByAuth, AuthKind::Tokens(_)) | (KnownHosts::Any, _) => None,
+        }
     }
 
     /// Whether browsers reach the server by TLS only: the cookie of a session is then never sent
@@ -98,5 +140,19 @@ impl ServerOptions {
     pub fn healthy_dead(mut self, jobs: u64) -> Self {
         self.healthy_dead = jobs;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_credentials_only_this_machine_is_known() {
+        let open = ServerOptions::new(Auth::none());
+        assert!(open.known_hosts().is_some_and(|names| names.is_empty()));
+        let named = open.clone().hosts(["jobs.example"]);
+        assert_eq!(named.known_hosts(), Some(&["jobs.example".to_owned()][..]));
+        assert_eq!(open.any_host().known_hosts(), None);
     }
 }

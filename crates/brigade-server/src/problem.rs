@@ -57,8 +57,9 @@ pub(crate) struct ProblemDocument {
 #[derive(Clone, Debug)]
 pub(crate) struct Problem(Box<ProblemDocument>);
 
-/// Names that a missing one is compared with.
-const NAMES_COMPARED_MAX: usize = 10_000;
+/// Names that a missing one is compared with, and the longest that is.
+const NAMES_COMPARED_MAX: usize = 1_000;
+const COMPARED_BYTES_MAX: usize = 200;
 
 /// The media type of problems.
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -103,8 +104,12 @@ impl Problem {
 
     /// With the names among these that look like this one.
     pub(crate) fn near<'a>(mut self, name: &str, names: impl Iterator<Item = &'a str>) -> Self {
+        if name.len() > COMPARED_BYTES_MAX {
+            return self;
+        }
         let distance = |other: &str| strsim::damerau_levenshtein(name, other);
         let mut near: Vec<(usize, &str)> = names
+            .filter(|other| other.len().abs_diff(name.len()) <= 1 + other.len() / 4)
             .take(NAMES_COMPARED_MAX)
             .map(|other| (distance(other), other))
             .filter(|(distance, other)| *distance <= 1 + other.chars().count() / 4)

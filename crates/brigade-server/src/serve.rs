@@ -5,8 +5,8 @@
 //! A connection that is idle for longer than its headers may take is closed.
 //!
 //! One task per connection, all owned by [`Server::run`]. When `stop` is cancelled, it accepts
-//! nothing more, lets the requests that are being answered come to their end, and drops what is left
-//! after the drain time.
+//! nothing more, lets the requests that are being answered and their tasks come to their end, and
+//! drops what is left after the drain time.
 
 mod stall;
 #[cfg(feature = "tls")]
@@ -58,6 +58,7 @@ pub struct Server {
     listener: TcpListener,
     connections_max: usize,
     drain_time: Duration,
+    tasks: TaskTracker,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
 }
@@ -78,6 +79,7 @@ impl Server {
             listener,
             connections_max: 1_000,
             drain_time: Duration::from_secs(25),
+            tasks: TaskTracker::new(),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -85,13 +87,20 @@ impl Server {
 
     /// The most connections at once; further ones wait to be accepted. Default: 1,000.
     pub fn connections_max(mut self, connections: usize) -> Self {
-        self.connections_max = connections.max(1);
+        self.connections_max = connections.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
     /// How long requests may take to come to their end after a stop. Default: 25 s.
     pub fn drain_time(mut self, time: Duration) -> Self {
         self.drain_time = time;
+        self
+    }
+
+    /// Waits for these tasks as well after a stop: give the tracker of
+    /// [`ServerOptions::tasks`](crate::ServerOptions::tasks). Default: none.
+    pub fn tasks(mut self, tasks: TaskTracker) -> Self {
+        self.tasks = tasks;
         self
     }
 
@@ -103,11 +112,12 @@ impl Server {
         self
     }
 
-    /// Serves until `stop` is cancelled and the connections have ended, or the drain time is over.
+    /// Serves until `stop` is cancelled and the connections and the tasks of their requests have
+    /// ended, or the drain time is over.
     /// Give the same token to [`ServerOptions::stop`](crate::ServerOptions::stop), so that requests
     /// that wait are answered at once.
     pub async fn run(self, app: Router, stop: CancellationToken) {
-        let connections = TaskTracker::new();
+        let (connections, tasks) = (TaskTracker::new(), self.tasks);
         let room = Arc::new(Semaphore::new(self.connections_max));
         // Dropping what is left after the drain time.
         let end = CancellationToken::new();
@@ -134,10 +144,17 @@ impl Server {
         }
         drop(self.listener);
         connections.close();
-        if timeout(self.drain_time, connections.wait()).await.is_err() {
+        let drained = async {
+            connections.wait().await;
+            // Only requests begin tasks.
+            tasks.close();
+            tasks.wait().await;
+        };
+        if timeout(self.drain_time, drained).await.is_err() {
             tracing::warn!(
-                left = connections.len(),
-                "connections were cut off: the drain time is over"
+                connections = connections.len(),
+                tasks = tasks.len(),
+                "what is left was cut off: the drain time is over"
             );
         }
         end.cancel();
@@ -218,5 +235,27 @@ impl ServedConnection {
         if let Err(error) = served {
             tracing::debug!(%peer, %error, "a connection ended");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_waits_for_the_tasks_of_its_requests() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            stopped.cancelled().await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        });
+        stop.cancel();
+        let server = Server::new(listener).tasks(tasks.clone());
+        server.run(Router::new(), stop).await;
+        assert!(tasks.is_empty());
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! In order: the credentials and the certificate are read, the broker is connected, the address is
 //! bound, and only then the command says that it is ready, on standard output and to systemd. At
-//! SIGINT or SIGTERM it drains. The routes and the connections are the library's; here are the
-//! decisions of a program: which addresses need what, and where its token is.
+//! SIGINT or SIGTERM it drains, as it does when it cannot manage its queues any more. The routes
+//! and the connections are the library's; here are the decisions of a program: which addresses
+//! need what, and where its token is.
 
 mod credentials;
 mod notify;
@@ -20,6 +21,7 @@ use futures_util::future::try_join_all;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::credentials::AuthChoice;
 use crate::connection::Globals;
@@ -115,9 +117,10 @@ impl Serve {
             )
         })?;
         let address = listener.local_addr().context("cannot read the address")?;
-        let stop = CancellationToken::new();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let options = ServerOptions::new(credentials.auth)
             .stop(stop.clone())
+            .tasks(tasks.clone())
             .wait_max(self.wait_max)
             .healthy_wait(self.healthy_wait)
             .healthy_dead(self.healthy_dead)
@@ -127,7 +130,8 @@ impl Serve {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let mut server = Server::new(listener)
             .connections_max(self.connections)
-            .drain_time(self.drain);
+            .drain_time(self.drain)
+            .tasks(tasks);
         if let Some(tls) = tls {
             server = server.tls(tls);
         }
@@ -136,20 +140,16 @@ impl Serve {
         }
         show::line(&format!("listening on {scheme}://{address}"))?;
         notify::systemd("READY=1");
-        let ended = {
-            let stop = stop.clone();
-            async move {
-                (&mut stopped).await;
-                notify::systemd("STOPPING=1");
-                stop.cancel();
-                Ok(())
+        let stopping = async {
+            tokio::select! {
+                _ = &mut stopped => stop.cancel(),
+                () = stop.cancelled() => {}
             }
+            notify::systemd("STOPPING=1");
         };
-        let serving = async {
-            server.run(app, stop.clone()).await;
-            Ok(())
-        };
-        tokio::try_join!(serving, self.manage(&broker, &stop), ended)?;
+        let serving = server.run(app, stop.clone());
+        let ((), managed, ()) = tokio::join!(serving, self.manage(&broker, &stop), stopping);
+        managed?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -199,7 +199,8 @@ impl Serve {
         }
     }
 
-    /// Hands out jobs to plain clients until the stop.
+    /// Hands out jobs to plain clients until the stop. If that fails, the server is stopped, so
+    /// that the requests that it is answering come to their end before the error ends the program.
     async fn manage(&self, broker: &Broker, stop: &CancellationToken) -> anyhow::Result<()> {
         let managers = self.manager.iter().map(|queue| {
             let manager = broker.manager(queue.as_str());
@@ -208,10 +209,14 @@ impl Serve {
         if !self.manager.is_empty() {
             note!("managing {}", escape(&self.manager.join(", ")));
         }
-        try_join_all(managers)
+        let managed = try_join_all(managers)
             .await
-            .context("cannot manage the queues")?;
-        Ok(())
+            .context("cannot manage the queues");
+        if let Err(error) = &managed {
+            note!("the server ends: {error:#}");
+            stop.cancel();
+        }
+        managed.map(drop)
     }
 }
 

@@ -195,17 +195,19 @@ fn only_known_hosts_are_answered() {
 }
 
 #[test]
-fn the_access_log_has_neither_tokens_nor_queries_nor_payloads() {
+fn the_access_log_has_neither_tokens_nor_leases_nor_queries_nor_payloads() {
     let desk = desk();
     let client = desk.client.with_token("brigade_secret-token");
     client.post("/v1/queues/q/jobs", &json!({"payload": "secret-payload"}));
     client.get("/v1/jobs?text=secret-query");
     client.get("/v1/%1b%5b31m");
+    client.post("/v1/leases/secret-lease/ack", &json!({}));
     let log = desk.server.log();
     assert!(
         log.contains("/v1/queues/q/jobs") && log.contains("201"),
         "{log}"
     );
+    assert!(log.contains("/v1/leases/-/ack"), "{log}");
     assert!(!log.contains("secret") && !log.contains('\x1b'), "{log}");
 }
 

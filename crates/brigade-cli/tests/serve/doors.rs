@@ -3,7 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
+use brigade_testkit::facts::wait_until;
 use brigade_testkit::http_server::HttpServer;
 use serde_json::json;
 
@@ -133,6 +135,34 @@ fn a_leased_job_on_its_way_to_a_client_that_is_gone_comes_back() {
         .client
         .send("POST", "/v1/queues/q/lease?wait=60s", "", "");
     assert_eq!(leased.status, 200, "{leased:?}");
+}
+
+#[test]
+fn a_request_whose_client_leaves_is_in_the_access_log() {
+    let desk = desk();
+    let address = desk.client.base.strip_prefix("http://").unwrap();
+    let request = "POST /v1/queues/left/take?wait=240s HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
+    let mut held = Duration::from_millis(10);
+    // A client that leaves before the server has read its request is no request: each stays longer.
+    let is_there = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        std::thread::sleep(held);
+        held = (2 * held).min(Duration::from_secs(2));
+        drop(stream);
+        let log = desk.server.log();
+        let mut lines = log.lines();
+        lines.any(|line| {
+            line.contains("/v1/queues/left/take")
+                && line.contains("status=499")
+                && line.contains("anyone")
+        })
+    };
+    assert!(
+        wait_until(Duration::from_secs(60), is_there).is_some(),
+        "{}",
+        desk.server.log()
+    );
 }
 
 #[test]

@@ -105,6 +105,26 @@ fn a_dead_letter_is_changed_and_retried_or_deleted() {
 }
 
 #[test]
+fn a_dead_letter_can_be_given_null_as_its_payload() {
+    let desk = desk();
+    let client = &desk.client;
+    let id = client.push("q", &json!({"payload": 1}));
+    let leased = client.send("POST", "/v1/queues/q/lease", "", "").json();
+    let path = format!(
+        "/v1/leases/{}/dead-letter",
+        leased["lease"].as_str().unwrap()
+    );
+    client.post(&path, &json!({"reason": "bad"}));
+    let retried = client.post(&format!("/v1/jobs/{id}/retry"), &json!({"payload": null}));
+    assert_eq!(retried.status, 200, "{retried:?}");
+    let job = client.get(&format!("/v1/jobs/{id}")).json();
+    assert_eq!(
+        (&job["state"], job.get("payload")),
+        (&json!("ready"), Some(&json!(null)))
+    );
+}
+
+#[test]
 fn a_waiting_job_is_cancelled_at_once() {
     let desk = desk();
     let id = desk.client.push("q", &json!({"payload": 1}));

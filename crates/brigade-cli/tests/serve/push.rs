@@ -133,3 +133,47 @@ fn a_body_over_the_limit_or_of_another_type_is_refused() {
         )
         .problem(400, "bad_option");
 }
+
+#[test]
+fn an_idempotency_key_is_no_unique_key_of_another_program() {
+    let desk = desk();
+    let keyed = desk.client.with_header("Idempotency-Key", "order-7");
+    let first = keyed.post("/v1/queues/q/jobs", &json!({"payload": 1}));
+    let job = json!({"payload": 2, "unique": "order-7"});
+    let other = desk.client.post("/v1/queues/q/jobs", &job);
+    assert_eq!((first.status, other.status), (201, 201), "{other:?}");
+    let batch = keyed.post("/v1/queues/q/jobs", &json!([{"payload": 3}]));
+    assert_eq!(batch.status, 201, "a batch of one is another request");
+}
+
+#[test]
+fn a_batch_of_too_many_jobs_stores_none() {
+    let desk = desk();
+    let jobs = vec![json!({"payload": 1}); 10_001];
+    let problem = desk
+        .client
+        .post("/v1/queues/q/jobs", &json!(jobs))
+        .problem(400, "bad_request");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("at most 10000 jobs"), "{detail}");
+    assert_eq!(desk.client.get("/v1/queues").json(), json!([]));
+}
+
+#[test]
+fn a_long_reason_is_cut_before_it_is_stored() {
+    let desk = desk();
+    desk.client
+        .post("/v1/queues/q/jobs", &json!({"payload": 1}));
+    let taken = desk
+        .client
+        .send("POST", "/v1/queues/q/lease?time=30s", "", "");
+    let lease = taken.json()["lease"].as_str().unwrap().to_owned();
+    let ended = desk.client.post(
+        &format!("/v1/leases/{lease}/dead-letter"),
+        &json!({"reason": "é".repeat(100_000)}),
+    );
+    assert_eq!(ended.status, 204, "{ended:?}");
+    let job = desk.client.get("/v1/jobs/1").json();
+    let reason = job["reason"].as_str().unwrap();
+    assert!(reason.len() <= 8 << 10 && reason.starts_with("éé"));
+}

@@ -27,6 +27,9 @@ use crate::extract::{Body, Segment};
 use crate::problem::Problem;
 use crate::values::Seconds;
 
+/// Longest reason that is stored; the rest of a longer one is cut off.
+const REASON_BYTES_MAX: usize = 8 << 10;
+
 /// A lease as its holder names it.
 pub(crate) struct LeaseName {
     id: JobId,
@@ -182,7 +185,7 @@ pub(crate) async fn nack(
         .map_or(RetryAdvice::Policy, |after| RetryAdvice::In(after.0));
     let failed = Disposition::Fail {
         kind: AttemptKind::Failed,
-        reason: given.reason,
+        reason: short(given.reason),
         report: None,
         advice,
         policy: RetryPolicy::default(),
@@ -244,7 +247,7 @@ pub(crate) async fn dead_letter(
     Segment(lease): Segment,
     Body(given): Body<WithReason>,
 ) -> Result<StatusCode, Problem> {
-    end(&app, &lease, Disposition::DeadLetter(given.reason)).await
+    end(&app, &lease, Disposition::DeadLetter(short(given.reason))).await
 }
 
 /// Ended as cancelled, as was asked
@@ -264,7 +267,7 @@ pub(crate) async fn cancelled(
     Body(given): Body<WithReason>,
 ) -> Result<StatusCode, Problem> {
     let disposition = Disposition::Cancelled {
-        reason: given.reason,
+        reason: short(given.reason),
         stop: None,
         report: None,
     };
@@ -318,10 +321,16 @@ pub(crate) async fn progress(
     Ok(Json(Extended { cancel }))
 }
 
+/// A reason that fits into each record of a history.
+fn short(mut reason: String) -> String {
+    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    reason
+}
+
 fn given_back(given: GivenBack, kind: AttemptKind) -> Disposition {
     Disposition::GiveBack {
         kind,
-        reason: given.reason,
+        reason: short(given.reason),
         after: given.after.map(|after| after.0).unwrap_or_default(),
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! A batch is pushed whole or not at all, and a job that cannot be pushed is named by its line or
 //! its place. With the header `Idempotency-Key` a push may be repeated after a lost answer: the key
-//! is the unique key of the job, for a day. The body is in memory as a whole; its size and the
+//! holds for a day. Repeated with other jobs, it gives the first ones. The body is in memory as a whole; its size and the
 //! number of its jobs are limited.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::Json;
@@ -14,7 +15,8 @@ use axum::response::{IntoResponse, Response};
 use brigade::policy::check_job;
 use brigade::{Job, PushOutcome};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::new_job::NewJob;
@@ -151,10 +153,37 @@ fn read(body: &RawBody) -> Result<(bool, Vec<(usize, NewJob)>), Problem> {
             vec![(1, job.map_err(|error| Problem::bad_json(&error))?)],
         ));
     }
-    let jobs: Vec<NewJob> =
+    let FewJobs(jobs) =
         serde_json::from_slice(&body.bytes).map_err(|error| Problem::bad_json(&error))?;
-    few_enough(jobs.len())?;
     Ok((false, (1..).zip(jobs).collect()))
+}
+
+/// An array of jobs, read no further than to the most that a batch may have.
+struct FewJobs(Vec<NewJob>);
+
+impl<'de> Deserialize<'de> for FewJobs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Jobs;
+        impl<'de> Visitor<'de> for Jobs {
+            type Value = FewJobs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of jobs")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<FewJobs, A::Error> {
+                let mut jobs = Vec::new();
+                while let Some(job) = array.next_element()? {
+                    jobs.push(job);
+                    if jobs.len() > BATCH_JOBS_MAX {
+                        return Err(A::Error::custom(too_many()));
+                    }
+                }
+                Ok(FewJobs(jobs))
+            }
+        }
+        deserializer.deserialize_seq(Jobs)
+    }
 }
 
 /// The jobs of lines; empty lines count, and have none.
@@ -168,20 +197,19 @@ fn lines(bytes: &Bytes) -> Result<Vec<(usize, NewJob)>, Problem> {
             Problem::bad_request(format!("line {number} is no job: {error}")).at_line(number)
         })?;
         jobs.push((number, job));
-        few_enough(jobs.len())?;
+        if jobs.len() > BATCH_JOBS_MAX {
+            return Err(Problem::bad_request(too_many()));
+        }
     }
     Ok(jobs)
 }
 
-fn few_enough(jobs: usize) -> Result<(), Problem> {
-    if jobs <= BATCH_JOBS_MAX {
-        return Ok(());
-    }
-    let text = format!("a batch has at most {BATCH_JOBS_MAX} jobs: push them in several");
-    Err(Problem::bad_request(text))
+fn too_many() -> String {
+    format!("a batch has at most {BATCH_JOBS_MAX} jobs: push them in several")
 }
 
-/// Gives jobs the unique key of the request, if it has an idempotency key.
+/// Gives jobs the unique key of the request, if it has an idempotency key. Its beginning keeps it
+/// apart from the unique keys that programs choose.
 fn make_idempotent(jobs: &mut [Job], headers: &HeaderMap, is_one: bool) -> Result<(), Problem> {
     let Some(header) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(());
@@ -192,14 +220,15 @@ fn make_idempotent(jobs: &mut [Job], headers: &HeaderMap, is_one: bool) -> Resul
             "`Idempotency-Key` is empty or no text",
         ));
     };
+    let count = jobs.len();
     for (place, job) in (1..).zip(jobs) {
         if job.options.unique.is_some() {
             let text = "a job with `unique` has a key already: leave out `Idempotency-Key`";
             return Err(Problem::bad_request(text));
         }
         let key = match is_one {
-            true => key.to_owned(),
-            false => format!("{key}/{place}"),
+            true => format!("idempotency:{key}"),
+            false => format!("idempotency:{key}:{place}/{count}"),
         };
         job.options.unique = Some(key.into());
         job.options.unique_for = Some(IDEMPOTENT_FOR);

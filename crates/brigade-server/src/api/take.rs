@@ -1,8 +1,9 @@
 //! Handing out jobs over HTTP: take, lease, and leases of several queues at once.
 //!
 //! A request may wait for a job (a long poll). The request to the broker runs in a task of its own:
-//! when the client goes away, its wait ends, and a leased job that was already on its way is given
-//! back at once. When the server stops, waits end with what there is.
+//! when the client goes away, its wait ends, and a leased job that its handler does not have yet is
+//! given back at once. One whose answer is lost on the way comes back when the lease runs out. When
+//! the server stops, waits end with what there is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -288,7 +289,7 @@ fn request(queues: Queues, max: usize, mode: DeliveryMode, wait: Duration) -> Le
 
 /// Asks the broker in a task of its own, so that nothing that was handed out is forgotten when the
 /// client is gone.
-async fn hand_out(app: &App, request: LeaseRequest) -> Result<Vec<Lease>, Problem> {
+async fn hand_out(app: &App, request: LeaseRequest) -> Result<Arc<Vec<Lease>>, Problem> {
     let enough = app.options.stop.child_token();
     let request = LeaseRequest {
         enough: enough.clone(),
@@ -297,22 +298,71 @@ async fn hand_out(app: &App, request: LeaseRequest) -> Result<Vec<Lease>, Proble
     let is_taken = matches!(request.mode, DeliveryMode::Take);
     let broker = app.broker.clone();
     let (answer, receiver) = oneshot::channel();
+    // The handler may be dropped between the answer and its next poll, so it says that it has it.
+    let (received, was_received) = oneshot::channel::<()>();
     app.tasks.spawn(async move {
-        let Err(Ok(leases)) = answer.send(broker.lease(request).await) else {
-            return;
-        };
-        for lease in leases {
-            let id = lease.id().clone();
-            if is_taken {
-                tracing::warn!(job = %id, "a job was taken for a client that is gone");
-            } else if let Err(error) = lease.give_back("its client is gone").await {
-                tracing::warn!(job = %id, %error, "could not give back the job of a client that is gone");
+        let leases = match broker.lease(request).await {
+            Ok(leases) => Arc::new(leases),
+            Err(error) => {
+                answer.send(Err(error)).ok();
+                return;
             }
+        };
+        answer.send(Ok(Arc::clone(&leases))).ok();
+        if was_received.await.is_err() {
+            give_back(Arc::unwrap_or_clone(leases), is_taken).await;
         }
     });
     let _waits = enough.drop_guard();
-    match receiver.await {
-        Ok(leased) => Ok(leased?),
-        Err(_) => Err(Problem::stopping()),
+    let leased = receiver.await.map_err(|_| Problem::stopping())??;
+    received.send(()).ok();
+    Ok(leased)
+}
+
+/// Gives back what was handed out to a client that is gone.
+async fn give_back(leases: Vec<Lease>, is_taken: bool) {
+    for lease in leases {
+        let id = lease.id().clone();
+        if is_taken {
+            tracing::warn!(job = %id, "a job was taken for a client that is gone");
+        } else if let Err(error) = lease.give_back("its client is gone").await {
+            tracing::warn!(job = %id, %error, "could not give back the job of a client that is gone");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use brigade::{Broker, JobState};
+
+    use super::*;
+    use crate::auth::Auth;
+    use crate::options::ServerOptions;
+
+    #[tokio::test]
+    async fn a_job_whose_handler_is_dropped_with_the_answer_on_its_way_is_given_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}/jobs.db", directory.path().display());
+        let broker = Broker::connect(&url).await.unwrap();
+        let id = broker.queue("q").push(&1).await.unwrap();
+        let app = App::new(broker.clone(), ServerOptions::new(Auth::none()));
+        let mode = DeliveryMode::Lease(Duration::from_secs(3_600));
+        let asked = request(Queues::one("q"), 1, mode, Duration::ZERO);
+        let mut handler = Box::pin(hand_out(&app, asked));
+        // Polled once, so that it has asked and never sees the answer.
+        poll_fn(|context| {
+            assert!(handler.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let state = async || broker.job(&id).await.unwrap().unwrap().state;
+        while state().await != JobState::Leased {}
+        drop(handler);
+        app.tasks.close();
+        app.tasks.wait().await;
+        assert_eq!(state().await, JobState::Ready);
     }
 }

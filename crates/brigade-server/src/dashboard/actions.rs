@@ -1,75 +1,22 @@
 //! What the forms of the pages do: one queue, one job, one schedule at a time.
 //!
-//! Each handler needs a role, asks the broker once, and answers with a redirect to a page that says
-//! what was done ([`Notice`](super::notice::Notice)), or with a page that says what was wrong. After it,
-//! the shared snapshot is read again, so that the page after an action shows the change. The log has
-//! a line for each, with the name of the credential and never with a payload.
+//! Each handler needs a role ([`Acting`]), and answers with a redirect to a page that says what was
+//! done ([`Notice`](super::notice::Notice)), or with a page that says what was wrong. After it, the
+//! shared snapshot is read again, so that the page after an action shows the change. The log has a
+//! line for each, with the name of the credential and never with a payload.
 
-use axum::Form;
 use axum::extract::Path;
 use axum::response::Response;
 use brigade::{CancelOutcome, Edit, Job, JobId, PushOutcome};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::acting::{Acting, PushesJobs, Reads, Sent};
+use super::json_text;
 use super::queue::LimitForm;
-use super::shell::{Failed, back};
-use super::viewer::{Viewer, encoded};
-use super::watch::BrokerWatch;
-use crate::app::App;
-
-/// What every action has.
-pub(super) struct Acting {
-    viewer: Viewer,
-    app: App,
-    watch: BrokerWatch,
-}
-
-impl axum::extract::FromRequestParts<App> for Acting {
-    type Rejection = Response;
-
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        app: &App,
-    ) -> Result<Self, Response> {
-        let viewer = Viewer::from_request_parts(parts, app).await?;
-        let watch = parts
-            .extensions
-            .get::<BrokerWatch>()
-            .cloned()
-            .unwrap_or_else(BrokerWatch::new);
-        Ok(Self {
-            viewer,
-            app: app.clone(),
-            watch,
-        })
-    }
-}
-
-impl Acting {
-    /// Answers with the page after the action, or with what was wrong.
-    async fn answer(&self, outcome: Result<String, Failed>) -> Response {
-        self.watch.changed().await;
-        match outcome {
-            Ok(path) => back(&self.viewer, &path),
-            Err(failed) => {
-                let snapshot = self.watch.look(&self.app.broker).await;
-                failed.page(&self.viewer, &snapshot)
-            }
-        }
-    }
-
-    fn may_change(&self) -> Result<(), Failed> {
-        match self.viewer.can_change() {
-            true => Ok(()),
-            false => Err(Failed::Role("admin")),
-        }
-    }
-
-    fn log(&self, did: &str, name: &str) {
-        tracing::info!(by = %self.viewer.name, did, name, "an action from the dashboard");
-    }
-}
+use super::shell::Failed;
+use super::undo::Undo;
+use super::viewer::encoded;
 
 fn queue_path(queue: &str) -> String {
     format!("/queues/{}", encoded(queue))
@@ -89,7 +36,7 @@ pub(super) struct BackForm {
 pub(super) async fn pause(
     acting: Acting,
     Path(queue): Path<String>,
-    Form(form): Form<BackForm>,
+    Sent(form): Sent<BackForm>,
 ) -> Response {
     let outcome = set_pause(&acting, &queue, true, &form).await;
     acting.answer(outcome).await
@@ -98,7 +45,7 @@ pub(super) async fn pause(
 pub(super) async fn resume(
     acting: Acting,
     Path(queue): Path<String>,
-    Form(form): Form<BackForm>,
+    Sent(form): Sent<BackForm>,
 ) -> Response {
     let outcome = set_pause(&acting, &queue, false, &form).await;
     acting.answer(outcome).await
@@ -110,33 +57,33 @@ async fn set_pause(
     pauses: bool,
     form: &BackForm,
 ) -> Result<String, Failed> {
-    acting.may_change()?;
     let handle = acting.app.broker.queue(queue);
-    let did = if pauses {
+    let (did, action) = if pauses {
         handle.pause().await?;
-        "paused"
+        ("paused", "resume")
     } else {
         handle.resume().await?;
-        "resumed"
+        ("resumed", "pause")
     };
     acting.log(did, queue);
+    let fields = Vec::new();
+    let undo = acting.viewer.undos.keep(queue, Undo { action, fields });
     Ok(match form.back.as_str() {
-        "queues" => format!("/queues?did={did}&name={}", encoded(queue)),
-        _ => format!("{}?did={did}", queue_path(queue)),
+        "queues" => format!("/queues?did={did}&name={}&undo={undo}", encoded(queue)),
+        _ => format!("{}?did={did}&undo={undo}", queue_path(queue)),
     })
 }
 
 pub(super) async fn limit(
     acting: Acting,
     Path(queue): Path<String>,
-    Form(form): Form<LimitForm>,
+    Sent(form): Sent<LimitForm>,
 ) -> Response {
     let outcome = set_limits(&acting, &queue, &form).await;
     acting.answer(outcome).await
 }
 
 async fn set_limits(acting: &Acting, queue: &str, form: &LimitForm) -> Result<String, Failed> {
-    acting.may_change()?;
     let limits = form.limits()?;
     let broker = &acting.app.broker;
     let all = broker.queues().await?;
@@ -151,13 +98,16 @@ async fn set_limits(acting: &Acting, queue: &str, form: &LimitForm) -> Result<St
         || Some("none".to_owned()),
         |was| serde_json::to_string(&was).ok(),
     );
-    let was = encoded(&was.unwrap_or_default());
-    Ok(format!("{}?did=limited&was={was}", queue_path(queue)))
+    let undo = Undo {
+        action: "limits",
+        fields: vec![("was", was.unwrap_or_default())],
+    };
+    let undo = acting.viewer.undos.keep(queue, undo);
+    Ok(format!("{}?did=limited&undo={undo}", queue_path(queue)))
 }
 
 pub(super) async fn purge(acting: Acting, Path(queue): Path<String>) -> Response {
     let outcome = async {
-        acting.may_change()?;
         let purged = acting.app.broker.queue(queue.as_str()).purge().await?;
         acting.log("purged", &queue);
         Ok(format!("{}?did=purged&n={purged}", queue_path(&queue)))
@@ -175,18 +125,19 @@ pub(super) struct PushForm {
 }
 
 pub(super) async fn push(
-    acting: Acting,
+    acting: Acting<PushesJobs>,
     Path(queue): Path<String>,
-    Form(form): Form<PushForm>,
+    Sent(form): Sent<PushForm>,
 ) -> Response {
     let outcome = push_job(&acting, &queue, &form).await;
     acting.answer(outcome).await
 }
 
-async fn push_job(acting: &Acting, queue: &str, form: &PushForm) -> Result<String, Failed> {
-    if !acting.viewer.can_push() {
-        return Err(Failed::Role("push"));
-    }
+async fn push_job(
+    acting: &Acting<PushesJobs>,
+    queue: &str,
+    form: &PushForm,
+) -> Result<String, Failed> {
     let payload = json(&form.payload)?;
     let task = (!form.task.is_empty()).then(|| Box::from(form.task.as_str()));
     let pushed = acting
@@ -220,11 +171,10 @@ pub(super) struct CancelForm {
 pub(super) async fn cancel(
     acting: Acting,
     Path(id): Path<String>,
-    Form(form): Form<CancelForm>,
+    Sent(form): Sent<CancelForm>,
 ) -> Response {
     let id = JobId::new(id);
     let outcome = async {
-        acting.may_change()?;
         let reason = match form.reason.trim() {
             "" => format!("cancelled by {} from the dashboard", acting.viewer.name),
             reason => reason.to_owned(),
@@ -242,7 +192,7 @@ pub(super) async fn cancel(
     acting.answer(outcome).await
 }
 
-/// Changes of a dead letter; an empty field changes nothing.
+/// Changes of a dead letter; a field that is empty, or a payload as it was, changes nothing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RetryForm {
@@ -254,17 +204,21 @@ pub(super) struct RetryForm {
 pub(super) async fn retry(
     acting: Acting,
     Path(id): Path<String>,
-    Form(form): Form<RetryForm>,
+    Sent(form): Sent<RetryForm>,
 ) -> Response {
     let outcome = retry_job(&acting, &JobId::new(id), &form).await;
     acting.answer(outcome).await
 }
 
 async fn retry_job(acting: &Acting, id: &JobId, form: &RetryForm) -> Result<String, Failed> {
-    acting.may_change()?;
     let mut edit = Edit::new();
     if !form.payload.trim().is_empty() {
-        edit = edit.payload(json(&form.payload)?)?;
+        let stored = acting.app.broker.job(id).await?;
+        let is_as_it_was =
+            stored.is_some_and(|job| json_text::is_same(&form.payload, &job.payload));
+        if !is_as_it_was {
+            edit = edit.payload(json(&form.payload)?)?;
+        }
     }
     if !form.task.is_empty() {
         edit = edit.task(form.task.as_str());
@@ -283,7 +237,6 @@ async fn retry_job(acting: &Acting, id: &JobId, form: &RetryForm) -> Result<Stri
 pub(super) async fn delete(acting: Acting, Path(id): Path<String>) -> Response {
     let id = JobId::new(id);
     let outcome = async {
-        acting.may_change()?;
         let deleted = acting.app.broker.delete(&id).await?;
         acting.log("deleted", id.as_str());
         let did = if deleted { "deleted" } else { "nothing" };
@@ -295,7 +248,6 @@ pub(super) async fn delete(acting: Acting, Path(id): Path<String>) -> Response {
 
 pub(super) async fn run_schedule(acting: Acting, Path(name): Path<String>) -> Response {
     let outcome = async {
-        acting.may_change()?;
         let schedules = acting.app.broker.schedules().await?;
         let schedule = schedules.iter().find(|schedule| schedule.name == name);
         let schedule = schedule
@@ -314,7 +266,6 @@ pub(super) async fn run_schedule(acting: Acting, Path(name): Path<String>) -> Re
 
 pub(super) async fn unschedule(acting: Acting, Path(name): Path<String>) -> Response {
     let outcome = async {
-        acting.may_change()?;
         let removed = acting.app.broker.unschedule(&name).await?;
         acting.log("removed schedule", &name);
         let did = if removed { "unscheduled" } else { "nothing" };
@@ -325,7 +276,7 @@ pub(super) async fn unschedule(acting: Acting, Path(name): Path<String>) -> Resp
 }
 
 /// Has the broker checked now.
-pub(super) async fn check(acting: Acting) -> Response {
+pub(super) async fn check(acting: Acting<Reads>) -> Response {
     acting.watch.check_again();
     acting
         .answer(Ok("/settings?did=checked#check".to_owned()))

@@ -2,8 +2,8 @@
 //!
 //! The page before says what will be touched, with the number. The operation then runs in a task of
 //! the server, page after page of the filter, and its page shows how far it is. It is not durable: if
-//! the server ends, the rest stays as it is, and the same filter finds it again. Finished ones are
-//! kept until [`KEPT`] later ones have begun.
+//! the server stops, the rest stays as it is, and the same filter finds it again. Finished ones are
+//! forgotten, the oldest first, when there are more than [`KEPT`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use brigade::{Broker, CancelOutcome, Error, JobFilter, JobInfo};
 use futures_util::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+
+use crate::app::App;
 
 /// Operations that are remembered.
 const KEPT: usize = 20;
@@ -20,8 +21,8 @@ const KEPT: usize = 20;
 const RUNNING_MAX: usize = 3;
 /// Requests of one operation that are under way at once.
 const AT_ONCE: usize = 16;
-/// Jobs that are read at once.
-pub(super) const PAGE: usize = 500;
+/// Jobs that are read at once, with their payloads.
+pub(super) const PAGE: usize = 50;
 /// How long the jobs of a filter are counted before an operation.
 const COUNT_FOR: Duration = Duration::from_millis(400);
 
@@ -145,6 +146,15 @@ impl BulkOperation {
             .clone()
     }
 
+    /// Notes the end, also of one that was stopped.
+    fn end(&self) {
+        self.note(|progress| progress.is_over = true);
+        let progress = self.progress();
+        let (changed, failed) = (progress.changed, progress.failed);
+        let was_stopped = self.stop.is_cancelled();
+        tracing::info!(operation = %self.text, changed, failed, was_stopped, "an operation ends");
+    }
+
     fn note(&self, change: impl FnOnce(&mut BulkProgress)) {
         change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -152,18 +162,12 @@ impl BulkOperation {
 
 /// The operations of this server. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Operations(Arc<OperationList>);
-
-#[derive(Default)]
-struct OperationList {
-    list: Mutex<VecDeque<Arc<BulkOperation>>>,
-    tasks: TaskTracker,
-}
+pub(super) struct Operations(Arc<Mutex<VecDeque<Arc<BulkOperation>>>>);
 
 impl Operations {
     /// An operation by its number.
     pub(super) fn get(&self, number: u64) -> Option<Arc<BulkOperation>> {
-        let list = self.0.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         list.iter()
             .find(|operation| operation.number == number)
             .cloned()
@@ -172,12 +176,12 @@ impl Operations {
     /// Begins one; `None` if enough run.
     pub(super) fn begin(
         &self,
-        broker: &Broker,
+        app: &App,
         verb: Verb,
         text: String,
         selection: Selection,
     ) -> Option<Arc<BulkOperation>> {
-        let mut list = self.0.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let running = list.iter().filter(|one| !one.progress().is_over).count();
         if running >= RUNNING_MAX {
             return None;
@@ -187,19 +191,22 @@ impl Operations {
             verb,
             text,
             began: SystemTime::now(),
-            stop: CancellationToken::new(),
+            stop: app.options.stop.child_token(),
             progress: Mutex::default(),
         });
         list.push_back(Arc::clone(&operation));
-        while list.len() > KEPT {
-            list.pop_front();
+        let oldest = list.iter().position(|one| one.progress().is_over);
+        if list.len() > KEPT
+            && let Some(oldest) = oldest
+        {
+            list.remove(oldest);
         }
-        let (broker, running) = (broker.clone(), Arc::clone(&operation));
-        self.0.tasks.spawn(async move {
+        let (broker, running) = (app.broker.clone(), Arc::clone(&operation));
+        app.tasks.spawn(async move {
             if let Err(error) = carry_out(&broker, &running, selection).await {
                 running.note(|progress| progress.first_error = Some(error.to_string()));
             }
-            running.note(|progress| progress.is_over = true);
+            running.end();
         });
         Some(operation)
     }
@@ -214,7 +221,7 @@ async fn carry_out(
 ) -> Result<(), Error> {
     let mut filter = selection.filter.clone();
     let is_dead = filter.state == Some(brigade::JobState::Dead);
-    loop {
+    while !operation.stop.is_cancelled() {
         let page = broker.find(&filter).await?;
         let verb = operation.verb;
         let mut jobs = page.jobs;
@@ -242,7 +249,8 @@ async fn carry_out(
         }
         filter.after = page.next;
         if filter.after.is_none() {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }

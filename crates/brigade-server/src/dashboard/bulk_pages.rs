@@ -13,6 +13,7 @@ use axum::response::Response;
 use brigade::JobState;
 use serde::Deserialize;
 
+use super::acting::{Acting, Sent};
 use super::bulk::{BulkProgress, Operations, PAGE, Selection, Verb};
 use super::filters;
 use super::job_filter::FilterQuery;
@@ -149,46 +150,37 @@ fn verb_of(name: &str) -> Result<Verb, Failed> {
 
 /// Begins an operation.
 pub(super) async fn begin(
-    viewer: Viewer,
-    State(app): State<App>,
-    Extension(watch): Extension<BrokerWatch>,
+    acting: Acting,
     Extension(operations): Extension<Operations>,
     Path(verb): Path<String>,
-    axum::Form(query): axum::Form<BulkQuery>,
+    Sent(query): Sent<BulkQuery>,
 ) -> Response {
-    let begun = start(&viewer, &app, &operations, &verb, &query).await;
-    watch.changed().await;
-    match begun {
-        Ok(response) => response,
-        Err(failed) => failed.page(&viewer, &*watch.look(&app.broker).await),
-    }
+    let begun = start(&acting, &operations, &verb, &query).await;
+    acting.answer(begun).await
 }
 
 async fn start(
-    viewer: &Viewer,
-    app: &App,
+    acting: &Acting,
     operations: &Operations,
     verb: &str,
     query: &BulkQuery,
-) -> Result<Response, Failed> {
-    if !viewer.can_change() {
-        return Err(Failed::Role("admin"));
-    }
+) -> Result<String, Failed> {
     let verb = verb_of(verb)?;
     let selection = query.selection(verb)?;
-    let (count, is_all) = selection.count(&app.broker).await?;
+    let (count, is_all) = selection.count(&acting.app.broker).await?;
     let count = match is_all {
         true => number(count),
         false => format!("more than {}", number(count)),
     };
     let text = format!("{} {}", verb.word(), query.filter.in_words(&count));
-    tracing::info!(by = %viewer.name, operation = %text, "an operation on many jobs begins");
+    let by = &acting.viewer.name;
+    tracing::info!(%by, operation = %text, "an operation on many jobs begins");
     let operation = operations
-        .begin(&app.broker, verb, text, selection)
+        .begin(&acting.app, verb, text, selection)
         .ok_or_else(|| {
             Failed::Form("Three operations run already; wait for one of them.".to_owned())
         })?;
-    Ok(back(viewer, &format!("/operations/{}", operation.number)))
+    Ok(format!("/operations/{}", operation.number))
 }
 
 /// How far an operation is.
@@ -217,17 +209,12 @@ pub(super) async fn progress(
 
 /// Stops an operation where it is.
 pub(super) async fn stop(
-    viewer: Viewer,
-    State(app): State<App>,
-    Extension(watch): Extension<BrokerWatch>,
+    acting: Acting,
     Extension(operations): Extension<Operations>,
     Path(number): Path<u64>,
 ) -> Response {
-    if !viewer.can_change() {
-        return Failed::Role("admin").page(&viewer, &*watch.look(&app.broker).await);
-    }
     if let Some(operation) = operations.get(number) {
         operation.stop.cancel();
     }
-    back(&viewer, &format!("/operations/{number}"))
+    back(&acting.viewer, &format!("/operations/{number}"))
 }

@@ -2,7 +2,7 @@
 //!
 //! The broker makes the groups (`Broker::dead_groups`), which may read every dead letter; they are read
 //! at most once in a few seconds for all viewers. The export reads page after page of the filter and
-//! sends each at once, so that it needs no more memory for 100,000 jobs than for a few hundred.
+//! sends each at once, so that it needs no more memory for 100,000 jobs than for fifty.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use brigade::{DeadGroup, JobState};
+use brigade::{DeadGroup, JobFilter, JobId, JobState};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Deserialize;
@@ -28,8 +28,8 @@ use crate::app::App;
 
 /// Groups that the page shows.
 const GROUPS: usize = 50;
-/// Jobs that are read at once for an export.
-const EXPORT_PAGE: usize = 500;
+/// Jobs that are read at once for an export, with their payloads.
+const EXPORT_PAGE: usize = 50;
 
 /// A group as text, with the paths of what can be done to it.
 struct GroupView {
@@ -167,19 +167,12 @@ pub(super) async fn export(
     };
     filter.state = filter.state.or(Some(JobState::Dead));
     filter.newest_first = false;
-    let lines = stream::unfold(Some((app.broker.clone(), filter)), |state| async {
-        let (broker, mut filter) = state?;
-        let (lines, next) = match broker.find(&filter).await {
-            Ok(found) => (lines(&found.jobs), found.next),
-            // The status is sent already: the last line says that there would be more.
-            Err(error) => (
-                format!("{}\n", serde_json::json!({ "error": error.to_string() })),
-                None,
-            ),
-        };
+    let lines = stream::unfold(Some((app, filter)), |state| async {
+        let (app, mut filter) = state?;
+        let (lines, next) = next_lines(&app, &filter).await;
         let state = next.map(|next| {
             filter.after = Some(next);
-            (broker, filter)
+            (app, filter)
         });
         Some((Ok::<Bytes, Infallible>(Bytes::from(lines)), state))
     });
@@ -192,6 +185,19 @@ pub(super) async fn export(
         (CACHE_CONTROL, "no-store"),
     ];
     (headers, Body::from_stream(lines)).into_response()
+}
+
+/// A page of the export, and after which job it goes on.
+async fn next_lines(app: &App, filter: &JobFilter) -> (String, Option<JobId>) {
+    // The status is sent already: the last line says that there would be more.
+    let cut = |error: &str| (format!("{}\n", serde_json::json!({ "error": error })), None);
+    if app.options.stop.is_cancelled() {
+        return cut("this server is about to end: export again");
+    }
+    match app.broker.find(filter).await {
+        Ok(found) => (lines(&found.jobs), found.next),
+        Err(error) => cut(&error.to_string()),
+    }
 }
 
 fn lines(jobs: &[brigade::JobInfo]) -> String {

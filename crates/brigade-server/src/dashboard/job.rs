@@ -12,6 +12,7 @@ use axum::response::Response;
 use brigade::{Capabilities, JobId, JobInfo, JobState};
 
 use super::flow_graph::{FlowGraph, flow_of};
+use super::json_text::indented;
 use super::notice::{Done, Notice};
 use super::push_command::push_command;
 use super::reasons;
@@ -94,8 +95,8 @@ async fn show(
         (Some(explanation), _) => reasons::in_words(explanation),
         (None, _) => Vec::new(),
     };
-    let raw = serde_json::to_value(&job).ok();
-    let raw = raw.and_then(|raw| serde_json::to_string_pretty(&raw).ok());
+    let raw = serde_json::to_string(&job).ok();
+    let raw = raw.map(|raw| indented(&raw));
     Ok(page(&OneJobPage {
         page: PageShell::new(viewer, "jobs", format!("{name} · job {id}"), snapshot)
             .with_notice(Notice::of_job(done)),
@@ -109,8 +110,8 @@ async fn show(
         reasons,
         facts: facts(&job),
         timeline: Timeline::new(&job, broker.clock().now()),
-        payload: pretty(&job.payload),
-        result: job.result.as_deref().map(pretty),
+        payload: indented(&job.payload),
+        result: job.result.as_deref().map(indented),
         command: push_command(&job),
         raw: raw.unwrap_or_default(),
         trace: trace(app, &job),
@@ -125,13 +126,6 @@ async fn show(
 
 fn can_cancel(job: &JobInfo, can: Capabilities) -> bool {
     can.cancels && !job.state.is_terminal() && job.cancel.is_none()
-}
-
-/// JSON with one value a line; text that is none stays as it is.
-fn pretty(text: &str) -> String {
-    let value = serde_json::from_str::<serde_json::Value>(text).ok();
-    let pretty = value.and_then(|value| serde_json::to_string_pretty(&value).ok());
-    pretty.unwrap_or_else(|| text.to_owned())
 }
 
 /// The trace, and its page in the tracing system of the deployment.

@@ -1,10 +1,12 @@
 //! [`Notice`]: what an action did, on the page after it.
 //!
 //! The redirect after an action says what was done by a word of a closed list and numbers, in the
-//! query. The text is made from these, so a link made by someone else cannot put words into a page.
+//! query, and has the key of its undo ([`Undos`]). The text is made from these, so a link made by
+//! someone else can neither put words into a page nor offer an undo.
 
 use serde::Deserialize;
 
+use super::undo::Undos;
 use super::viewer::encoded;
 use super::words::count;
 
@@ -17,8 +19,8 @@ pub(super) struct Done {
     pub(super) n: Option<String>,
     /// The queue that it was done to, on a page of many.
     pub(super) name: Option<String>,
-    /// The limits before, for the undo.
-    pub(super) was: Option<String>,
+    /// The key of its undo.
+    pub(super) undo: Option<String>,
 }
 
 /// A line on the page after an action.
@@ -37,34 +39,32 @@ impl Notice {
         })
     }
 
-    /// Of an action on a queue, whose path this is.
-    pub(super) fn of_queue(done: &Done, path: &str) -> Option<Self> {
-        let undo = |text: &str, action: &str, fields| {
-            Some(Self {
-                text: text.to_owned(),
-                undo: Some((format!("{path}/{action}"), fields)),
-            })
-        };
-        match done.did.as_deref()? {
-            "paused" => undo(
-                "Paused. Its jobs wait until it is resumed; what runs goes on.",
-                "resume",
-                Vec::new(),
-            ),
-            "resumed" => undo("Resumed.", "pause", Vec::new()),
-            "limited" => {
-                let was = done.was.clone().unwrap_or_default();
-                undo("The limits are changed.", "limits", vec![("was", was)])
-            }
-            "purged" => Self::new(format!(
+    /// With the undo of an action on this queue, if this server made it.
+    fn with_undo(mut self, done: &Done, queue: &str, undos: &Undos) -> Self {
+        let undo = done.undo.as_deref().and_then(|key| undos.find(key, queue));
+        self.undo = undo.map(|undo| {
+            let path = format!("/queues/{}/{}", encoded(queue), undo.action);
+            (path, undo.fields)
+        });
+        self
+    }
+
+    /// Of an action on a queue.
+    pub(super) fn of_queue(done: &Done, queue: &str, undos: &Undos) -> Option<Self> {
+        let notice = Self::new(match done.did.as_deref()? {
+            "paused" => "Paused. Its jobs wait until it is resumed; what runs goes on.".to_owned(),
+            "resumed" => "Resumed.".to_owned(),
+            "limited" => "The limits are changed.".to_owned(),
+            "purged" => format!(
                 "Removed {} that waited.",
                 count(
                     done.n.as_deref().and_then(|n| n.parse().ok()).unwrap_or(0),
                     "job"
                 )
-            )),
-            _ => None,
-        }
+            ),
+            _ => return None,
+        });
+        notice.map(|notice| notice.with_undo(done, queue, undos))
     }
 
     /// Of an action on a job.
@@ -83,17 +83,15 @@ impl Notice {
     }
 
     /// Of an action on a schedule, or on a list.
-    pub(super) fn of_list(done: &Done) -> Option<Self> {
-        let of_queue = |did: &str, action: &str| {
+    pub(super) fn of_list(done: &Done, undos: &Undos) -> Option<Self> {
+        let of_queue = |did: &str| {
             let name = done.name.as_deref()?;
-            Some(Self {
-                text: format!("{did} {name}."),
-                undo: Some((format!("/queues/{}/{action}", encoded(name)), Vec::new())),
-            })
+            let notice = Self::new(format!("{did} {name}."))?;
+            Some(notice.with_undo(done, name, undos))
         };
         Self::new(match done.did.as_deref()? {
-            "paused" => return of_queue("Paused", "resume"),
-            "resumed" => return of_queue("Resumed", "pause"),
+            "paused" => return of_queue("Paused"),
+            "resumed" => return of_queue("Resumed"),
             "deleted" => "Deleted.".to_owned(),
             "unscheduled" => "Removed. Jobs that it has pushed stay.".to_owned(),
             "checked" => "The broker is checked; the findings appear below.".to_owned(),
@@ -105,6 +103,7 @@ impl Notice {
 
 #[cfg(test)]
 mod tests {
+    use super::super::undo::Undo;
     use super::*;
 
     #[test]
@@ -114,8 +113,32 @@ mod tests {
             ..Done::default()
         };
         assert_eq!(Notice::of_job(&done("<b>Call 555-1234</b>")), None);
-        assert_eq!(Notice::of_queue(&Done::default(), "/queues/mail"), None);
-        let paused = Notice::of_queue(&done("paused"), "/queues/mail").unwrap();
-        assert_eq!(paused.undo.unwrap().0, "/queues/mail/resume");
+        let undos = Undos::default();
+        assert_eq!(Notice::of_queue(&Done::default(), "mail", &undos), None);
+        let paused = Notice::of_queue(&done("paused"), "mail", &undos).unwrap();
+        assert_eq!(paused.undo, None);
+    }
+
+    #[test]
+    fn only_an_undo_of_this_server_is_offered() {
+        let undos = Undos::default();
+        let undo = Undo {
+            action: "limits",
+            fields: vec![("was", "none".to_owned())],
+        };
+        let mut done = Done {
+            did: Some("limited".to_owned()),
+            undo: Some(undos.keep("mail", undo)),
+            ..Done::default()
+        };
+        let limited = Notice::of_queue(&done, "mail", &undos).unwrap();
+        let fields = vec![("was", "none".to_owned())];
+        let expected = ("/queues/mail/limits".to_owned(), fields);
+        assert_eq!(limited.undo, Some(expected));
+        let other = Notice::of_queue(&done, "report", &undos).unwrap();
+        assert_eq!(other.undo, None);
+        done.undo = Some("made up".to_owned());
+        let made_up = Notice::of_queue(&done, "mail", &undos).unwrap();
+        assert_eq!(made_up.undo, None);
     }
 }

@@ -23,7 +23,7 @@ use super::queue_row::QueueRow;
 use super::sentence::Piece;
 use super::series::{buckets, by_minute, minute_of, start_of};
 use super::shell::{Failed, PageShell, page};
-use super::viewer::{Viewer, encoded};
+use super::viewer::Viewer;
 use super::watch::{BrokerWatch, Snapshot};
 use super::words::{ShownTime, number, state_word};
 use crate::app::App;
@@ -98,10 +98,12 @@ async fn show(
         false => Vec::new(),
     };
     let range = Range::of(query.range.as_deref());
-    let path = format!("/queues/{}", encoded(name));
     Ok(page(&QueuePage {
-        page: PageShell::new(viewer, "queues", name, snapshot)
-            .with_notice(Notice::of_queue(&query.done, &path)),
+        page: PageShell::new(viewer, "queues", name, snapshot).with_notice(Notice::of_queue(
+            &query.done,
+            name,
+            &viewer.undos,
+        )),
         row: QueueRow::new(counts, snapshot),
         states: JobState::ALL
             .map(|state| {

@@ -80,7 +80,7 @@ pub(super) async fn queues(
     let rows = rows.into_iter().skip(from).take(ROWS);
     page(&QueuesPage {
         page: PageShell::new(&viewer, "queues", "Queues", &snapshot)
-            .with_notice(Notice::of_list(&query.done)),
+            .with_notice(Notice::of_list(&query.done, &viewer.undos)),
         rows: rows.map(|row| row.with_spark(&snapshot)).collect(),
         sort,
         found: number(found as u64),

@@ -93,7 +93,7 @@ async fn show(
     }
     Ok(page(&SchedulesPage {
         page: PageShell::new(viewer, "schedules", "Schedules", snapshot)
-            .with_notice(Notice::of_list(done)),
+            .with_notice(Notice::of_list(done, &viewer.undos)),
         can: can.schedules,
         hidden: all.len().saturating_sub(ROWS),
         unserved: !all.is_empty() && snapshot.consumers.as_ref().is_some_and(Vec::is_empty),

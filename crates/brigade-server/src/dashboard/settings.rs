@@ -20,6 +20,7 @@ struct SettingsPage {
     version: &'static str,
     checked: Option<ShownTime>,
     findings: Vec<(&'static str, String, String)>,
+    can_read: bool,
     abilities: Vec<(bool, &'static str)>,
     payload: String,
     roles: String,
@@ -33,7 +34,9 @@ pub(super) async fn settings(
 ) -> Response {
     let snapshot = watch.look(&app.broker).await;
     let can = app.broker.capabilities();
-    let findings = snapshot.findings.iter().map(|finding| {
+    // They name queues.
+    let known = viewer.can_read().then_some(&snapshot.findings);
+    let findings = known.into_iter().flatten().map(|finding| {
         let mood = match finding.level {
             Level::Problem => "problem",
             Level::Warning => "warning",
@@ -43,12 +46,13 @@ pub(super) async fn settings(
     });
     page(&SettingsPage {
         page: PageShell::new(&viewer, "settings", "Settings", &snapshot)
-            .with_notice(Notice::of_list(&done)),
+            .with_notice(Notice::of_list(&done, &viewer.undos)),
         version: env!("CARGO_PKG_VERSION"),
         checked: snapshot
             .checked
             .map(|at| ShownTime::new(at, std::time::SystemTime::now())),
         findings: findings.collect(),
+        can_read: viewer.can_read(),
         abilities: vec![
             (can.durable, "jobs survive the end of every process"),
             (can.listing, "jobs and queues can be listed"),

@@ -4,6 +4,8 @@
 //! the script of the dashboard, which asks for the content alone, the frame is left out. [`Failed`] is why
 //! a page or an action cannot be; it becomes a page with the status that the API has for it.
 
+use std::time::Duration;
+
 use askama::Template;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -47,16 +49,17 @@ pub(super) struct PageShell {
 }
 
 impl PageShell {
-    /// The frame of a page that shows a snapshot.
+    /// The frame of a page that shows a snapshot, of which those who may not read see nothing.
     pub(super) fn new(
         viewer: &Viewer,
         active: &'static str,
         title: impl Into<String>,
         snapshot: &Snapshot,
     ) -> Self {
-        let dead = snapshot.jobs_in(JobState::Dead);
-        let age = snapshot.read.elapsed();
-        let first = snapshot.sentences.first();
+        let known = viewer.can_read().then_some(snapshot);
+        let dead = known.map_or(0, |snapshot| snapshot.jobs_in(JobState::Dead));
+        let age = known.map_or(Duration::ZERO, |snapshot| snapshot.read.elapsed());
+        let first = known.and_then(|snapshot| snapshot.sentences.first());
         Self {
             base: viewer.base.clone(),
             title: title.into(),
@@ -130,6 +133,8 @@ pub(super) enum Failed {
     Role(&'static str),
     /// The form was filled in wrongly.
     Form(String),
+    /// The form did not arrive, or is none.
+    Body(StatusCode, String),
 }
 
 impl From<Error> for Failed {
@@ -144,6 +149,7 @@ impl Failed {
             Self::Missing(_) => StatusCode::NOT_FOUND,
             Self::Role(_) => StatusCode::FORBIDDEN,
             Self::Form(_) => StatusCode::BAD_REQUEST,
+            Self::Body(status, _) => *status,
             Self::Broker(error) => match error.kind() {
                 ErrorKind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
                 ErrorKind::Duplicate => StatusCode::CONFLICT,
@@ -177,7 +183,9 @@ impl Failed {
                 format!("This needs the role {role}, which your token does not have."),
                 "The operator of this server can give you another token; the settings show your roles.",
             ),
-            Self::Form(text) => (text.clone(), "Nothing was changed. Go back and change it."),
+            Self::Form(text) | Self::Body(_, text) => {
+                (text.clone(), "Nothing was changed. Go back and change it.")
+            }
         }
     }
 
@@ -188,7 +196,7 @@ impl Failed {
             Self::Broker(_) => "The broker cannot do that",
             Self::Missing(_) => "Not found",
             Self::Role(_) => "Not allowed",
-            Self::Form(_) => "That cannot be done",
+            Self::Form(_) | Self::Body(..) => "That cannot be done",
         };
         let page = FailedPage {
             page: PageShell::new(viewer, "", title, snapshot),

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Redirect, Response};
 
+use super::undo::Undos;
 use crate::auth::{Principal, Role, Roles};
 
 /// The header by which the script of the dashboard asks for the content of a page alone.
@@ -24,10 +25,17 @@ pub(super) struct Viewer {
     pub(super) name: Arc<str>,
     /// Whether the script asks, for the content alone.
     pub(super) is_live: bool,
+    /// What can be undone at this server.
+    pub(super) undos: Undos,
     roles: Roles,
 }
 
 impl Viewer {
+    /// Whether the credential allows what the role allows.
+    pub(super) fn has(&self, role: Role) -> bool {
+        self.roles.allow(role)
+    }
+
     /// Whether the credential allows to look at everything.
     pub(super) fn can_read(&self) -> bool {
         self.roles.allow(Role::Read)
@@ -74,6 +82,7 @@ impl<S: Sync> FromRequestParts<S> for Viewer {
             base,
             name: Arc::clone(&principal.name),
             is_live: parts.headers.contains_key(LIVE),
+            undos: parts.extensions.get::<Undos>().cloned().unwrap_or_default(),
             roles: principal.roles,
         })
     }

@@ -10,6 +10,7 @@
 )]
 
 mod browser;
+mod forms;
 mod look;
 mod many;
 mod site;

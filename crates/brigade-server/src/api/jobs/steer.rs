@@ -10,7 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use brigade::{AttemptKind, Broker, CancelOutcome, Edit, JobId, JobState};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
@@ -64,13 +64,22 @@ pub(crate) enum CancelName {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"payload": {"to": "ann@example.org"}}))]
 pub(crate) struct RetryJob {
-    /// The new payload, any JSON.
+    /// The new payload, any JSON, also `null`.
+    #[serde(default, deserialize_with = "also_null")]
     #[schema(value_type = Option<serde_json::Value>)]
     payload: Option<Box<RawValue>>,
     /// The new task.
     task: Option<String>,
     /// The new queue.
     queue: Option<String>,
+}
+
+/// The text of a value that is there: serde alone takes a `null` for none.
+fn also_null<'de, D>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// The job that goes on.
@@ -126,7 +135,15 @@ pub(crate) async fn cancel(
     };
     if outcome == CancelOutcome::Asked && wait > Duration::ZERO {
         let ended = tokio::select! {
-            ended = timeout(wait, app.broker.wait(&id)) => ended.ok().transpose()?.flatten(),
+            ended = timeout(wait, app.broker.wait(&id)) => match ended {
+                Ok(Ok(job)) => job,
+                // The cancel is accepted all the same: it only has no receipt.
+                Ok(Err(error)) => {
+                    tracing::warn!(job = %id, %error, "could not wait for the end of a job");
+                    None
+                }
+                Err(_) => None,
+            },
             () = app.options.stop.cancelled() => None,
         };
         if let Some(job) = ended {

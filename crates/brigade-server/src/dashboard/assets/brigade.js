@@ -8,6 +8,7 @@ const help = document.getElementById("help");
 const every = 2000;
 let seen = Date.now();
 let waiting = null;
+let updates = false;
 
 // --- theme -------------------------------------------------------------------------------------
 
@@ -137,9 +138,11 @@ function connected(is) {
   }
 }
 
+// One at a time; a page that is hidden asks again when it is looked at.
 async function update() {
   clearTimeout(waiting);
-  if (document.hidden) return;
+  if (document.hidden || updates) return;
+  updates = true;
   try {
     const stop = AbortSignal.timeout(10000);
     const headers = { "x-brigade-live": "1" };
@@ -160,11 +163,15 @@ async function update() {
     connected(true);
   } catch {
     connected(false);
+  } finally {
+    updates = false;
   }
   waiting = setTimeout(update, every);
 }
-document.addEventListener("visibilitychange", update);
-if (main()?.dataset.live !== "off") waiting = setTimeout(update, every);
+if (main()?.dataset.live !== "off") {
+  document.addEventListener("visibilitychange", update);
+  waiting = setTimeout(update, every);
+}
 
 // --- times -------------------------------------------------------------------------------------
 
