@@ -1,7 +1,7 @@
 //! [`Collector`]: receives spans by OTLP over HTTP.
 //!
 //! It is a server with one route, which decodes the protobuf that exporters send. It keeps all spans
-//! that it received, as text and in the order of their arrival, and tells those who wait for more.
+//! that it received, as text and in the order of their arrival, and wakes tests that wait for more.
 //! Its thread and its runtime are its own, so that a process whose exporter blocks can send to it.
 //! It ends with its process.
 
@@ -59,12 +59,13 @@ impl Collector {
     pub fn start() -> Self {
         let spans = Arc::<Mutex<Vec<ReceivedSpan>>>::default();
         let (counting, count) = watch::channel(0);
-        let (told, endpoint) = std::sync::mpsc::sync_channel(1);
+        let (sender, endpoint) = std::sync::mpsc::sync_channel(1);
         let received = Arc::clone(&spans);
         let serve = async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = listener.local_addr().expect("it is bound");
-            told.send(format!("http://{address}/v1/traces"))
+            sender
+                .send(format!("http://{address}/v1/traces"))
                 .expect("the test waits for it");
             let receive = move |body: Bytes| async move {
                 let Ok(request) = ExportTraceServiceRequest::decode(body) else {

@@ -1,8 +1,9 @@
 //! `/v1/leases/{lease}/..`: how the holder of a lease settles it.
 //!
 //! The name of a lease is opaque text with its job and its token, so the server remembers nothing:
-//! a lease can be settled at any server of the broker, and after a restart. The token makes sure that
-//! only the holder of this very lease settles the job.
+//! a lease can be settled at any server of the broker, and after a restart. On RabbitMQ a lease ends
+//! with the connection that it came by, so there only the same server can settle it. The token makes
+//! sure that only the holder of this very lease settles the job.
 
 use std::fmt;
 use std::str::FromStr;

@@ -20,7 +20,6 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade-rabbitmq/src", 4),
     ("crates/brigade-rabbitmq/tests/rabbitmq", 1),
     ("crates/brigade-redis/src", 2),
-    ("crates/brigade-tracing-tests/src", 1),
     ("crates/brigade/src/consume", 3),
     ("crates/brigade/tests/consume", 1),
     ("crates/brigade/tests/pool", 4),
