@@ -1,12 +1,12 @@
 //! What the fault tests count and break with. Unpublished.
 //!
 //! [`ledger`] counts what happened to each job and says whether that is allowed; [`facts`] reads
-//! what the kernel knows of processes; [`log_events`] keeps what is logged; [`random`] draws fault times from a seed that is printed;
-//! [`program`] runs this very test binary again as a program of its own, bounded in time, so that
-//! it can be killed and looked at from outside; [`redis`], [`rabbitmq`] and [`http_server`]
-//! start servers;
-//! `certificates` makes certificates; [`proxy`] stands between two sockets and breaks what goes
-//! through; [`mutate`] damages bytes for decoders.
+//! what the kernel knows of processes; [`log_events`] keeps what is logged; [`random`] draws fault
+//! times from a seed that is printed; [`program`] runs this very test binary again as a program of
+//! its own, bounded in time, so that it can be killed and looked at from outside; [`redis`],
+//! [`rabbitmq`], [`postgres`] and [`http_server`] start servers; `certificates` makes certificates;
+//! [`proxy`] stands between two sockets and breaks what goes through; [`mutate`] damages bytes for
+//! decoders.
 //!
 //! Nothing here knows the library: a test kit that shared its types would share its mistakes.
 
@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod log_events;
 pub mod mutate;
 pub mod places;
+pub mod postgres;
 pub mod program;
 pub mod proxy;
 pub mod rabbitmq;

@@ -1,0 +1,353 @@
+//! PostgreSQL servers for tests: on a free port of the loopback and a socket, with everything they
+//! write in a directory of their own, and gone with the test, however that ends.
+//!
+//! Each test has a server of its own. `initdb` runs once for a version of the server and a build
+//! directory; each start copies what it made, which takes some milliseconds. The server runs as the
+//! user who runs the tests, or as Debian's user `postgres` where that is root, because PostgreSQL
+//! refuses to run as root. Connections are trusted unless [`Setup::access`] says otherwise, and a
+//! commit does not wait for the disk (`fsync = off`) unless [`Setup::settings`] says otherwise:
+//! what a killed server had written is there either way.
+//!
+//! `template` makes and copies the data directory, `process` owns the server's process,
+//! [`PgBouncer`] is the pooler in front of a server.
+
+mod pgbouncer;
+mod process;
+mod template;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+pub use self::pgbouncer::PgBouncer;
+use self::process::ServerProcess;
+use self::template::{Programs, append};
+use crate::places::free_port;
+
+/// How often a start is tried on another port: another program may take a port that was free.
+const PORTS_TRIED: usize = 5;
+/// Far beyond what an answer takes.
+const ANSWER_BOUND: Duration = Duration::from_secs(60);
+
+/// How a server differs from the usual one.
+#[derive(Clone, Debug, Default)]
+pub struct Setup<'a> {
+    /// Lines for `postgresql.conf`; they win over those of the kit.
+    pub settings: &'a [&'a str],
+    /// Lines for `pg_hba.conf`, in front of those that trust every connection.
+    pub access: &'a [&'a str],
+    /// Files that are copied into the data directory under their names, readable by the server
+    /// alone: a certificate and its key.
+    pub files: &'a [PathBuf],
+}
+
+/// A running server. Dropping it ends it and removes all that it wrote.
+#[derive(Debug)]
+pub struct Postgres {
+    programs: Programs,
+    process: ServerProcess,
+    directory: PathBuf,
+    port: u16,
+}
+
+impl Postgres {
+    /// Starts a server with further lines for its `postgresql.conf`.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system or the server said, above all that there is no `initdb`: install
+    /// Debian's package `postgresql`.
+    pub fn start(settings: &[&str]) -> io::Result<Self> {
+        Self::start_with(&Setup {
+            settings,
+            ..Setup::default()
+        })
+    }
+
+    /// The same with rules for access, and files.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(setup: &Setup<'_>) -> io::Result<Self> {
+        let programs = Programs::find()?;
+        Self::start_on_a_free_port(programs, |programs, directory| {
+            programs.copy_template(directory)?;
+            let data = directory.join("data");
+            let mut access = setup.access.join("\n");
+            access.push('\n');
+            access.push_str(&fs::read_to_string(data.join("pg_hba.conf"))?);
+            programs.write(&data.join("pg_hba.conf"), access.as_bytes())?;
+            for file in setup.files {
+                let name = file.file_name().unwrap_or_default();
+                programs.write(&data.join(name), &fs::read(file)?)?;
+            }
+            append(
+                &data.join("postgresql.conf"),
+                &format!("\n{}\n", setup.settings.join("\n")),
+            )
+        })
+    }
+
+    /// Starts a standby of this server that follows it by streaming. It answers what only reads.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_standby(&self) -> io::Result<Self> {
+        Self::start_on_a_free_port(self.programs.clone(), |programs, directory| {
+            let source = format!(
+                "host={} port={} user=postgres application_name=standby",
+                self.directory.display(),
+                self.port
+            );
+            let data = directory.join("data");
+            programs.run(
+                "pg_basebackup",
+                &[
+                    "--dbname",
+                    &source,
+                    "--pgdata",
+                    &data.display().to_string(),
+                    "--checkpoint=fast",
+                    "--wal-method=stream",
+                    "--write-recovery-conf",
+                    "--no-sync",
+                ],
+            )?;
+            // What it copied are this server's settings, and the later lines win.
+            append(&data.join("postgresql.conf"), "hot_standby = on\n")
+        })
+    }
+
+    fn start_on_a_free_port(
+        programs: Programs,
+        prepare: impl Fn(&Programs, &Path) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let directory = programs.directory("brigade-postgres-")?;
+            let port = free_port();
+            prepare(&programs, directory.path())?;
+            append(
+                &directory.path().join("data/postgresql.conf"),
+                &format!(
+                    "port = {port}\nunix_socket_directories = '{}'\n",
+                    directory.path().display()
+                ),
+            )?;
+            match ServerProcess::start(&programs, directory.path()) {
+                Ok(process) => {
+                    return Ok(Self {
+                        programs,
+                        process,
+                        // From here on its guardian removes it, also if this process is killed.
+                        directory: directory.keep(),
+                        port,
+                    });
+                }
+                Err(error) if tried == PORTS_TRIED || !is_port_taken(&error) => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The directory of its socket.
+    pub fn socket_directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The URL of its first database by TCP, as its superuser.
+    pub fn url(&self) -> String {
+        self.url_of("postgres", "postgres")
+    }
+
+    /// The URL of a database by TCP, as this user.
+    pub fn url_of(&self, user: &str, database: &str) -> String {
+        format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The URL of its first database by its socket, as its superuser.
+    pub fn socket_url(&self) -> String {
+        format!(
+            "postgres://postgres@/postgres?host={}&port={}",
+            self.directory.display(),
+            self.port
+        )
+    }
+
+    /// The number of its first process, the postmaster.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The major version, for example 15.
+    pub fn version(&self) -> u32 {
+        self.programs.major
+    }
+
+    /// What it has written to its log.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.directory.join("log")).unwrap_or_default())
+            .into_owned()
+    }
+
+    /// Runs SQL in the first database as the superuser; the rows it gave, a line each, with `|`
+    /// between columns.
+    ///
+    /// # Errors
+    ///
+    /// What `psql` wrote.
+    pub fn sql(&self, statements: &str) -> io::Result<String> {
+        self.sql_in("postgres", "postgres", statements)
+    }
+
+    /// The same in a database, as a user.
+    ///
+    /// # Errors
+    ///
+    /// As [`sql`](Self::sql).
+    pub fn sql_in(&self, user: &str, database: &str, statements: &str) -> io::Result<String> {
+        let target = format!(
+            "host={} port={} user={user} dbname={database} connect_timeout={}",
+            self.directory.display(),
+            self.port,
+            ANSWER_BOUND.as_secs()
+        );
+        let text = self.programs.run(
+            "psql",
+            &[
+                "--no-psqlrc",
+                "--quiet",
+                "--no-align",
+                "--tuples-only",
+                "--set=ON_ERROR_STOP=1",
+                "--dbname",
+                &target,
+                "--command",
+                statements,
+            ],
+        )?;
+        Ok(text.trim_end().to_owned())
+    }
+
+    /// Makes a further database; its URL by TCP, as the superuser.
+    ///
+    /// # Errors
+    ///
+    /// As [`sql`](Self::sql).
+    pub fn create_database(&self, name: &str) -> io::Result<String> {
+        self.sql(&format!("create database \"{name}\""))?;
+        Ok(self.url_of("postgres", name))
+    }
+
+    /// Changes a setting that needs no restart, for connections that are open as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`sql`](Self::sql).
+    pub fn set(&self, name: &str, value: &str) -> io::Result<()> {
+        // Two statements of one call would be one transaction, which `alter system` refuses.
+        self.sql(&format!("alter system set {name} = '{value}'"))?;
+        self.sql("select pg_reload_conf()").map(drop)
+    }
+
+    /// Ends all connections of clients but its own with `pg_terminate_backend`; how many there
+    /// were.
+    ///
+    /// # Errors
+    ///
+    /// As [`sql`](Self::sql).
+    pub fn terminate_connections(&self) -> io::Result<usize> {
+        let count = self.sql(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+                where backend_type = 'client backend' and pid <> pg_backend_pid()",
+        )?;
+        count.parse().map_err(io::Error::other)
+    }
+
+    /// Starts PgBouncer in front of this server, in a mode (`transaction`, `session` or
+    /// `statement`), with further lines for its configuration. It logs in as the superuser for any
+    /// client.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says, above all that there is no `pgbouncer`: install Debian's
+    /// package of that name.
+    pub fn start_pooler(&self, mode: &str, lines: &[&str]) -> io::Result<PgBouncer> {
+        PgBouncer::start(&self.programs, (&self.directory, self.port), mode, lines)
+    }
+
+    /// Makes a standby the primary; returns when it takes writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`sql`](Self::sql).
+    pub fn promote(&self) -> io::Result<()> {
+        self.sql("select pg_promote(true)").map(drop)
+    }
+
+    /// Stops all of its processes: SIGSTOP. Returns when none of them runs any more.
+    pub fn stop(&mut self) {
+        self.process.stop();
+    }
+
+    /// Has them go on: SIGCONT.
+    pub fn cont(&mut self) {
+        self.process.cont();
+    }
+
+    /// Kills all of its processes with SIGKILL; returns when they are gone.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.process.kill()
+    }
+
+    /// Ends it as its service does (`pg_ctl stop -m fast`): it says goodbye to its clients, and
+    /// nothing has to be recovered at the next start.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub fn shut_down(&mut self) -> io::Result<()> {
+        self.process.end(Signal::INT)
+    }
+
+    /// Starts it, after it was killed or shut down, on what it had written and on the same port.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_again(&mut self) -> io::Result<()> {
+        self.process.start_again()
+    }
+
+    /// [`kill`](Self::kill) and [`start_again`](Self::start_again).
+    ///
+    /// # Errors
+    ///
+    /// As those.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.kill()?;
+        self.start_again()
+    }
+}
+
+fn is_port_taken(error: &io::Error) -> bool {
+    error.to_string().contains("could not bind")
+}
+
+#[cfg(test)]
+mod tests;
