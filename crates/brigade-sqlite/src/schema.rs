@@ -22,6 +22,9 @@ use crate::error::{Error, ErrorKind};
 const APPLICATION_ID: i32 = 0x4252_4744;
 
 /// Each step brings the schema from its index to the next version.
+///
+/// A trigger costs each push, also where its condition is false: so jobs have one, without an upsert
+/// and without functions of the time, which SQLite would set up in vain each time.
 const STEPS: [&str; 1] = [r"
 CREATE TABLE brigade_jobs (
   id          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -78,33 +81,30 @@ CREATE INDEX brigade_jobs_ended  ON brigade_jobs (state, id) WHERE state >= 5;
 CREATE INDEX brigade_jobs_ended_in ON brigade_jobs (queue, state, id) WHERE state >= 5;
 CREATE INDEX brigade_jobs_dead   ON brigade_jobs (queue, task, reason, pushed_at) WHERE state = 6;
 CREATE INDEX brigade_jobs_remove ON brigade_jobs (remove_at) WHERE remove_at IS NOT NULL;
-CREATE TRIGGER brigade_jobs_hold AFTER INSERT ON brigade_jobs
-WHEN NEW.key IS NOT NULL AND NEW.state = 0 AND EXISTS
-  (SELECT 1 FROM brigade_jobs WHERE queue = NEW.queue AND key = NEW.key AND state < 5 AND id < NEW.id)
+CREATE TRIGGER brigade_jobs_insert AFTER INSERT ON brigade_jobs
+WHEN NEW.counted = 0 OR NEW.key IS NOT NULL AND NEW.state = 0
+  OR NEW.partition IS NULL AND EXISTS (SELECT 1 FROM brigade_queues WHERE queue = NEW.queue AND parted = 1)
 BEGIN
-  UPDATE brigade_jobs SET state = 2 WHERE id = NEW.id;
-END;
-CREATE TRIGGER brigade_jobs_part AFTER INSERT ON brigade_jobs
-WHEN NEW.partition IS NULL AND EXISTS (SELECT 1 FROM brigade_queues WHERE queue = NEW.queue AND parted = 1)
-BEGIN
-  UPDATE brigade_jobs SET partition = coalesce(NEW.key, '') WHERE id = NEW.id;
-END;
-CREATE TRIGGER brigade_jobs_count AFTER INSERT ON brigade_jobs WHEN NEW.counted = 0
-BEGIN
-  INSERT INTO brigade_statistics (queue, minute, task, pushed)
-    SELECT NEW.queue, now.minute, CASE
+  UPDATE brigade_jobs SET partition = coalesce(NEW.key, '') WHERE id = NEW.id AND NEW.partition IS NULL
+    AND EXISTS (SELECT 1 FROM brigade_queues WHERE queue = NEW.queue AND parted = 1);
+  UPDATE brigade_jobs SET state = 2 WHERE id = NEW.id AND NEW.key IS NOT NULL AND NEW.state = 0 AND EXISTS
+    (SELECT 1 FROM brigade_jobs WHERE queue = NEW.queue AND key = NEW.key AND state < 5 AND id < NEW.id);
+  INSERT INTO brigade_statistics (queue, minute, task)
+    SELECT NEW.queue, NEW.pushed_at / 60000, name FROM (SELECT CASE
         WHEN NEW.task IS NULL THEN ''
-        WHEN EXISTS (SELECT 1 FROM brigade_statistics WHERE queue = NEW.queue AND minute = now.minute AND task = NEW.task) THEN NEW.task
-        WHEN EXISTS (SELECT 1 FROM brigade_statistics WHERE queue = NEW.queue AND minute >= now.minute / 60 * 60 AND task = NEW.task) THEN NEW.task
-        WHEN (SELECT count(DISTINCT task) FROM brigade_statistics WHERE queue = NEW.queue AND minute >= now.minute / 60 * 60 AND task NOT IN ('', '(others)')) < 100 THEN NEW.task
-        ELSE '(others)' END, 1
-      FROM (SELECT CAST((julianday('now') - 2440587.5) * 1440 AS INTEGER) AS minute) AS now WHERE true
-    ON CONFLICT (queue, minute, task) DO UPDATE SET pushed = pushed + 1;
+        WHEN EXISTS (SELECT 1 FROM brigade_statistics WHERE queue = NEW.queue AND minute >= NEW.pushed_at / 3600000 * 60 AND task = NEW.task) THEN NEW.task
+        WHEN (SELECT count(DISTINCT task) FROM brigade_statistics WHERE queue = NEW.queue AND minute >= NEW.pushed_at / 3600000 * 60 AND task NOT IN ('', '(others)')) < 100 THEN NEW.task
+        ELSE '(others)' END AS name)
+      WHERE NEW.counted = 0
+        AND NOT EXISTS (SELECT 1 FROM brigade_statistics WHERE queue = NEW.queue AND minute = NEW.pushed_at / 60000 AND task = coalesce(NEW.task, ''))
+        AND NOT EXISTS (SELECT 1 FROM brigade_statistics WHERE queue = NEW.queue AND minute = NEW.pushed_at / 60000 AND task = name);
+  UPDATE brigade_statistics SET pushed = pushed + 1
+    WHERE NEW.counted = 0 AND queue = NEW.queue AND minute = NEW.pushed_at / 60000 AND task = CASE
+        WHEN EXISTS (SELECT 1 FROM brigade_statistics WHERE queue = NEW.queue AND minute = NEW.pushed_at / 60000 AND task = coalesce(NEW.task, '')) THEN coalesce(NEW.task, '')
+        ELSE '(others)' END;
   INSERT INTO brigade_events (at, job, queue, task, kind, state, attempt)
-    SELECT now.at, NEW.id, NEW.queue, NEW.task, 'pushed', CASE WHEN NEW.state = 0 AND NEW.key IS NOT NULL AND EXISTS
-        (SELECT 1 FROM brigade_jobs WHERE queue = NEW.queue AND key = NEW.key AND state < 5 AND id < NEW.id) THEN 2 ELSE NEW.state END, 0
-      FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS at) AS now
-      WHERE EXISTS (SELECT 1 FROM brigade_facts WHERE name = 'recording' AND CAST(value AS INTEGER) > now.at);
+    SELECT NEW.pushed_at, NEW.id, NEW.queue, NEW.task, 'pushed', (SELECT state FROM brigade_jobs WHERE id = NEW.id), 0
+      WHERE NEW.counted = 0 AND EXISTS (SELECT 1 FROM brigade_facts WHERE name = 'recording' AND CAST(value AS INTEGER) > NEW.pushed_at);
 END;
 CREATE TABLE brigade_queues (
   queue  TEXT PRIMARY KEY,
