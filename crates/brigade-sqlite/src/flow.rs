@@ -10,13 +10,14 @@
 //! transaction is noted and goes on in the next (`flow_ends`).
 //!
 //! A job that was not run has `missed` > 0 and keeps what was gathered. Retrying the member at
-//! fault takes its end back, so that all those behind it wait again.
+//! fault takes its end back, so that all those behind it wait again (`flow_retries`).
 //!
 //! An id of a job that waits is greater than those of its parents, and a key's jobs go in the order
 //! of their ids, so nothing waits in a circle.
 
 use rusqlite::{Row, params};
 
+use super::flow_retries::MemberLink;
 use super::job_change::{Cause, ChangedJob};
 use super::look::state_of;
 use super::parent_results::{DependencyResult, hands_on};
@@ -56,6 +57,14 @@ impl EndedJob {
         })
     }
 
+    pub(super) fn link(&self, dependent: i64) -> MemberLink {
+        MemberLink {
+            job: self.id,
+            dependent,
+            place: self.place,
+        }
+    }
+
     /// The job for its event.
     pub(super) fn changed(&self, state: Option<JobState>) -> ChangedJob<'_> {
         ChangedJob {
@@ -68,10 +77,10 @@ impl EndedJob {
 }
 
 /// A job whose parents are all settled.
-struct ReadyDependent {
-    id: i64,
-    missed: i64,
-    dependent_kind: DependentKind,
+pub(super) struct ReadyDependent {
+    pub(super) id: i64,
+    pub(super) missed: i64,
+    pub(super) dependent_kind: DependentKind,
 }
 
 impl Store<'_> {
@@ -163,7 +172,7 @@ impl Store<'_> {
             self.forget_parent_results(ended.id)?;
         }
         match (ended.dependent, fate) {
-            (Some(dependent), Some(fate)) => self.count_and_go_on(dependent, ended.place, fate),
+            (Some(dependent), Some(fate)) => self.count_and_go_on(&ended.link(dependent), fate),
             _ => Ok(()),
         }
     }
@@ -171,11 +180,10 @@ impl Store<'_> {
     /// Counts a parent that ended with the job that waits for it, which goes on if it was the last.
     pub(super) fn count_and_go_on(
         &self,
-        dependent: i64,
-        place: Option<i64>,
+        link: &MemberLink,
         fate: &DependencyResult<'_>,
     ) -> Result<(), Error> {
-        match self.count_parent(dependent, place, fate)? {
+        match self.count_parent(link, fate)? {
             Some(complete) => self.go_on(complete),
             None => Ok(()),
         }
@@ -184,10 +192,11 @@ impl Store<'_> {
     /// Counts a parent that ended; gives its dependent when it was the last.
     fn count_parent(
         &self,
-        next: i64,
-        place: Option<i64>,
+        link: &MemberLink,
         fate: &DependencyResult<'_>,
     ) -> Result<Option<ReadyDependent>, Error> {
+        self.take_back_noted(link)?;
+        let (next, place) = (link.dependent, link.place);
         let missed = i64::from(matches!(fate, DependencyResult::Missed(_)));
         let sql = "UPDATE brigade_jobs SET parents_left = parents_left - 1, missed = missed + ?2 WHERE id = ?1 \
             AND state = 2 AND parents_left > 0
@@ -218,7 +227,7 @@ impl Store<'_> {
 
     /// A job goes on whose parents are all settled, and then those dependents that this settles;
     /// what is too much for this transaction is noted (`flow_ends`).
-    fn go_on(&self, first: ReadyDependent) -> Result<(), Error> {
+    pub(super) fn go_on(&self, first: ReadyDependent) -> Result<(), Error> {
         let mut complete = Some(first);
         while let Some(job) = complete {
             let ended = if job.missed > 0 && job.dependent_kind != DependentKind::Finally {
@@ -234,7 +243,7 @@ impl Store<'_> {
                     }
                     match ended.dependent {
                         Some(next) if self.has_flow_step() => {
-                            self.count_parent(next, ended.place, &fate)?
+                            self.count_parent(&ended.link(next), &fate)?
                         }
                         _ => {
                             self.note_end(&ended, &fate)?;
@@ -291,6 +300,9 @@ impl Store<'_> {
             .and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or_default();
         if hands_on(job.dependent_kind) {
+            if self.gathers_in_steps(id)? {
+                return Ok(None);
+            }
             let text = match self.assemble(id, job.dependent_kind, &payload)? {
                 Ok(text) => text,
                 // What was gathered stays: another build may allow more.
@@ -354,53 +366,6 @@ impl Store<'_> {
         Ok((ended, DependencyResult::Done(Some(results.into()))))
     }
 
-    /// Takes the end of a dead letter back with those behind it: they wait for it again. Before it
-    /// is itself put back.
-    pub(super) fn take_back(&self, id: i64) -> Result<(), Error> {
-        let mut member = id;
-        loop {
-            if self.forget_end(member)? {
-                // It was not counted yet.
-                return Ok(());
-            }
-            let sql = "SELECT member.place, job.id, job.state, job.queue, job.unique_key FROM \
-                brigade_jobs AS member JOIN brigade_jobs AS job ON job.id = member.dependent
-                       WHERE member.id = ?1 AND job.missed > 0 AND (job.state = 2 AND job.parents_left > \
-                       0 OR job.state = 6 AND job.dependent_kind <> 'finally')";
-            let read = |row: &Row<'_>| {
-                let behind = (
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, i64>(2)?,
-                    row.get::<_, String>(3)?,
-                    row.get::<_, Option<String>>(4)?,
-                );
-                Ok((row.get::<_, Option<i64>>(0)?, behind))
-            };
-            let found = self.row("look for who waited", sql, params![member], read)?;
-            let Some((place, (next, state, queue, unique_key))) = found else {
-                return Ok(());
-            };
-            if state == 6 {
-                self.check_unique(next, &queue, unique_key.as_deref())?;
-            }
-            let sql = "UPDATE brigade_jobs SET state = 2, parents_left = parents_left + 1, missed = missed - 1, \
-                reason = NULL, ended_at = NULL WHERE id = ?1";
-            self.execute("wait again", sql, params![next])?;
-            if state == 6 {
-                self.note_stored(next, &Cause::new(JobEventKind::Retried, None))?;
-            }
-            self.execute(
-                "forget a member",
-                "DELETE FROM brigade_parent_results WHERE job = ?1 AND place = ?2",
-                params![next, place],
-            )?;
-            if state != 6 {
-                return Ok(());
-            }
-            member = next;
-        }
-    }
-
     /// Puts a dead letter back: to be run, or, if it never got what its parents left, to be given
     /// that first.
     pub(super) fn come_back(&self, id: i64, dependent_kind: Option<&str>) -> Result<(), Error> {
@@ -424,7 +389,7 @@ impl Store<'_> {
     }
 }
 
-fn dependent_kind_of(text: Option<&str>) -> DependentKind {
+pub(super) fn dependent_kind_of(text: Option<&str>) -> DependentKind {
     let all = [
         DependentKind::Front,
         DependentKind::Collect,

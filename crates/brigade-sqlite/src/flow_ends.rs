@@ -12,6 +12,7 @@
 use rusqlite::{Row, params};
 
 use super::flow::EndedJob;
+use super::flow_retries::MemberLink;
 use super::parent_results::DependencyResult;
 use super::store::Store;
 use crate::error::Error;
@@ -43,11 +44,13 @@ impl Store<'_> {
         self.execute("note the end of a job", sql, values).map(drop)
     }
 
-    /// Whether an end is noted.
-    pub(super) fn has_flow_ends(&self) -> Result<bool, Error> {
-        let sql = "SELECT 1 FROM brigade_flow_ends LIMIT 1";
-        let found = self.row("look for ends to count", sql, &[], |_| Ok(()))?;
-        Ok(found.is_some())
+    /// Whether a flow is between two steps: an end is not counted yet, or not taken back, or results
+    /// are not gathered.
+    pub(super) fn has_unfinished_flows(&self) -> Result<bool, Error> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM brigade_flow_ends) OR EXISTS (SELECT 1 FROM \
+            brigade_flow_retries) OR EXISTS (SELECT 1 FROM brigade_gathers WHERE after IS NOT NULL)";
+        let found = self.row("look for flows to go on", sql, &[], |row| row.get(0))?;
+        Ok(found.unwrap_or(false))
     }
 
     /// Forgets a noted end; whether there was one.
@@ -56,10 +59,11 @@ impl Store<'_> {
         Ok(self.execute("forget the end of a job", sql, params![id])? > 0)
     }
 
-    /// Counts some of the noted ends, however far their flows go on. Returns how many: fewer than
-    /// the limit if none is left.
+    /// Takes back and counts some of the noted ends, however far their flows go on. Returns how
+    /// many: fewer than the limit if none is left. A retry goes first: it overtakes the end that it
+    /// takes back.
     pub(super) fn continue_flows(&self, limit: usize) -> Result<usize, Error> {
-        for counted in 0..limit {
+        for counted in self.continue_retries(limit)?..limit {
             let sql = "SELECT job, dependent, place, result, missed FROM brigade_flow_ends \
                 ORDER BY job LIMIT 1";
             let read = |row: &Row<'_>| {
@@ -69,15 +73,18 @@ impl Store<'_> {
                     || DependencyResult::Done(result.map(Into::into)),
                     DependencyResult::Missed,
                 );
-                Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, fate))
+                let link = MemberLink {
+                    job: row.get(0)?,
+                    dependent: row.get(1)?,
+                    place: row.get(2)?,
+                };
+                Ok((link, fate))
             };
-            let Some((id, dependent, place, fate)) =
-                self.row("look for ends to count", sql, &[], read)?
-            else {
+            let Some((link, fate)) = self.row("look for ends to count", sql, &[], read)? else {
                 return Ok(counted);
             };
-            self.forget_end(id)?;
-            self.count_and_go_on(dependent, place, &fate)?;
+            self.forget_end(link.job)?;
+            self.count_and_go_on(&link, &fate)?;
         }
         Ok(limit)
     }

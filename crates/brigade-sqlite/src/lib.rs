@@ -26,6 +26,8 @@ mod file;
 mod find;
 mod flow;
 mod flow_ends;
+mod flow_retries;
+mod gather;
 mod hand_out;
 mod job_change;
 mod job_end;
@@ -263,7 +265,7 @@ impl JobStore for Sqlite {
 
     fn retry<'a>(&'a self, id: &'a JobId, edit: Edit) -> Reply<'a, Option<JobId>> {
         let id = id.clone();
-        self.write(move |store| store.retry(&id, &edit))
+        Box::pin(self.retry_in_steps(id, edit))
     }
 
     fn delete<'a>(&'a self, id: &'a JobId, only: Option<JobState>) -> Reply<'a, bool> {

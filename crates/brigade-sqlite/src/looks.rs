@@ -76,7 +76,9 @@ impl Sqlite {
             let view = thread
                 .run(access, move |store| {
                     let is_enough = steps >= LOOK_STEPS_MAX;
-                    if is_enough && (asked.elapsed() >= FLOW_LOOK_MAX || !store.has_flow_ends()?) {
+                    if is_enough
+                        && (asked.elapsed() >= FLOW_LOOK_MAX || !store.has_unfinished_flows()?)
+                    {
                         look(store).map(Some)
                     } else {
                         store.look_at_now(&*look)

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use rusqlite::params;
+use rusqlite::{Row, params};
 
 use super::store::Store;
 use crate::error::Error;
@@ -94,16 +94,7 @@ impl Store<'_> {
         dependent_kind: DependentKind,
         payload: &str,
     ) -> Result<Result<String, String>, Error> {
-        let sql = "SELECT coalesce(sum(length(CAST(coalesce(result, 'null') AS BLOB)) + 1), 0) \
-            FROM brigade_parent_results WHERE job = ?1";
-        let bytes = self
-            .row("measure results", sql, params![id], |row| {
-                row.get::<_, i64>(0)
-            })?
-            .unwrap_or(0);
-        let bytes = usize::try_from(bytes)
-            .unwrap_or(usize::MAX)
-            .saturating_add(payload.len() + 2);
+        let bytes = self.result_bytes(id)?.saturating_add(payload.len() + 2);
         if bytes > PAYLOAD_BYTES_MAX {
             return Ok(Err(format!(
                 "the results of those it waited for have {bytes} bytes and {PAYLOAD_BYTES_MAX} are \
@@ -136,13 +127,13 @@ impl Store<'_> {
         }))
     }
 
-    pub(super) fn forget_parent_results(&self, id: i64) -> Result<(), Error> {
-        self.execute(
-            "forget what was gathered",
-            "DELETE FROM brigade_parent_results WHERE job = ?1",
-            params![id],
-        )
-        .map(drop)
+    /// Bytes of the gathered results with a comma behind each. Their text is not read.
+    pub(super) fn result_bytes(&self, id: i64) -> Result<usize, Error> {
+        let sql = "SELECT coalesce(sum(coalesce(octet_length(result), 4) + 1), 0) FROM \
+            brigade_parent_results WHERE job = ?1";
+        let read = |row: &Row<'_>| row.get::<_, i64>(0);
+        let bytes = self.row("measure results", sql, params![id], read)?;
+        Ok(bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)))
     }
 }
 

@@ -144,6 +144,8 @@ CREATE TABLE brigade_holders (holder TEXT PRIMARY KEY, seen INTEGER NOT NULL) ST
 CREATE TABLE brigade_flow_ends (
   job INTEGER PRIMARY KEY, dependent INTEGER NOT NULL, place INTEGER, result TEXT, missed TEXT
 ) STRICT;
+CREATE TABLE brigade_flow_retries (job INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE brigade_gathers (job INTEGER PRIMARY KEY, after INTEGER) STRICT;
 CREATE TABLE brigade_cancels (job INTEGER PRIMARY KEY, after INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
 CREATE TABLE brigade_statistics (
   id INTEGER PRIMARY KEY, queue TEXT NOT NULL, minute INTEGER NOT NULL, task TEXT NOT NULL,

@@ -2,8 +2,8 @@
 //! two of them others get the file.
 //!
 //! A process that ends in the middle leaves a purge or the sorting of a queue half done, which does
-//! no harm: both can be ordered again. The cancel of a flow goes on without it: what is left of it
-//! is noted in the file, and the next sweep of any process goes on.
+//! no harm: both can be ordered again. The cancel and the retry of a flow go on without it: what is
+//! left of them is noted in the file, and the next sweep of any process goes on.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Instant;
@@ -19,9 +19,11 @@ use super::operation::{OperationAccess, Synced};
 use super::parent_results::DependencyResult;
 use super::store::Store;
 use crate::error::Error;
+use crate::job::JobId;
 use brigade_core::JobEventKind;
 use brigade_core::job_event::PURGE_EVENTS_MAX;
 use brigade_core::limits::Limits;
+use brigade_core::store::Edit;
 
 /// How far a purge is.
 #[derive(Clone, Copy, Default)]
@@ -57,6 +59,23 @@ impl Sqlite {
                 .await?;
         }
         Ok(cancelled)
+    }
+
+    /// Retries in one transaction, which notes which ends are left to take back; then takes those
+    /// back.
+    pub(super) async fn retry_in_steps(
+        &self,
+        id: JobId,
+        edit: Edit,
+    ) -> Result<Option<JobId>, Error> {
+        let retry = move |store: &Store<'_>| Ok((store.retry(&id, &edit)?, store.has_retries()?));
+        let access = OperationAccess::Write(Synced::Now);
+        let (retried, has_more) = self.thread.run(access, retry).await?;
+        if has_more {
+            self.in_steps(Synced::Later, (), |store, ()| store.retry_step())
+                .await?;
+        }
+        Ok(retried)
     }
 
     /// Runs steps, each in a transaction of its own and with a pause before the next, until one

@@ -30,13 +30,14 @@ const CLAIM: Duration = Duration::from_secs(1);
 type SweepKind = fn(&Store<'_>, usize) -> Result<usize, Error>;
 
 /// The kinds of work.
-const KINDS: [SweepKind; 8] = [
+const KINDS: [SweepKind; 9] = [
     |store, limit| store.expire_leases(limit),
     |store, limit| store.fire_schedules(limit),
     |store, limit| store.end_late(limit),
     |store, limit| store.promote_due(limit),
     |store, limit| store.cancel_flows(limit),
     |store, limit| store.continue_flows(limit),
+    |store, limit| store.continue_gathers(limit),
     |store, limit| store.remove_ended(limit),
     |store, limit| store.remove_notes(limit),
 ];
@@ -79,7 +80,7 @@ impl Store<'_> {
         } else if self.sweep()? {
             return Ok(None);
         }
-        if self.has_flow_ends()? {
+        if self.has_unfinished_flows()? {
             return Ok(None);
         }
         look(self).map(Some)
@@ -95,7 +96,9 @@ impl Store<'_> {
                        OR EXISTS (SELECT 1 FROM brigade_jobs WHERE remove_at <= ?2)
                        OR EXISTS (SELECT 1 FROM brigade_unique_keys WHERE until <= ?2)
                        OR EXISTS (SELECT 1 FROM brigade_cancels)
-                       OR EXISTS (SELECT 1 FROM brigade_flow_ends)";
+                       OR EXISTS (SELECT 1 FROM brigade_flow_ends)
+                       OR EXISTS (SELECT 1 FROM brigade_flow_retries)
+                       OR EXISTS (SELECT 1 FROM brigade_gathers)";
         let found = self.row(
             "look for what is due",
             sql,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::budget::{FLOW_STEPS_MAX, SWEEP_ROWS};
+use super::budget::SWEEP_ROWS;
 use super::config::{Safety, SqliteConfig};
 use super::db_thread::DbThread;
 use super::hand_out::HandedOut;
@@ -15,6 +15,7 @@ use super::sql_error::sql_error;
 use super::*;
 use brigade_core::store::{Disposition, QueueSet, Queues};
 
+mod long_flows;
 mod long_looks;
 mod plans;
 mod tables;
@@ -315,65 +316,4 @@ async fn a_settlement_that_fails_holds_up_no_other() {
         (2, 2),
         "and counts as nothing"
     );
-}
-
-/// A chain of jobs of which the first is leased: (id, state of the others).
-const CHAIN: usize = 10_000;
-
-async fn chain() -> TestFile {
-    let opened = TestFile::new().await;
-    let insert: &'static str = format!(
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {CHAIN})
-         INSERT INTO brigade_jobs (id, queue, payload, state, token, lease_until, dependent, place, \
-         dependent_kind, parents, parents_left)
-         SELECT i, 'q', '1', iif(i = 1, 3, 2), 1, 1 << 60, iif(i < {CHAIN}, i + 1, NULL), 0, \
-         CASE i WHEN 1 THEN NULL WHEN {CHAIN} THEN 'finally' ELSE 'then' END, i > 1, i > 1 FROM n"
-    )
-    .leak();
-    opened.sql(insert).await;
-    opened
-}
-
-/// Settles the first job of a chain as a dead letter.
-fn fail_the_first(store: &Store<'_>) -> Result<(), Error> {
-    let settlement = Arc::new(Settlement {
-        id: JobId::new("1"),
-        token: 1,
-        disposition: Disposition::DeadLetter("broken".to_owned()),
-        answer: None,
-    });
-    let answers = store.settle_all(&[settlement])?;
-    assert!(matches!(answers[0], Ok(Settled::Accepted(None))));
-    Ok(())
-}
-
-#[tokio::test]
-async fn the_end_of_a_long_chain_is_settled_in_steps_that_are_short() {
-    let opened = chain().await;
-    opened.run(fail_the_first).await;
-    for step in 1.. {
-        let (before, more) = (opened.count("state = 2").await, opened.sweep().await);
-        let touched = before - opened.count("state = 2").await;
-        assert!(touched <= SWEEP_ROWS + FLOW_STEPS_MAX, "{touched}");
-        if !more {
-            break;
-        }
-        assert!(step < CHAIN, "it never ends");
-    }
-    let not_run = "state = 6 AND reason = 'not run: job 1 before it is dead: broken'";
-    assert_eq!(opened.count(not_run).await, CHAIN - 2);
-    assert_eq!(opened.count("state = 0 AND id = 10000").await, 1);
-}
-
-#[tokio::test]
-async fn a_retry_before_the_whole_chain_knows_of_the_end_leaves_no_job_behind() {
-    let opened = chain().await;
-    opened.run(fail_the_first).await;
-    assert!(opened.sweep().await, "there is more to do");
-    let retry = |store: &Store<'_>| store.retry(&JobId::new("1"), &Edit::default());
-    assert!(opened.run(retry).await.is_some());
-    while opened.sweep().await {}
-    assert_eq!(opened.count("state = 0 AND id = 1").await, 1);
-    let waits = "state = 2 AND parents_left = 1 AND missed = 0";
-    assert_eq!(opened.count(waits).await, CHAIN - 1);
 }
