@@ -1,7 +1,9 @@
 //! PostgreSQL servers for tests: on a free port of the loopback and a socket, with everything they
 //! write in a directory of their own, and gone with the test, however that ends.
 //!
-//! Each test has a server of its own. `initdb` runs once for a version of the server and a build
+//! Tests that do their server no harm share one ([`Postgres::shared`]), each with a database of its
+//! own ([`Postgres::fresh_database`]), however many processes they are; one that is killed, stopped
+//! or set up in another way is a test's own ([`Postgres::start`]). `initdb` runs once for a version of the server and a build
 //! directory; each start copies what it made, which takes some milliseconds. The server runs as the
 //! user who runs the tests, or as Debian's user `postgres` where that is root, because PostgreSQL
 //! refuses to run as root. Connections are trusted unless [`Setup::access`] says otherwise, and a
@@ -15,16 +17,20 @@ mod pgbouncer;
 mod process;
 mod template;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
 pub use self::pgbouncer::PgBouncer;
-use self::process::ServerProcess;
+use self::process::{Kind, ServerProcess};
 use self::template::{Programs, append};
+use crate::facts;
 use crate::places::free_port;
 
 /// How often a start is tried on another port: another program may take a port that was free.
@@ -48,7 +54,8 @@ pub struct Setup<'a> {
 #[derive(Debug)]
 pub struct Postgres {
     programs: Programs,
-    process: ServerProcess,
+    /// None of the shared one, which other processes use as well.
+    process: Option<ServerProcess>,
     directory: PathBuf,
     port: u16,
 }
@@ -74,22 +81,27 @@ impl Postgres {
     /// As [`start`](Self::start).
     pub fn start_with(setup: &Setup<'_>) -> io::Result<Self> {
         let programs = Programs::find()?;
-        Self::start_on_a_free_port(programs, |programs, directory| {
-            programs.copy_template(directory)?;
-            let data = directory.join("data");
-            let mut access = setup.access.join("\n");
-            access.push('\n');
-            access.push_str(&fs::read_to_string(data.join("pg_hba.conf"))?);
-            programs.write(&data.join("pg_hba.conf"), access.as_bytes())?;
-            for file in setup.files {
-                let name = file.file_name().unwrap_or_default();
-                programs.write(&data.join(name), &fs::read(file)?)?;
-            }
-            append(
-                &data.join("postgresql.conf"),
-                &format!("\n{}\n", setup.settings.join("\n")),
-            )
-        })
+        Self::start_in(
+            &std::env::temp_dir(),
+            programs,
+            Kind::Own,
+            |programs, directory| {
+                programs.copy_template(directory)?;
+                let data = directory.join("data");
+                let mut access = setup.access.join("\n");
+                access.push('\n');
+                access.push_str(&fs::read_to_string(data.join("pg_hba.conf"))?);
+                programs.write(&data.join("pg_hba.conf"), access.as_bytes())?;
+                for file in setup.files {
+                    let name = file.file_name().unwrap_or_default();
+                    programs.write(&data.join(name), &fs::read(file)?)?;
+                }
+                append(
+                    &data.join("postgresql.conf"),
+                    &format!("\n{}\n", setup.settings.join("\n")),
+                )
+            },
+        )
     }
 
     /// Starts a standby of this server that follows it by streaming. It answers what only reads.
@@ -98,53 +110,66 @@ impl Postgres {
     ///
     /// As [`start`](Self::start).
     pub fn start_standby(&self) -> io::Result<Self> {
-        Self::start_on_a_free_port(self.programs.clone(), |programs, directory| {
-            let source = format!(
-                "host={} port={} user=postgres application_name=standby",
-                self.directory.display(),
-                self.port
-            );
-            let data = directory.join("data");
-            programs.run(
-                "pg_basebackup",
-                &[
-                    "--dbname",
-                    &source,
-                    "--pgdata",
-                    &data.display().to_string(),
-                    "--checkpoint=fast",
-                    "--wal-method=stream",
-                    "--write-recovery-conf",
-                    "--no-sync",
-                ],
-            )?;
-            // What it copied are this server's settings, and the later lines win.
-            append(&data.join("postgresql.conf"), "hot_standby = on\n")
-        })
+        Self::start_in(
+            &std::env::temp_dir(),
+            self.programs.clone(),
+            Kind::Own,
+            |programs, directory| {
+                let source = format!(
+                    "host={} port={} user=postgres application_name=standby",
+                    self.directory.display(),
+                    self.port
+                );
+                let data = directory.join("data");
+                programs.run(
+                    "pg_basebackup",
+                    &[
+                        "--dbname",
+                        &source,
+                        "--pgdata",
+                        &data.display().to_string(),
+                        "--checkpoint=fast",
+                        "--wal-method=stream",
+                        "--write-recovery-conf",
+                        "--no-sync",
+                    ],
+                )?;
+                // What it copied are this server's settings, and the later lines win.
+                append(&data.join("postgresql.conf"), "hot_standby = on\n")
+            },
+        )
     }
 
-    fn start_on_a_free_port(
+    fn own_process(&mut self) -> io::Result<&mut ServerProcess> {
+        let text = "the shared server serves other tests as well: start one of your own";
+        self.process.as_mut().ok_or_else(|| io::Error::other(text))
+    }
+
+    /// Starts one in a directory within `base`, on a free port.
+    fn start_in(
+        base: &Path,
         programs: Programs,
-        prepare: impl Fn(&Programs, &Path) -> io::Result<()>,
+        kind: Kind,
+        mut prepare: impl FnMut(&Programs, &Path) -> io::Result<()>,
     ) -> io::Result<Self> {
         let mut tried = 0;
         loop {
             tried += 1;
-            let directory = programs.directory("brigade-postgres-")?;
+            let directory = programs.directory(base, "brigade-postgres-")?;
             let port = free_port();
             prepare(&programs, directory.path())?;
             append(
                 &directory.path().join("data/postgresql.conf"),
                 &format!(
-                    "port = {port}\nunix_socket_directories = '{}'\n",
+                    "\nport = {port}\nunix_socket_directories = '{}'\n",
                     directory.path().display()
                 ),
             )?;
-            match ServerProcess::start(&programs, directory.path()) {
+            match ServerProcess::start(&programs, directory.path(), kind) {
                 Ok(process) => {
                     return Ok(Self {
                         programs,
-                        process,
+                        process: (kind == Kind::Own).then_some(process),
                         // From here on its guardian removes it, also if this process is killed.
                         directory: directory.keep(),
                         port,
@@ -185,9 +210,14 @@ impl Postgres {
         )
     }
 
-    /// The number of its first process, the postmaster.
+    /// The number of its first process, the postmaster; zero if it was shut down.
     pub fn pid(&self) -> u32 {
-        self.process.pid()
+        let file = fs::read_to_string(self.directory.join("data/postmaster.pid"));
+        let pid = file.unwrap_or_default();
+        pid.lines()
+            .next()
+            .and_then(|pid| pid.parse().ok())
+            .unwrap_or(0)
     }
 
     /// The major version, for example 15.
@@ -298,12 +328,16 @@ impl Postgres {
 
     /// Stops all of its processes: SIGSTOP. Returns when none of them runs any more.
     pub fn stop(&mut self) {
-        self.process.stop();
+        if let Some(process) = &self.process {
+            process.stop();
+        }
     }
 
     /// Has them go on: SIGCONT.
     pub fn cont(&mut self) {
-        self.process.cont();
+        if let Some(process) = &self.process {
+            process.cont();
+        }
     }
 
     /// Kills all of its processes with SIGKILL; returns when they are gone.
@@ -312,7 +346,7 @@ impl Postgres {
     ///
     /// What the operating system says.
     pub fn kill(&mut self) -> io::Result<()> {
-        self.process.kill()
+        self.own_process()?.kill()
     }
 
     /// Ends it as its service does (`pg_ctl stop -m fast`): it says goodbye to its clients, and
@@ -322,7 +356,7 @@ impl Postgres {
     ///
     /// What the operating system says.
     pub fn shut_down(&mut self) -> io::Result<()> {
-        self.process.end(Signal::INT)
+        self.own_process()?.end(Signal::INT)
     }
 
     /// Starts it, after it was killed or shut down, on what it had written and on the same port.
@@ -331,7 +365,7 @@ impl Postgres {
     ///
     /// As [`start`](Self::start).
     pub fn start_again(&mut self) -> io::Result<()> {
-        self.process.start_again()
+        self.own_process()?.start_again()
     }
 
     /// [`kill`](Self::kill) and [`start_again`](Self::start_again).
@@ -343,6 +377,94 @@ impl Postgres {
         self.kill()?;
         self.start_again()
     }
+}
+
+/// What all users of the shared server need.
+const SHARED_SETTINGS: &[&str] = &["max_connections = 300"];
+
+impl Postgres {
+    /// The server that all tests share that do it no harm. It is there for as long as one of their
+    /// processes lives, and some seconds longer.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn shared() -> io::Result<&'static Self> {
+        static SHARED: OnceLock<Result<(Postgres, File), String>> = OnceLock::new();
+        match SHARED.get_or_init(|| share().map_err(|error| error.to_string())) {
+            Ok((server, _)) => Ok(server),
+            Err(error) => Err(io::Error::other(error.clone())),
+        }
+    }
+
+    /// Makes a database that no other test has; its URL by TCP, as the superuser.
+    ///
+    /// # Errors
+    ///
+    /// As [`sql`](Self::sql).
+    pub fn fresh_database(&self) -> io::Result<String> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let nanos = now.unwrap_or_default().subsec_nanos();
+        self.create_database(&format!("t{}_{nanos}_{number}", std::process::id()))
+    }
+}
+
+/// The shared server, and our lock on it.
+fn share() -> io::Result<(Postgres, File)> {
+    let programs = Programs::find()?;
+    let base = std::env::temp_dir().join(format!(
+        "brigade-postgres-{}",
+        rustix::process::geteuid().as_raw()
+    ));
+    fs::create_dir_all(&base)?;
+    programs.give(&base)?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(base.join("lock"))?;
+    // Until the end of this function: who comes meanwhile waits for the start.
+    flock(&lock, FlockOperation::LockExclusive)?;
+    let current = base.join("current");
+    if let Some(found) = find(&programs, &current) {
+        return Ok(found);
+    }
+    let mut users = None;
+    let server = Postgres::start_in(&base, programs, Kind::Shared, |programs, directory| {
+        let file = File::create(directory.join("users"))?;
+        flock(&file, FlockOperation::LockShared)?;
+        users = Some(file);
+        programs.copy_template(directory)?;
+        append(
+            &directory.join("data/postgresql.conf"),
+            &SHARED_SETTINGS.join("\n"),
+        )
+    })?;
+    fs::write(
+        current,
+        format!("{}\n{}\n", server.directory.display(), server.port),
+    )?;
+    let users = users.ok_or_else(|| io::Error::other("a server without users"))?;
+    Ok((server, users))
+}
+
+/// The shared server that is there.
+fn find(programs: &Programs, current: &Path) -> Option<(Postgres, File)> {
+    let text = fs::read_to_string(current).ok()?;
+    let mut lines = text.lines();
+    let directory = PathBuf::from(lines.next()?);
+    let port = lines.next()?.parse().ok()?;
+    let users = File::open(directory.join("users")).ok()?;
+    flock(&users, FlockOperation::NonBlockingLockShared).ok()?;
+    let server = Postgres {
+        programs: programs.clone(),
+        process: None,
+        directory,
+        port,
+    };
+    facts::is_alive(server.pid()).then_some((server, users))
 }
 
 fn is_port_taken(error: &io::Error) -> bool {

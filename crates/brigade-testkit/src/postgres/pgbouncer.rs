@@ -39,7 +39,7 @@ impl PgBouncer {
         lines: &[&str],
     ) -> io::Result<Self> {
         let program = program()?;
-        let directory = programs.directory("brigade-pgbouncer-")?;
+        let directory = programs.directory(&std::env::temp_dir(), "brigade-pgbouncer-")?;
         let port = free_port();
         let config = format!(
             "[databases]\n* = host={} port={server_port} user=postgres\n[pgbouncer]\n\

@@ -3,7 +3,9 @@
 //! The server is the child of a small shell, its guardian, and ends with it (parent-death signal).
 //! The guardian carries out orders that arrive on its standard input, and at their end, which is
 //! the end of the test's process, whichever way that ends, it ends the server and removes what it
-//! left: its directory, and the shared memory by which a server knows that an earlier one runs.
+//! left: its directory, and the shared memory by which a server knows that an earlier one runs. The
+//! guardian of the shared server waits instead until no process has its lock on the file `users` any
+//! more: the kernel takes locks back, so the count of users ends at zero in any case.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -20,7 +22,7 @@ use crate::facts;
 /// Far beyond what a start or an end takes.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Arguments: directory, program. Answers each order with a line.
+/// Arguments: directory, program, `own` or `shared`. Says the number of each process that it starts.
 const GUARDIAN: &str = r#"
 cd "$1" || exit 1
 program=$2
@@ -30,12 +32,19 @@ start() {
   echo $server
 }
 start
-while read -r order; do
-  case $order in
-  start) start ;;
-  reap) wait $server; echo ended ;;
-  esac
-done
+if [ "$3" = own ]; then
+  while read -r order; do
+    case $order in
+    start) start ;;
+    reap) wait $server; echo ended ;;
+    esac
+  done
+else
+  # A while longer: the next test comes soon. A process that comes holds ../lock while it looks at ../current, and then has its lock on users.
+  while flock -x users true; sleep 3
+    ! flock -x ../lock flock -n -x users sh -c 'if [ "$(head -n 1 ../current)" = "$0" ]; then rm ../current; fi' "$1"
+  do :; done
+fi
 kill -CONT $server
 kill -QUIT $server
 wait
@@ -45,21 +54,36 @@ segment=$(sed -n '7s/.* //p' data/postmaster.pid)
 rm -rf "$1"
 "#;
 
+/// Who ends a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The test that started it.
+    Own,
+    /// The end of its last user.
+    Shared,
+}
+
 #[derive(Debug)]
 pub(super) struct ServerProcess {
     guardian: Child,
     answers: BufReader<ChildStdout>,
     directory: PathBuf,
     pid: u32,
+    kind: Kind,
 }
 
 impl ServerProcess {
-    /// Starts the server on `data` in this directory; returns when it answers.
-    pub(super) fn start(programs: &Programs, directory: &Path) -> io::Result<Self> {
+    /// Starts the server on `data` in this directory; returns when it answers. A shared one outlives
+    /// this process.
+    pub(super) fn start(programs: &Programs, directory: &Path, kind: Kind) -> io::Result<Self> {
         let mut guardian = programs
             .command("sh")
             .args(["-c", GUARDIAN, "guardian"])
             .args([directory, &programs.program("postgres")])
+            .arg(match kind {
+                Kind::Own => "own",
+                Kind::Shared => "shared",
+            })
             // What ends the test's process group must not end the guardian.
             .process_group(0)
             .stdin(Stdio::piped())
@@ -73,13 +97,10 @@ impl ServerProcess {
             answers: BufReader::new(answers),
             directory: directory.to_owned(),
             pid: 0,
+            kind,
         };
         this.wait_until_it_answers()?;
         Ok(this)
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.pid
     }
 
     /// It and all of its processes, none of which can start another meanwhile.
@@ -177,6 +198,9 @@ impl ServerProcess {
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
+        if self.kind == Kind::Shared {
+            return;
+        }
         // Stopped processes would have to be killed after a while.
         self.cont();
         drop(self.guardian.stdin.take());

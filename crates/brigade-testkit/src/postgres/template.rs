@@ -104,8 +104,8 @@ impl Programs {
     }
 
     /// A directory of the server's user.
-    pub(super) fn directory(&self, prefix: &str) -> io::Result<tempfile::TempDir> {
-        let directory = tempfile::Builder::new().prefix(prefix).tempdir()?;
+    pub(super) fn directory(&self, base: &Path, prefix: &str) -> io::Result<tempfile::TempDir> {
+        let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(base)?;
         self.give(directory.path())?;
         Ok(directory)
     }
@@ -117,7 +117,7 @@ impl Programs {
         self.give(file)
     }
 
-    fn give(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn give(&self, path: &Path) -> io::Result<()> {
         match self.user {
             Some((user, group)) => Ok(chown(
                 path,
@@ -154,7 +154,7 @@ impl Programs {
         if template.exists() {
             return Ok(template);
         }
-        let directory = self.directory("brigade-initdb-")?;
+        let directory = self.directory(&std::env::temp_dir(), "brigade-initdb-")?;
         let data = directory.path().join("data");
         self.run(
             "initdb",

@@ -1,7 +1,6 @@
 use std::process::Stdio;
 
 use super::*;
-use crate::facts;
 
 #[test]
 fn a_server_starts_survives_a_kill_and_leaves_nothing() {
@@ -98,4 +97,16 @@ fn all_connections_can_be_ended_and_settings_changed() {
     let url = server.create_database("other").unwrap();
     assert!(url.ends_with("/other"));
     assert_eq!(server.sql_in("postgres", "other", "select 1").unwrap(), "1");
+}
+
+#[test]
+fn the_shared_server_is_one_and_each_test_has_its_database() {
+    let first = Postgres::shared().unwrap();
+    let (mut again, _users) = share().unwrap();
+    assert_eq!((first.port(), first.pid()), (again.port(), again.pid()));
+    again.kill().unwrap_err();
+    let url = first.fresh_database().unwrap();
+    assert_ne!(url, again.fresh_database().unwrap());
+    let name = url.rsplit('/').next().unwrap();
+    assert_eq!(again.sql_in("postgres", name, "select 1").unwrap(), "1");
 }
