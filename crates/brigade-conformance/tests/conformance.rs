@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use brigade::store::Reply;
 use brigade::{Broker, Capabilities};
 use brigade_conformance::{PlaceError, TestPlace, TestedStore};
+use brigade_testkit::postgres::Postgres as PostgresServer;
 use brigade_testkit::rabbitmq::{RabbitMq, namespace};
 use brigade_testkit::redis::Redis as RedisServer;
 
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
     brigade_conformance::run(&[
         &Sqlite::File,
         &Sqlite::Memory,
+        &Postgres,
         &Redis,
         &RabbitMqQueues::Classic,
         &RabbitMqQueues::Priorities,
@@ -80,6 +82,42 @@ impl TestedStore for Sqlite {
         let directory = tempfile::tempdir()?;
         let url = format!("sqlite:{}", directory.path().join("jobs.db").display());
         Ok(TestPlace::new(url).keep(directory))
+    }
+
+    fn connect<'a>(&'a self, address: &'a str) -> Reply<'a, Broker> {
+        connect(address)
+    }
+}
+
+/// A server of its own for each case.
+struct Postgres;
+
+impl TestedStore for Postgres {
+    fn name(&self) -> &str {
+        "postgres"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durable: true,
+            scheduling: true,
+            priorities: true,
+            keys: true,
+            unique: true,
+            priority_range: (i32::MIN, i32::MAX),
+            whole_batches: true,
+            keeps_places: true,
+            pauses: true,
+            cancels: true,
+            clock: true,
+            payload_bytes_max: 16 << 20,
+            ..Capabilities::minimal()
+        }
+    }
+
+    fn place(&self) -> Result<TestPlace, PlaceError> {
+        let server = PostgresServer::start(&[])?;
+        Ok(TestPlace::new(server.url()).keep(server))
     }
 
     fn connect<'a>(&'a self, address: &'a str) -> Reply<'a, Broker> {

@@ -15,9 +15,10 @@ use brigade_core::store::url::redact::{redact, split_scheme};
 impl Broker {
     /// Connects to the broker of a URL: `sqlite:jobs.db` (a file, made if it is not there),
     /// `sqlite:jobs.db?synchronous=normal`, `sqlite::memory:` (for tests); with cargo feature
-    /// `redis` `redis://host/`, `redis+unix:///path`, `redis+sentinel://host/name`,
-    /// `redis+cluster://host,host`; with `rabbitmq` `amqp://host/`; with `tls` also `rediss://` and
-    /// `amqps://`. `docs/brokers.md` has all options.
+    /// `postgres` `postgres://user@host/database`; with `redis` `redis://host/`,
+    /// `redis+unix:///path`, `redis+sentinel://host/name`, `redis+cluster://host,host`; with
+    /// `rabbitmq` `amqp://host/`; with `tls` also `rediss://` and `amqps://`. `docs/brokers.md` has
+    /// all options.
     ///
     /// # Errors
     ///
@@ -29,6 +30,8 @@ impl Broker {
         let store: Result<Arc<dyn JobStore>, Error> = match feature_of(url) {
             #[cfg(feature = "sqlite")]
             Some("sqlite") => brigade_sqlite::connect(url, clock.clone()).await,
+            #[cfg(feature = "postgres")]
+            Some("postgres") => brigade_postgres::connect(url, clock.clone()).await,
             #[cfg(feature = "redis")]
             Some("redis") => brigade_redis::connect(url, clock.clone()).await,
             #[cfg(feature = "rabbitmq")]
@@ -59,11 +62,16 @@ struct StoreEntry {
     schemes: &'static [&'static str],
 }
 
-const STORES: [StoreEntry; 3] = [
+const STORES: [StoreEntry; 4] = [
     StoreEntry {
         feature: "sqlite",
         is_on: cfg!(feature = "sqlite"),
         schemes: &["sqlite"],
+    },
+    StoreEntry {
+        feature: "postgres",
+        is_on: cfg!(feature = "postgres"),
+        schemes: &["postgres", "postgresql"],
     },
     StoreEntry {
         feature: "redis",
@@ -100,7 +108,7 @@ fn feature_of(url: &str) -> Option<&'static str> {
 fn no_store(url: &str, stores: &[StoreEntry]) -> Error {
     let Some((scheme, _)) = split_scheme(url) else {
         let text = "connect to a broker by a text that has no scheme: write sqlite:jobs.db, \
-            redis://host or amqp://host";
+            postgres://user@host/database, redis://host or amqp://host";
         return Error::new(ErrorKind::BadOption, text);
     };
     let known = stores.iter().find(|store| store.schemes.contains(&scheme));

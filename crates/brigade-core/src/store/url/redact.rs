@@ -68,7 +68,7 @@ pub fn split_scheme(url: &str) -> Option<(&str, &str)> {
             .all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b));
     let is_known = matches!(
         scheme,
-        "sqlite" | "redis" | "rediss" | "amqp" | "amqps" | "unix"
+        "sqlite" | "postgres" | "postgresql" | "redis" | "rediss" | "amqp" | "amqps" | "unix"
     );
     (is_name && (is_known || rest.starts_with("//"))).then_some((scheme, rest))
 }

@@ -1,0 +1,73 @@
+//! The schema `brigade`: its text and its version.
+//!
+//! The text is in `schema/*.sql`, one file for each concept. Words in braces are constants of
+//! `brigade_core`, which are written there alone. On a change: add a step to [`steps`], never edit
+//! one that was released, and describe the new column in `docs/brokers.md`.
+
+use std::fmt::Write as _;
+
+use brigade_core::Durations;
+use brigade_core::job_event::EVENT_REASON_BYTES_MAX;
+use brigade_core::policy::{
+    CANCELLED_KEPT, HISTORY_MAX, MISSED_BYTES_MAX, MISSED_NAMED_MAX, NEVER_BEGAN, NEXT_TOO_LATE,
+    OUT_OF_TIME, PAYLOAD_BYTES_MAX,
+};
+
+/// The files, in an order in which each knows what it uses.
+const FILES: [&str; 10] = [
+    include_str!("schema/tables.sql"),
+    include_str!("schema/clocks.sql"),
+    include_str!("schema/note.sql"),
+    include_str!("schema/keys.sql"),
+    include_str!("schema/end.sql"),
+    include_str!("schema/flows.sql"),
+    include_str!("schema/push.sql"),
+    include_str!("schema/lease.sql"),
+    include_str!("schema/settle.sql"),
+    concat!(
+        include_str!("schema/chores.sql"),
+        include_str!("schema/change.sql")
+    ),
+];
+
+/// Each step brings the schema from its index to the next version. They may run within one
+/// transaction. The schema itself is there already.
+pub(super) fn steps() -> Vec<String> {
+    vec![with_constants(&FILES.concat())]
+}
+
+fn with_constants(text: &str) -> String {
+    let bounds = Durations::BOUNDS
+        .iter()
+        .fold(String::new(), |mut text, bound| {
+            let comma = if text.is_empty() { "" } else { "," };
+            // Writing to a string does not fail.
+            write!(text, "{comma}{bound}").ok();
+            text
+        });
+    let constants = [
+        ("{bounds}", bounds),
+        ("{bounds_count}", Durations::BOUNDS.len().to_string()),
+        (
+            "{cancelled_kept_ms}",
+            CANCELLED_KEPT.as_millis().to_string(),
+        ),
+        ("{event_reason_max}", EVENT_REASON_BYTES_MAX.to_string()),
+        ("{history_max}", HISTORY_MAX.to_string()),
+        ("{missed_bytes_max}", MISSED_BYTES_MAX.to_string()),
+        ("{missed_named_max}", MISSED_NAMED_MAX.to_string()),
+        ("{never_began}", literal(NEVER_BEGAN)),
+        ("{next_too_late}", literal(NEXT_TOO_LATE)),
+        ("{out_of_time}", literal(OUT_OF_TIME)),
+        ("{payload_bytes_max}", PAYLOAD_BYTES_MAX.to_string()),
+    ];
+    constants
+        .iter()
+        .fold(text.to_owned(), |text, (name, value)| {
+            text.replace(name, value)
+        })
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

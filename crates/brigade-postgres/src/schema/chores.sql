@@ -1,0 +1,160 @@
+-- Work whose time has come: leases that ran out, due and late jobs, old rows. Each consuming process
+-- calls this at a pace of its own (`chores.rs`); several may at once, and each job is seen to once.
+-- Nothing depends on a chore having come to a job: a lease that ran out is not accepted, and a job
+-- whose time to begin is over is not handed out.
+
+-- At most `most` rows of each kind; `is_more`: there may be more of some kind. `due_in`: in how many
+-- milliseconds something else falls due, null if nothing does.
+create function brigade.chores(most integer, out is_more boolean, out due_in bigint) language plpgsql
+    set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
+#variable_conflict use_column
+declare
+  moment timestamptz := brigade.now();
+  wall timestamptz := brigade.wall();
+begin
+  is_more := false;
+  if exists (select from brigade.jobs where state = 3 and at < moment) then
+    is_more := brigade.expire_leases(moment, most) >= most;
+  end if;
+  if exists (select from brigade.jobs where begins_by < wall and begins_by is not null and state <> 3) then
+    is_more := brigade.end_late(wall, most) >= most or is_more;
+  end if;
+  if exists (select from brigade.jobs where at <= wall and state in (1, 4)) then
+    is_more := brigade.promote_due(wall, most) >= most or is_more;
+  end if;
+  if exists (select from brigade.key_checks) then
+    is_more := brigade.check_keys(most) >= most or is_more;
+  end if;
+  if exists (select from brigade.cancels) then
+    is_more := brigade.cancel_flows(most) >= most or is_more;
+  end if;
+  if exists (select from brigade.flow_ends) then
+    is_more := brigade.continue_flows(most) >= most or is_more;
+  end if;
+  if exists (select from brigade.ended where remove_at <= wall)
+    or exists (select from brigade.unique_keys where until <= wall) then
+    is_more := brigade.remove_old(wall, most) >= most or is_more;
+  end if;
+  select ceil(extract(epoch from least(
+      (select min(at) from brigade.jobs where state in (1, 4)) - wall,
+      (select min(next_at) from brigade.schedules) - wall,
+      (select min(at) from brigade.jobs where state = 3) - moment)) * 1000)::bigint into due_in;
+  due_in := case when due_in is not null then greatest(due_in, 0) end;
+end $$;
+
+create function brigade.expire_leases(moment timestamptz, most integer) returns integer language plpgsql as $$
+#variable_conflict use_column
+declare
+  late bigint[] := array(select id from brigade.jobs where state = 3 and at < moment order by at limit most);
+  late_id bigint;
+begin
+  perform brigade.lock_keys(late);
+  foreach late_id in array late loop
+    perform from brigade.jobs where id = late_id and state = 3 and at < moment for update skip locked;
+    if found then
+      perform brigade.lose(late_id, 'its lease ran out');
+    end if;
+  end loop;
+  return cardinality(late);
+end $$;
+
+-- Puts a job back whose holder said no word.
+create function brigade.lose(id bigint, reason text) returns void language plpgsql as $$
+#variable_conflict use_column
+declare
+  j brigade.jobs;
+  p brigade.payloads;
+begin
+  select * into j from brigade.jobs l where l.id = lose.id;
+  update brigade.payloads l set lost = lost + 1, interrupted = interrupted + 1 where l.job = lose.id returning * into p;
+  perform brigade.add_record(id, j.attempts, brigade.plain_record('interrupted', reason));
+  if j.cancel is not null then
+    perform brigade.end_job(id, 7, j.cancel, null, 'interrupted', j.attempts, null, null);
+    return;
+  end if;
+  perform brigade.back_to_queue(id, 1, 0);
+  perform brigade.note('interrupted', id, j.queue, p.task, b.state, j.attempts, reason, null, null)
+     from brigade.jobs b where b.id = lose.id;
+end $$;
+
+-- Sets jobs aside that were to begin by now.
+create function brigade.end_late(wall timestamptz, most integer) returns integer language plpgsql as $$
+#variable_conflict use_column
+declare
+  late bigint[] := array(select id from brigade.jobs
+    where begins_by < wall and begins_by is not null and state <> 3 order by begins_by limit most);
+  j brigade.jobs;
+  late_id bigint;
+begin
+  perform brigade.lock_keys(late);
+  foreach late_id in array late loop
+    select * into j from brigade.jobs where id = late_id and state <> 3 and begins_by < wall for update skip locked;
+    if found then
+      perform brigade.end_job(late_id, 6, brigade.too_late(j.failed + j.crashed), null, 'dead', 0, null, null);
+    end if;
+  end loop;
+  return cardinality(late);
+end $$;
+
+-- Each keeps the time at which it fell due: since then it waits.
+create function brigade.promote_due(wall timestamptz, most integer) returns integer language plpgsql as $$
+#variable_conflict use_column
+declare
+  due bigint[] := array(select id from brigade.jobs where state in (1, 4) and at <= wall order by at limit most);
+  j brigade.jobs;
+  queues text[];
+begin
+  with ready as (
+    update brigade.jobs set state = 0
+     where id = any(array(select id from brigade.jobs where id = any(due) and key is null
+        and state in (1, 4) and at <= wall for update skip locked)) returning queue)
+  select array_agg(distinct queue) into queues from ready;
+  perform brigade.lock_keys(due);
+  for j in select * from brigade.jobs where id = any(due) and key is not null loop
+    update brigade.jobs set state = case when brigade.is_behind(j.queue, j.key, j.id) then 2 else 0 end
+     where id = j.id and state in (1, 4) and at <= wall;
+    queues := queues || j.queue;
+  end loop;
+  perform brigade.announce_back(named) from (select distinct unnest(queues) as named) names;
+  return cardinality(due);
+end $$;
+
+-- Sees whether jobs that were pushed as blocked by their keys still are.
+create function brigade.check_keys(most integer) returns integer language plpgsql as $$
+#variable_conflict use_column
+declare
+  checks brigade.key_checks[];
+begin
+  with gone as (
+    delete from brigade.key_checks c where id in
+      (select id from brigade.key_checks order by id limit most for update skip locked)
+    returning c)
+  select array_agg(c) into checks from gone;
+  perform brigade.release_key(queue, key) from (
+    select distinct on (brigade.lock_of_key(queue, key), queue, key) queue, key from unnest(checks)
+     order by brigade.lock_of_key(queue, key)) keys;
+  return coalesce(cardinality(checks), 0);
+end $$;
+
+create function brigade.remove_old(wall timestamptz, most integer) returns integer language plpgsql as $$
+#variable_conflict use_column
+declare
+  removed integer;
+  keys integer;
+begin
+  with gone as (
+    delete from brigade.ended where id in
+      (select id from brigade.ended where remove_at <= wall order by remove_at limit most for update skip locked)
+    returning id, is_plain
+  ), links as (
+    delete from brigade.links l using gone g where not g.is_plain and l.job = g.id
+  ), results as (
+    delete from brigade.parent_results r using gone g where not g.is_plain and r.job = g.id
+  )
+  select count(*) into removed from gone;
+  delete from brigade.unique_keys u where ctid = any(array(
+    select ctid from brigade.unique_keys where until <= wall order by until limit most for update skip locked))
+    and not exists (select from brigade.jobs j where j.id = u.job);
+  get diagnostics keys = row_count;
+  return greatest(removed, keys);
+end $$;

@@ -1,0 +1,96 @@
+-- Keys: jobs of one key run one at a time, in the order of their pushes. Unique keys: while one is
+-- held, another push with it gives the job that holds it.
+--
+-- Of a key's live jobs at most one is ready or leased, as seen under the lock of the key, which is
+-- taken by our own short transactions only. A push takes no lock, because it may be part of a long
+-- transaction of an application. So it may be wrong about the state of its job: one that is ready is
+-- looked at once more when it is handed out (`lease.sql`), and one that is blocked leaves a row in
+-- `key_checks`, which is seen to after the commit (`chores.sql`).
+
+create function brigade.lock_of_key(queue text, key text) returns bigint language sql immutable as $$
+  select hashtextextended(queue || e'\n' || key, 4711)
+$$;
+
+-- Locks the keys of these jobs, always in the same order.
+create function brigade.lock_keys(jobs bigint[]) returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+  perform pg_advisory_xact_lock(place) from (
+    select distinct brigade.lock_of_key(j.queue, j.key) as place from brigade.jobs j
+     where j.id = any(jobs) and j.key is not null order by 1) locks;
+end $$;
+
+-- Whether other jobs of its key come before this one, or run.
+create function brigade.is_behind(queue text, key text, job bigint) returns boolean language sql as $$
+  select exists (select from brigade.jobs j where j.queue = is_behind.queue and j.key = is_behind.key and j.id < job)
+      or exists (select from brigade.jobs j where j.queue = is_behind.queue and j.key = is_behind.key and j.state = 3 and j.id <> job)
+$$;
+
+-- Lets the earliest of a key's live jobs go on, if it was blocked by its key and no other runs.
+create function brigade.release_key(queue text, key text) returns void language plpgsql as $$
+#variable_conflict use_column
+declare
+  first brigade.jobs;
+begin
+  if key is null then return; end if;
+  perform pg_advisory_xact_lock(brigade.lock_of_key(queue, key));
+  select * into first from brigade.jobs j
+   where j.queue = release_key.queue and j.key = release_key.key order by j.id limit 1;
+  if not found or first.state <> 2 or brigade.is_behind(queue, key, first.id)
+    or exists (select from brigade.links l where l.job = first.id and l.parents_left > 0) then
+    return;
+  end if;
+  update brigade.jobs j set state = 0, at = brigade.wall() where j.id = first.id and j.state = 2;
+  perform brigade.announce_back(queue);
+end $$;
+
+-- Makes a job ready, or blocked by its key; later ones of its key, which were free to go while it was
+-- away, wait for it.
+create function brigade.make_ready(job bigint, since timestamptz) returns void language plpgsql as $$
+#variable_conflict use_column
+declare
+  own brigade.jobs;
+begin
+  update brigade.jobs j set state = 0, at = since, holder = null, leased_at = null, cancel = null
+   where j.id = job returning * into own;
+  if own.key is not null then
+    perform pg_advisory_xact_lock(brigade.lock_of_key(own.queue, own.key));
+    update brigade.jobs j set state = 2
+     where j.queue = own.queue and j.key = own.key and j.state = 0 and j.id > job;
+    if brigade.is_behind(own.queue, own.key, job) then
+      update brigade.jobs j set state = 2 where j.id = job;
+    end if;
+  end if;
+  perform brigade.announce_back(own.queue);
+end $$;
+
+-- Holds a unique key for a job; gives the job that holds it already, if there is one.
+create function brigade.hold_unique(queue text, unique_key text, job bigint, until timestamptz)
+    returns bigint language plpgsql as $$
+#variable_conflict use_column
+declare
+  wall timestamptz := brigade.wall();
+  held bigint;
+begin
+  loop
+    insert into brigade.unique_keys as u (queue, unique_key, job, until)
+    values (hold_unique.queue, hold_unique.unique_key, hold_unique.job, hold_unique.until)
+    on conflict on constraint unique_keys_pkey do update
+       set job = excluded.job, until = excluded.until
+     where coalesce(u.until, '-infinity') <= wall
+       and not exists (select from brigade.jobs j where j.id = u.job)
+    returning u.job into held;
+    if held is not null then return null; end if;
+    select u.job into held from brigade.unique_keys u
+     where u.queue = hold_unique.queue and u.unique_key = hold_unique.unique_key;
+    if held is not null then return held; end if;
+  end loop;
+end $$;
+
+-- Gives up a unique key with the end of its job, unless it is held for a time.
+create function brigade.give_up_unique(queue text, unique_key text, job bigint) returns void language sql as $$
+  delete from brigade.unique_keys u
+   where unique_key is not null and u.queue = give_up_unique.queue
+     and u.unique_key = give_up_unique.unique_key and u.job = give_up_unique.job
+     and coalesce(u.until, '-infinity') <= brigade.wall()
+$$;

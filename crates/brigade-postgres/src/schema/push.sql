@@ -1,0 +1,76 @@
+-- Storing jobs: the one body of every push, of this library and of applications. See `keys.sql` for
+-- what it may be wrong about.
+
+-- Stores jobs in this order, all or none. Arrays of one length, an element for each job; times in
+-- milliseconds. `dependents` has the position, from 1, of the job that waits for this one, and
+-- `kinds` is how a job waits for others. `is_new` is false for a duplicate, whose id is that of the
+-- job that is there.
+create function brigade.push_many(queues text[], tasks text[], payloads text[], options text[],
+    priorities integer[], dues timestamptz[], delays bigint[], withins bigint[], keeps bigint[],
+    keys text[], partitions text[], uniques text[], unique_fors bigint[], dependents integer[],
+    kinds text[], out ids bigint[], out is_new boolean[]) language plpgsql as $$
+#variable_conflict use_column
+declare
+  wall timestamptz := brigade.wall();
+  held bigint;
+begin
+  ids := array(select nextval('brigade.job_ids') from generate_series(1, cardinality(queues)));
+  is_new := array_fill(true, array[cardinality(queues)]);
+  for place in 1 .. cardinality(queues) loop
+    continue when uniques[place] is null;
+    held := brigade.hold_unique(queues[place], uniques[place], ids[place], wall + brigade.ms(unique_fors[place]));
+    continue when held is null;
+    ids[place] := held;
+    is_new[place] := false;
+  end loop;
+
+  with given as (
+    select g.*, coalesce(due, wall + brigade.ms(delay), wall) as due_at, q.parted,
+        key is not null and row_number() over (partition by g.queue, key order by id) > 1 as is_behind,
+        key is null and unique_key is null and keep is null and dependent is null and kind is null as is_plain
+      from unnest(ids, is_new, queues, tasks, payloads, options, priorities, dues, delays, withins,
+          keeps, keys, partitions, uniques, dependents, kinds)
+        as g (id, is_new, queue, task, payload, options, priority, due, delay, within, keep, key,
+          partition, unique_key, dependent, kind)
+      left join brigade.queues q on q.queue = g.queue
+     where g.is_new
+  ), stated as (
+    select g.*, case when kind is not null then 2 when due_at > wall then 1
+        when is_behind or (key is not null and exists (select from brigade.jobs j where j.queue = g.queue and j.key = g.key)) then 2
+        else 0 end as state
+      from given g
+  ), stored as (
+    insert into brigade.payloads (job, pushed_at, keep_ms, task, unique_key, payload, options)
+    select id, wall, keep, task, unique_key, payload, options from stated order by id
+  ), checks as (
+    insert into brigade.key_checks (queue, key)
+    select queue, key from stated where key is not null and kind is null and state = 2 and not is_behind
+  ), counted as (
+    insert into brigade.statistics_new (minute, queue, task, pushed)
+    select date_trunc('minute', wall), queue, coalesce(task, ''), count(*) from stated group by queue, task
+  )
+  insert into brigade.jobs (id, at, begins_by, priority, state, is_plain, queue, key, partition)
+  select id, greatest(due_at, wall), case when kind is null then wall + brigade.ms(within) end,
+      coalesce(priority, 0), state, is_plain, queue, key,
+      coalesce(partition, key, case when parted then '' end)
+    from stated order by id;
+
+  if exists (select from unnest(dependents, kinds) as f (dependent, kind) where dependent is not null or kind is not null) then
+    perform brigade.join_flow(ids, is_new, dependents, kinds);
+  end if;
+  if brigade.is_recording(wall) then
+    insert into brigade.events_new (at, job, queue, task, kind, state, attempt)
+    select wall, j.id, j.queue, p.task, 'pushed', j.state, 0
+      from unnest(ids, is_new) as g (id, is_new) join brigade.jobs j on j.id = g.id
+      join brigade.payloads p on p.job = j.id where g.is_new order by j.id;
+  end if;
+  perform brigade.announce(queues);
+end $$;
+
+-- Gives the jobs of a push their places in their flow.
+create function brigade.join_flow(ids bigint[], is_new boolean[], dependents integer[], kinds text[])
+    returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+  raise exception 'flows are not there yet' using errcode = 'feature_not_supported';
+end $$;

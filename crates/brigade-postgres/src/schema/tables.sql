@@ -1,0 +1,216 @@
+-- The tables. A live job has a narrow row in `jobs`, which changes with each lease, and a wide one
+-- in `payloads`, which hardly changes. When it ends both are deleted; what is kept of it goes to
+-- `ended` as a whole. States: 0 ready, 1 scheduled, 2 blocked, 3 leased, 4 retrying, 5 done, 6 dead,
+-- 7 cancelled. Texts that are compared have the collation "C".
+
+create table brigade.facts (name text primary key, value text not null);
+
+create sequence brigade.job_ids;
+
+create table brigade.jobs (
+  id        bigint primary key,
+  -- Ready: since when it waits. Scheduled, retrying: when it is due. Leased: the end of the lease.
+  at        timestamptz not null,
+  token     bigint not null default 0,
+  leased_at timestamptz,
+  begins_by timestamptz,
+  -- A number of `holders`.
+  holder    bigint,
+  priority  integer not null default 0,
+  attempts  integer not null default 0,
+  failed    integer not null default 0,
+  crashed   integer not null default 0,
+  state     smallint not null check (state between 0 and 4),
+  -- Its end has to do with no other job and leaves nothing behind.
+  is_plain  boolean not null,
+  queue     text collate "C" not null check (queue <> ''),
+  key       text collate "C",
+  partition text collate "C",
+  -- Why it is to be cancelled, while it is leased.
+  cancel    text
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+        autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.5);
+create index jobs_ready   on brigade.jobs (queue, priority desc, id) where state = 0;
+create index jobs_turn    on brigade.jobs (queue, partition, priority desc, id) where state = 0 and partition is not null;
+create index jobs_due     on brigade.jobs (at) where state in (1, 4);
+create index jobs_leased  on brigade.jobs (at) where state = 3;
+create index jobs_waiting on brigade.jobs (queue, id) where state in (1, 2, 4);
+create index jobs_late    on brigade.jobs (begins_by) where begins_by is not null and state <> 3;
+create index jobs_key     on brigade.jobs (queue, key, id) where key is not null;
+create index jobs_cancel  on brigade.jobs (holder) where cancel is not null;
+
+create table brigade.payloads (
+  job         bigint primary key,
+  pushed_at   timestamptz not null,
+  -- When the time of its attempts began, if not with the push.
+  began_at    timestamptz,
+  unserved_at timestamptz,
+  keep_ms     bigint,
+  interrupted integer not null default 0,
+  lost        integer not null default 0,
+  unserved    integer not null default 0,
+  task        text collate "C",
+  unique_key  text collate "C",
+  payload     text not null,
+  -- As `brigade_core::options` writes them; null for none.
+  options     text,
+  -- Records of attempts, each a JSON text, the oldest first.
+  history     text[]
+) with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+        autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.5);
+
+create table brigade.ended (
+  id          bigint primary key,
+  ended_at    timestamptz not null,
+  remove_at   timestamptz,
+  pushed_at   timestamptz not null,
+  began_at    timestamptz,
+  begins_by   timestamptz,
+  unserved_at timestamptz,
+  keep_ms     bigint,
+  token       bigint not null,
+  priority    integer not null,
+  attempts    integer not null,
+  failed      integer not null,
+  crashed     integer not null,
+  interrupted integer not null,
+  lost        integer not null,
+  unserved    integer not null,
+  state       smallint not null check (state between 5 and 7),
+  is_plain    boolean not null,
+  queue       text collate "C" not null,
+  task        text collate "C",
+  key         text collate "C",
+  partition   text collate "C",
+  unique_key  text collate "C",
+  payload     text not null,
+  options     text,
+  history     text[],
+  reason      text,
+  result      text
+);
+create index ended_in     on brigade.ended (queue, state, id);
+create index ended_state  on brigade.ended (state, id);
+create index ended_remove on brigade.ended (remove_at) where remove_at is not null;
+
+-- While a job with a unique key is live, and until `until` in any case.
+create table brigade.unique_keys (
+  queue text collate "C", unique_key text collate "C", job bigint not null, until timestamptz,
+  primary key (queue, unique_key)
+);
+create index unique_keys_until on brigade.unique_keys (until) where until is not null;
+
+-- Keys of which a job was pushed as blocked; whether it still is has to be looked at once more.
+create table brigade.key_checks (
+  id bigint generated always as identity primary key,
+  queue text collate "C" not null, key text collate "C" not null
+);
+
+-- What of a flow a job is, while it is live or ended.
+create table brigade.links (
+  job          bigint primary key,
+  -- The job that waits for this one, and the place of this one among those that it waits for.
+  dependent    bigint,
+  place        integer,
+  parents      integer not null default 0,
+  parents_left integer not null default 0,
+  missed       integer not null default 0,
+  -- `DependentKind`, if it waits for others.
+  kind         text
+);
+create index links_dependent on brigade.links (dependent) where dependent is not null;
+create table brigade.parent_results (
+  job bigint, place integer, result text, missed text,
+  primary key (job, place)
+);
+create table brigade.flow_ends (
+  job bigint primary key, dependent bigint not null, place integer, result text, missed text
+);
+create table brigade.cancels (job bigint primary key, after bigint not null, reason text not null);
+
+create table brigade.queues (
+  queue  text collate "C" primary key,
+  paused boolean not null default false,
+  -- As `brigade_core::limits` writes them.
+  limits text,
+  parted boolean not null default false,
+  turn   text collate "C" not null default ''
+);
+create table brigade.starts (
+  queue text collate "C" not null, partition text collate "C" not null, at timestamptz not null
+);
+create index starts_at        on brigade.starts (queue, at);
+create index starts_partition on brigade.starts (queue, partition, at);
+
+create table brigade.schedules (
+  name    text collate "C" primary key,
+  plan    text not null,
+  job     text not null,
+  tick    timestamptz not null,
+  next_at timestamptz not null
+);
+create index schedules_next on brigade.schedules (next_at);
+
+-- Processes that hold leases or ask for jobs.
+create table brigade.holders (
+  number bigint generated always as identity primary key,
+  name   text collate "C" not null unique,
+  seen   timestamptz not null
+);
+create table brigade.asks (
+  holder bigint not null, asks bigint not null, asked_at timestamptz not null, queues text[] not null,
+  primary key (holder, asks)
+);
+create table brigade.consumers (
+  id text collate "C" primary key, until timestamptz not null, consumer text not null
+);
+
+-- Sums of a transaction, one row for each queue and task; folded into `statistics` later. The task
+-- is '' for jobs without one. `wait` and `run`: the sum in milliseconds, then the counts.
+create table brigade.statistics_new (
+  minute timestamptz not null, queue text collate "C" not null, task text collate "C" not null,
+  pushed bigint not null default 0, done bigint not null default 0, failed bigint not null default 0,
+  crashed bigint not null default 0, interrupted bigint not null default 0,
+  dead bigint not null default 0, cancelled bigint not null default 0,
+  wait bigint[], run bigint[]
+);
+create table brigade.statistics (
+  minute timestamptz, queue text collate "C", task text collate "C",
+  pushed bigint not null default 0, done bigint not null default 0, failed bigint not null default 0,
+  crashed bigint not null default 0, interrupted bigint not null default 0,
+  dead bigint not null default 0, cancelled bigint not null default 0,
+  wait bigint[], run bigint[],
+  primary key (queue, minute, task)
+);
+create index statistics_minute on brigade.statistics (minute);
+
+-- Events of transactions, not in order; a reader gives them numbers when it moves them to `events`.
+create table brigade.events_new (
+  id bigint generated always as identity, at timestamptz not null, job bigint not null,
+  queue text not null, task text, kind text not null, state smallint not null,
+  attempt integer not null, reason text, cost text
+);
+create table brigade.events (
+  seq bigint primary key, at timestamptz not null, job bigint not null, queue text not null,
+  task text, kind text not null, state smallint not null, attempt integer not null, reason text,
+  cost text
+);
+
+-- Every job, whichever table it is in.
+create view brigade.all_jobs as
+select j.id, j.queue, p.task, j.state, p.payload, j.priority, j.key, j.partition, p.options,
+       p.pushed_at, case when j.state in (1, 4) then j.at end as due_at, j.begins_by,
+       case when j.state = 3 then j.leased_at end as leased_at, null::timestamptz as ended_at,
+       case when j.state = 3 then j.at end as lease_until, j.failed, j.crashed, j.attempts,
+       p.interrupted, p.lost, p.unserved, p.unserved_at, h.name as holder, j.cancel,
+       null::text as result, null::text as reason, p.history, l.dependent, l.parents,
+       l.parents_left, l.missed
+  from brigade.jobs j join brigade.payloads p on p.job = j.id
+  left join brigade.holders h on h.number = j.holder and j.state = 3
+  left join brigade.links l on l.job = j.id and not j.is_plain
+union all
+select e.id, e.queue, e.task, e.state, e.payload, e.priority, e.key, e.partition, e.options,
+       e.pushed_at, null, e.begins_by, null, e.ended_at, null, e.failed, e.crashed, e.attempts,
+       e.interrupted, e.lost, e.unserved, e.unserved_at, null, null, e.result, e.reason, e.history,
+       l.dependent, l.parents, l.parents_left, l.missed
+  from brigade.ended e left join brigade.links l on l.job = e.id and not e.is_plain;

@@ -1,0 +1,217 @@
+//! [`Postgres`]: the store.
+//!
+//! Each method of the contract is a call of what is in the file of its concept. Here is what they
+//! share: the database, the batchers of pushes and settlements, where this process goes on in its
+//! queues (`floors`), when it sees to what is due (`chores`), and its number among the holders.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tokio::time::sleep;
+
+use super::chores::Chores;
+use super::database::Database;
+use super::floors::Floors;
+use super::{push, settle};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind};
+use crate::job::{Job, JobId, JobInfo, JobState};
+use crate::policy::PAYLOAD_BYTES_MAX;
+use crate::shutdown::Scope;
+use brigade_core::store::{
+    CancelOutcome, CancelRequest, Capabilities, Edit, JobStore, LeaseRequest, Leased, PushOutcome,
+    Reply, Settled, Settlement,
+};
+use brigade_runtime::batcher::Batcher;
+
+/// Calls of a kind under way: one is written while others are answered.
+const CALLS_MAX: usize = 2;
+/// What one call stores or settles at most, in bytes of arguments; more only if one caller asks for
+/// more.
+const CALL_WEIGHT_MAX: usize = 1 << 20;
+/// All calls of a kind share batches, whatever their queues.
+const LANE: &str = "";
+/// A caller that waits for a change looks again after this time.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+type PushReply = Result<Vec<PushOutcome>, Error>;
+type SettleReply = Vec<Result<Settled, Error>>;
+
+pub(super) struct Postgres {
+    pub(super) database: Arc<Database>,
+    pub(super) floors: Floors,
+    pub(super) chores: Chores,
+    /// The number of this process, once it is known.
+    pub(super) holder: OnceCell<i64>,
+    pushes: Batcher<Vec<Job>, PushReply>,
+    settlements: Batcher<Vec<Arc<Settlement>>, SettleReply>,
+}
+
+impl Postgres {
+    pub(super) async fn connect(url: &str, clock: Clock) -> Result<Self, Error> {
+        let scope = Scope::current().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "open a broker outside of an async runtime (tokio)",
+            )
+        })?;
+        let database = Arc::new(Database::connect(url, clock).await?);
+        let (to_push, to_settle) = (Arc::clone(&database), Arc::clone(&database));
+        let pushes = Batcher::new(
+            scope.clone(),
+            CALLS_MAX,
+            CALL_WEIGHT_MAX,
+            move |_, pushes: Vec<Vec<Job>>| {
+                let database = Arc::clone(&to_push);
+                async move { database.push_together(&pushes).await }
+            },
+        );
+        let settlements = Batcher::new(
+            scope,
+            CALLS_MAX,
+            CALL_WEIGHT_MAX,
+            move |_, all: Vec<Vec<Arc<Settlement>>>| {
+                let database = Arc::clone(&to_settle);
+                async move { settle_all(&database, all).await }
+            },
+        );
+        Ok(Self {
+            database,
+            floors: Floors::default(),
+            chores: Chores::default(),
+            holder: OnceCell::new(),
+            pushes,
+            settlements,
+        })
+    }
+
+    async fn push_all(&self, jobs: Vec<Job>) -> PushReply {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pushed: Vec<(Box<str>, i32)> = jobs
+            .iter()
+            .map(|job| (job.queue.clone(), job.options.priority()))
+            .collect();
+        let due_in = jobs.iter().filter_map(|job| {
+            let is_later = job.options.at.is_some() || job.options.delay.is_some();
+            is_later.then(|| crate::policy::delay_of(&job.options, self.database.clock.now()))
+        });
+        let due_in = due_in.min();
+        let weight = push::weight_of(&jobs);
+        let outcomes = self.pushes.ask(LANE, jobs, weight).await??;
+        for (queue, priority) in pushed {
+            self.floors.note_pushed(&queue, priority);
+        }
+        if let Some(due_in) = due_in {
+            self.chores.expect(due_in);
+        }
+        Ok(outcomes)
+    }
+}
+
+/// One call for what several callers settle; to each its answers.
+async fn settle_all(database: &Database, all: Vec<Vec<Arc<Settlement>>>) -> Vec<SettleReply> {
+    let counts: Vec<usize> = all.iter().map(Vec::len).collect();
+    let together: Vec<Arc<Settlement>> = all.into_iter().flatten().collect();
+    let mut answers = database.settle_together(&together).await.into_iter();
+    counts
+        .into_iter()
+        .map(|count| answers.by_ref().take(count).collect())
+        .collect()
+}
+
+impl JobStore for Postgres {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durable: true,
+            scheduling: true,
+            priorities: true,
+            keys: true,
+            unique: true,
+            priority_range: (i32::MIN, i32::MAX),
+            whole_batches: true,
+            keeps_places: true,
+            pauses: true,
+            cancels: true,
+            clock: true,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+            ..Capabilities::minimal()
+        }
+    }
+
+    fn push(&self, jobs: Vec<Job>) -> Reply<'_, Vec<PushOutcome>> {
+        Box::pin(self.push_all(jobs))
+    }
+
+    fn lease(&self, ask: LeaseRequest) -> Reply<'_, Vec<Leased>> {
+        Box::pin(async move { self.lease_patiently(&ask).await })
+    }
+
+    fn settle(&self, settlements: Vec<Arc<Settlement>>) -> Reply<'_, Vec<Result<Settled, Error>>> {
+        Box::pin(async move {
+            let weight = settle::weight_of(&settlements);
+            self.settlements.ask(LANE, settlements, weight).await
+        })
+    }
+
+    fn purge<'a>(&'a self, queue: &'a str) -> Reply<'a, u64> {
+        Box::pin(self.database.purge(queue))
+    }
+
+    fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
+        Box::pin(async {
+            match self.holder.get() {
+                Some(holder) => self.database.cancels(*holder).await,
+                None => Ok(Vec::new()),
+            }
+        })
+    }
+
+    fn changed(&self) -> Reply<'_, ()> {
+        Box::pin(async {
+            sleep(LOOK_AGAIN).await;
+            Ok(())
+        })
+    }
+
+    fn job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
+        Box::pin(async {
+            self.database.do_chores(&self.chores).await?;
+            self.database.job(id).await
+        })
+    }
+
+    fn waited_job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
+        Box::pin(self.database.job(id))
+    }
+
+    fn retry<'a>(&'a self, id: &'a JobId, edit: Edit) -> Reply<'a, Option<JobId>> {
+        Box::pin(async move {
+            let retried = self.database.retry(id, &edit).await?;
+            self.floors.want_heads();
+            Ok(retried)
+        })
+    }
+
+    fn delete<'a>(&'a self, id: &'a JobId, only: Option<JobState>) -> Reply<'a, bool> {
+        Box::pin(self.database.delete(id, only))
+    }
+
+    fn cancel<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, CancelOutcome> {
+        Box::pin(self.database.cancel(id, reason))
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, bool> {
+        Box::pin(self.database.withdraw(id, reason))
+    }
+
+    fn pause<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
+        Box::pin(self.database.set_paused(queue, true))
+    }
+
+    fn resume<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {
+        Box::pin(self.database.set_paused(queue, false))
+    }
+}
