@@ -96,7 +96,7 @@ impl RabbitMqConfig {
     }
 
     fn read(url: &str) -> UrlResult<Self> {
-        let url = ServerUrl::parse(url, "amqp://host")?;
+        let mut url = ServerUrl::parse(url, "amqp://host")?;
         let is_tls = match url.scheme {
             "amqp" => false,
             "amqps" => true,
@@ -106,7 +106,7 @@ impl RabbitMqConfig {
         let hosts = url.hosts.split(',').map(|host| host_and_port(host, port));
         // RabbitMQ's own user, whom it lets in from its host alone.
         let default_login = || ("guest".to_owned(), "guest".to_owned());
-        let (user, password) = url.login.unwrap_or_else(default_login);
+        let (user, password) = url.login()?.unwrap_or_else(default_login);
         let mut options = url.options;
         let config = Self {
             hosts: hosts.collect::<UrlResult<_>>()?,

@@ -76,7 +76,8 @@ impl RedisConfig {
     ///
     /// `BadOption`, with what to write.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
-        let url = ServerUrl::parse(url, "redis://host").map_err(bad)?;
+        let mut url = ServerUrl::parse(url, "redis://host").map_err(bad)?;
+        let user = url.login().map_err(bad)?;
         let (kind, is_tls) = kind_of(url.scheme)?;
         let (hosts, path) = (url.hosts, url.path);
         let mut options = RedisUrlOptions(url.options);
@@ -91,7 +92,7 @@ impl RedisConfig {
         };
         let login = match kind {
             UrlKind::Unix => options.login("user", "password"),
-            _ => url.login.map(Login::from).unwrap_or_default(),
+            _ => user.map(Login::from).unwrap_or_default(),
         };
         let sentinel_login = match kind {
             UrlKind::Sentinel => options.login("sentinel_user", "sentinel_password"),

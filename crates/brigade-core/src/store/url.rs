@@ -14,11 +14,11 @@ pub mod redact;
 
 type Parsed<T> = Result<T, String>;
 
-/// The URL of a server, in its parts: `scheme://[user:password@]hosts[/path][?options]`.
+/// The URL of a server, in its parts: `scheme://[user[:password]@]hosts[/path][?options]`.
 pub struct ServerUrl<'a> {
     pub scheme: &'a str,
-    /// User and password, with their `%` undone.
-    pub login: Option<(String, String)>,
+    /// User and password, with their `%` undone. See [`login`](Self::login) where both are needed.
+    pub user: Option<(String, Option<String>)>,
     /// One host or several, see [`host_and_port`]; empty in the URL of a socket.
     pub hosts: &'a str,
     /// Behind the first slash after the hosts.
@@ -51,22 +51,32 @@ impl<'a> ServerUrl<'a> {
                     .to_owned(),
             );
         }
-        let (login, hosts) = match authority.rsplit_once('@') {
+        let (user, hosts) = match authority.rsplit_once('@') {
             None => (None, authority),
             Some((login, hosts)) => {
-                let (user, password) = login
-                    .split_once(':')
-                    .ok_or("write user:password@ before the host")?;
-                (Some((decode(user)?, decode(password)?)), hosts)
+                let (user, password) = match login.split_once(':') {
+                    Some((user, password)) => (user, Some(decode(password)?)),
+                    None => (login, None),
+                };
+                (Some((decode(user)?, password)), hosts)
             }
         };
         Ok(Self {
             scheme,
-            login,
+            user,
             hosts,
             path,
             options: UrlOptions::parse(query)?,
         })
+    }
+
+    /// User and password, where one without the other is a mistake.
+    pub fn login(&mut self) -> Parsed<Option<(String, String)>> {
+        match self.user.take() {
+            None => Ok(None),
+            Some((user, Some(password))) => Ok(Some((user, password))),
+            Some((_, None)) => Err("write user:password@ before the host".to_owned()),
+        }
     }
 }
 

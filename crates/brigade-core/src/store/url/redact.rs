@@ -9,24 +9,37 @@ const MASK: &str = "***";
 
 /// Options whose values are shown. A value of any other option may be a password, also by its
 /// misspelled name.
-const SHOWN_OPTIONS: [&str; 20] = [
+const SHOWN_OPTIONS: [&str; 33] = [
+    "application_name",
     "blocked",
     "ca",
     "calls",
     "cert",
+    "connect_timeout",
+    "connections",
     "consumer_timeout",
     "db",
+    "dbname",
     "heartbeat",
+    "host",
+    "hostaddr",
     "insecure",
     "management",
     "ns",
+    "pooler",
+    "port",
     "priorities",
     "queues",
     "response_timeout",
     "sentinel_user",
     "server_name",
     "shared",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
     "synchronous",
+    "target_session_attrs",
     "user",
     "wait",
     "wait_timeout",
@@ -68,7 +81,7 @@ pub fn split_scheme(url: &str) -> Option<(&str, &str)> {
             .all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b));
     let is_known = matches!(
         scheme,
-        "sqlite" | "postgres" | "postgresql" | "redis" | "rediss" | "amqp" | "amqps" | "unix"
+        "sqlite" | "redis" | "rediss" | "amqp" | "amqps" | "unix" | "postgres" | "postgresql"
     );
     (is_name && (is_known || rest.starts_with("//"))).then_some((scheme, rest))
 }
@@ -240,6 +253,14 @@ mod tests {
                 "amqp://***",
             ),
             ("jobs.db", "***"),
+            (
+                "postgres://me:geheim@a:1,b/db?sslmode=require&password=geheim&host=/run",
+                "postgres://me:***@a:1,b/db?sslmode=require&password=***&host=/run",
+            ),
+            (
+                "postgres:///db?options=-c%20work_mem%3D1&user=me",
+                "postgres:///db?options=***&user=me",
+            ),
         ] {
             assert_eq!(redact(url), shown, "{url}");
         }
@@ -255,6 +276,8 @@ mod tests {
             "amqp://me:geheim@host/vhost?ns=shop",
             "redis+unix:///run/redis.sock?user=me&password=geheim",
             "redis+sentinel://me:geheim@a,b/name?sentinel_user=me&sentinel_password=geheim",
+            "postgres://me:geheim@a,b:1/db?sslmode=require&connections=3",
+            "postgresql:///db?host=/run&user=me&password=geheim",
         ];
         let others = [
             ':', '/', '@', '?', '#', '=', '&', '%', ' ', 'x', ';', ',', '\\', '"', '[',
