@@ -89,7 +89,7 @@ impl TestedStore for Sqlite {
     }
 }
 
-/// A server of its own for each case.
+/// One server for all cases, in which each has a database of its own.
 struct Postgres;
 
 impl TestedStore for Postgres {
@@ -116,8 +116,7 @@ impl TestedStore for Postgres {
     }
 
     fn place(&self) -> Result<TestPlace, PlaceError> {
-        let server = PostgresServer::start(&[])?;
-        Ok(TestPlace::new(server.url()).keep(server))
+        Ok(TestPlace::new(PostgresServer::shared()?.fresh_database()?))
     }
 
     fn connect<'a>(&'a self, address: &'a str) -> Reply<'a, Broker> {

@@ -11,12 +11,14 @@
 //! | `connect` | the pool of connections |
 //! | `database` | one statement: its transaction, its repetition, its errors |
 //! | `schema`, `schema/*.sql` | tables and functions |
-//! | `push`, `hand_out`, `floors`, `settle`, `changes`, `chores`, `look` | what their names say |
+//! | `push`, `hand_out`, `floors`, `settle`, `changes`, `chores`, `look`, `find`, `counts` | what their names say |
 
 mod changes;
 mod chores;
 mod connect;
+mod counts;
 mod database;
+mod find;
 mod floors;
 mod hand_out;
 mod look;

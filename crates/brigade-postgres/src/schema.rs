@@ -14,7 +14,7 @@ use brigade_core::policy::{
 };
 
 /// The files, in an order in which each knows what it uses.
-const FILES: [&str; 10] = [
+const FILES: [&str; 12] = [
     include_str!("schema/tables.sql"),
     include_str!("schema/clocks.sql"),
     include_str!("schema/note.sql"),
@@ -24,10 +24,9 @@ const FILES: [&str; 10] = [
     include_str!("schema/push.sql"),
     include_str!("schema/lease.sql"),
     include_str!("schema/settle.sql"),
-    concat!(
-        include_str!("schema/chores.sql"),
-        include_str!("schema/change.sql")
-    ),
+    include_str!("schema/chores.sql"),
+    include_str!("schema/change.sql"),
+    include_str!("schema/find.sql"),
 ];
 
 /// Each step brings the schema from its index to the next version. They may run within one

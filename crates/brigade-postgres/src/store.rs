@@ -20,8 +20,8 @@ use crate::job::{Job, JobId, JobInfo, JobState};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::shutdown::Scope;
 use brigade_core::store::{
-    CancelOutcome, CancelRequest, Capabilities, Edit, JobStore, LeaseRequest, Leased, PushOutcome,
-    Reply, Settled, Settlement,
+    CancelOutcome, CancelRequest, Capabilities, Edit, JobFilter, JobPage, JobStore, LeaseRequest,
+    Leased, PushOutcome, QueueCounts, Reply, Settled, Settlement,
 };
 use brigade_runtime::batcher::Batcher;
 
@@ -185,6 +185,14 @@ impl JobStore for Postgres {
 
     fn waited_job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
         Box::pin(self.database.job(id))
+    }
+
+    fn jobs(&self, filter: JobFilter) -> Reply<'_, JobPage> {
+        Box::pin(async move { self.database.jobs(&filter).await })
+    }
+
+    fn counts(&self) -> Reply<'_, Vec<QueueCounts>> {
+        Box::pin(self.database.counts())
     }
 
     fn retry<'a>(&'a self, id: &'a JobId, edit: Edit) -> Reply<'a, Option<JobId>> {
