@@ -121,6 +121,8 @@ struct FailedPage {
     page: PageShell,
     text: String,
     advice: &'static str,
+    /// The answer to a form has no address of its own: a `GET` there would be refused.
+    can_ask_again: bool,
 }
 
 /// Why a page or an action cannot be.
@@ -202,6 +204,7 @@ impl Failed {
             page: PageShell::new(viewer, "", title, snapshot),
             text,
             advice,
+            can_ask_again: viewer.can_ask_again,
         };
         status_page(self.status(), &page)
     }

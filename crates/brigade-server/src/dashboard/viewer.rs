@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, OriginalUri};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 
 use super::undo::Undos;
@@ -25,6 +25,8 @@ pub(super) struct Viewer {
     pub(super) name: Arc<str>,
     /// Whether the script asks, for the content alone.
     pub(super) is_live: bool,
+    /// Whether the page has an address: the script can ask for it again.
+    pub(super) can_ask_again: bool,
     /// What can be undone at this server.
     pub(super) undos: Undos,
     roles: Roles,
@@ -82,6 +84,7 @@ impl<S: Sync> FromRequestParts<S> for Viewer {
             base,
             name: Arc::clone(&principal.name),
             is_live: parts.headers.contains_key(LIVE),
+            can_ask_again: parts.method == Method::GET,
             undos: parts.extensions.get::<Undos>().cloned().unwrap_or_default(),
             roles: principal.roles,
         })

@@ -22,14 +22,18 @@ pub(crate) struct Browser {
     driver: Child,
     port: u16,
     session: String,
+    /// Where Chromium puts its profile and sockets; removed after its end.
+    _directory: tempfile::TempDir,
 }
 
 impl Browser {
     /// Starts one, with a window of a desktop.
     pub(crate) fn start() -> Self {
         let port = free_port();
+        let directory = tempfile::tempdir().expect("a directory for the browser");
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
+            .env("TMPDIR", directory.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -38,6 +42,7 @@ impl Browser {
             driver,
             port,
             session: String::new(),
+            _directory: directory,
         };
         let began = Instant::now();
         while browser.request("GET", "/status", None).is_err() {

@@ -202,3 +202,23 @@ async fn a_reader_sees_everything_and_changes_nothing() {
     let queues = site.broker.queues().await.unwrap();
     assert!(!queues[0].paused);
 }
+
+/// The page of a refused form has no address that could be asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_refused_form_is_not_asked_for_again() {
+    let site = Site::start(Kind::Sqlite).await;
+    let browser = Browser::start();
+    // How often the script asks when it would ask now.
+    let asks = "let asks = 0; const ask = window.fetch; window.fetch = (...all) => { asks += 1; \
+        return ask(...all); }; document.dispatchEvent(new Event('visibilitychange')); \
+        window.fetch = ask; return asks";
+    browser.open(&site.url("/jobs/unknown"));
+    browser.until_text("Not found");
+    assert_eq!(browser.run(asks), 1);
+    browser.open(&site.url("/queues/mail"));
+    browser.run("document.querySelector('form[action$=\"/push\"]').closest('details').open = true");
+    browser.type_into("form[action$=\"/push\"] textarea", "{\"to\": }");
+    browser.click("form[action$=\"/push\"] button");
+    browser.until_text("The payload is not JSON");
+    assert_eq!(browser.run(asks), 0);
+}
