@@ -95,3 +95,6 @@ fn restore_at_panic() {
         }));
     });
 }
+
+#[cfg(test)]
+mod tests;
