@@ -85,6 +85,7 @@ pub use self::config::Neighbours;
 pub use self::count::WorkerCount;
 pub use self::events::Events;
 pub use self::map::Map;
+pub use self::monitor_line::{MonitorLine, MonitoredCall, MonitoredStats, MonitoredWorker};
 pub use self::queue::Order;
 pub use self::shutdown::Shutdown;
 pub use self::stats::{Stats, Times, WorkerInfo, WorkerState};

@@ -153,8 +153,8 @@ pub use brigade_pool::fuzzing;
 pub use brigade_pool::remote;
 #[doc(inline)]
 pub use brigade_pool::{
-    Builder, Events, GroupLimits, Map, Neighbours, Order, Pool, Shutdown, Stats, Times,
-    WorkerCount, WorkerInfo, WorkerState, init,
+    Builder, Events, GroupLimits, Map, MonitorLine, MonitoredCall, MonitoredStats, MonitoredWorker,
+    Neighbours, Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState, init,
 };
 
 #[cfg(feature = "sqlite")]

@@ -1,78 +1,129 @@
-//! What the monitor of a pool writes: one JSON document per line. Values only.
+//! [`MonitorLine`]: what the monitor of a pool writes, one JSON document per line. Values only.
 //!
-//! Other programs read them (`brigade top --pool`). A change of a field that breaks a reader is a
-//! new [`VERSION`](MonitorLine::VERSION); a new field is none.
+//! The pool writes them and `brigade top --pool` reads them with the same types. A change of a field
+//! that breaks a reader raises [`VERSION`](MonitorLine::VERSION); a new field does not.
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::stats::{Stats, WorkerInfo};
 
-/// The state of a pool at a moment.
-#[derive(Serialize)]
-pub(super) struct MonitorLine {
-    version: u32,
+/// The state of a pool at a moment: one line of the socket of [`Builder::monitor`](crate::Builder::monitor),
+/// as JSON.
+///
+/// ```
+/// use brigade::MonitorLine;
+///
+/// fn read(line: &str) -> Result<MonitorLine, String> {
+///     let line: MonitorLine = serde_json::from_str(line).map_err(|error| error.to_string())?;
+///     match line.version {
+///         MonitorLine::VERSION => Ok(line),
+///         version => Err(format!("version {version} (supported: {})", MonitorLine::VERSION)),
+///     }
+/// }
+/// # assert!(read("{}").is_err());
+/// ```
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MonitorLine {
+    /// The form of the line: [`VERSION`](MonitorLine::VERSION) of the pool that wrote it.
+    pub version: u32,
     /// The process that owns the pool.
-    pid: u32,
-    stats: MonitoredStats,
-    workers: Vec<MonitoredWorker>,
-    /// The calls that run, the first [`CALLS_MAX`](MonitorLine::CALLS_MAX) of them.
-    calls: Vec<MonitoredCall>,
+    pub pid: u32,
+    /// Counts and times of the pool.
+    pub stats: MonitoredStats,
+    /// The workers, with the slots of remote hosts.
+    pub workers: Vec<MonitoredWorker>,
+    /// The calls that run, at most 1,000 of them.
+    pub calls: Vec<MonitoredCall>,
 }
 
-#[derive(Serialize)]
-struct MonitoredStats {
-    workers: usize,
-    busy: usize,
-    idle: usize,
-    starting: usize,
-    waiting: usize,
-    running: usize,
-    done: u64,
-    failed: u64,
-    crashed: u64,
-    started: u64,
-    degraded: Option<String>,
-    wait_p50_seconds: f64,
-    wait_p99_seconds: f64,
-    run_p50_seconds: f64,
-    run_p99_seconds: f64,
-    utilization: f64,
+/// The counts and times of a [`MonitorLine`]. See [`Stats`](crate::Stats) for their meaning.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MonitoredStats {
+    /// Worker processes, starting ones included.
+    pub workers: usize,
+    /// Workers that are ready and run something.
+    pub busy: usize,
+    /// Workers that are ready and run nothing.
+    pub idle: usize,
+    /// Workers on their way to being ready.
+    pub starting: usize,
+    /// Calls that wait, delayed ones included.
+    pub waiting: usize,
+    /// Calls that run.
+    pub running: usize,
+    /// Calls that gave a value.
+    pub done: u64,
+    /// Calls that ended otherwise.
+    pub failed: u64,
+    /// Attempts that took their worker down.
+    pub crashed: u64,
+    /// Worker processes that became ready.
+    pub started: u64,
+    /// Why the last worker failed at its start, while workers keep failing there.
+    pub degraded: Option<String>,
+    /// Half of the attempts waited at most so long.
+    pub wait_p50_seconds: f64,
+    /// 99 % of the attempts waited at most so long.
+    pub wait_p99_seconds: f64,
+    /// Half of the attempts ran at most so long.
+    pub run_p50_seconds: f64,
+    /// 99 % of the attempts ran at most so long.
+    pub run_p99_seconds: f64,
+    /// Share of slots that were busy since the start, from 0 to 1.
+    pub utilization: f64,
 }
 
-#[derive(Serialize)]
-struct MonitoredWorker {
-    id: u32,
-    host: Option<String>,
-    pid: Option<u32>,
-    state: String,
-    slots: u32,
-    running: u32,
-    done: u64,
-    failed: u64,
-    task: Option<String>,
-    age_seconds: f64,
+/// A worker of a [`MonitorLine`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MonitoredWorker {
+    /// Its number in the pool.
+    pub id: u32,
+    /// The name of its host, if it is a remote one.
+    pub host: Option<String>,
+    /// Its process, while it has one on this host.
+    pub pid: Option<u32>,
+    /// [`WorkerState`](crate::WorkerState) as text.
+    pub state: String,
+    /// Calls that it can run at once.
+    pub slots: u32,
+    /// Calls that it runs.
+    pub running: u32,
+    /// Calls of it that gave a value.
+    pub done: u64,
+    /// Calls of it that ended otherwise.
+    pub failed: u64,
+    /// The task of its oldest call.
+    pub task: Option<String>,
+    /// How long it has been there.
+    pub age_seconds: f64,
 }
 
-/// A call that runs.
-#[derive(Serialize)]
-pub(super) struct MonitoredCall {
+/// A call of a [`MonitorLine`], which runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MonitoredCall {
     /// Distinguishes it from the other calls of the pool.
-    pub(super) number: u64,
-    pub(super) task: String,
+    pub number: u64,
+    /// The name of its task.
+    pub task: String,
     /// The number of its worker.
-    pub(super) worker: u32,
+    pub worker: u32,
     /// From 1.
-    pub(super) attempt: u32,
+    pub attempt: u32,
     /// How long the attempt has run.
-    pub(super) seconds: f64,
+    pub seconds: f64,
     /// The last progress, from 0 to 1, with its text.
-    pub(super) progress: Option<(f64, String)>,
+    pub progress: Option<(f64, String)>,
 }
 
 impl MonitorLine {
-    const VERSION: u32 = 1;
+    /// The form of the lines that this version of Brigade writes.
+    pub const VERSION: u32 = 1;
     /// Calls that a line names.
     pub(super) const CALLS_MAX: usize = 1_000;
     /// Longest text of a progress.

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::time::{Instant, SystemTime};
 
 use brigade::{
-    DeadGroup, Explanation, JobInfo, JobState, LiveConsumer, QueueCounts, RunningJob, Scheduled,
+    DeadGroup, Explanation, JobInfo, JobState, LiveConsumer, MonitorLine, QueueCounts, RunningJob,
+    Scheduled,
 };
 
 use super::counts::{WAITING, count};
 use super::page::Page;
-use super::pool::PoolState;
 use super::rates::QueueRates;
 
 /// The newest reading. `data` is the last that could be read of `page`, `failure` what has kept
@@ -40,7 +40,7 @@ pub(super) enum Data {
     Jobs(Vec<JobInfo>, bool),
     /// A job and why it does not run; `None` if there is none of that id.
     Job(Option<Box<(JobInfo, Option<Explanation>)>>),
-    Pool(PoolState),
+    Pool(MonitorLine),
 }
 
 /// A job that runs.

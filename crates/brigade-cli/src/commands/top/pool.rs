@@ -1,12 +1,12 @@
 //! The pool of a running program, as its monitor socket gives it: one JSON document per line, the
-//! newest last (`brigade::Builder::monitor`).
+//! newest last ([`MonitorLine`], `brigade::Builder::monitor`).
 
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use serde::Deserialize;
+use brigade::{MonitorLine, MonitoredCall, MonitoredStats, MonitoredWorker};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::UnixStream;
 
@@ -15,61 +15,6 @@ use super::columns::Column;
 
 /// Longest line that is read.
 const LINE_BYTES_MAX: u64 = 4 << 20;
-/// The form of the lines that is understood.
-const VERSION: u32 = 1;
-
-/// A line.
-#[derive(Clone, Deserialize)]
-pub(super) struct PoolState {
-    version: u32,
-    pid: u32,
-    stats: Counts,
-    workers: Vec<Worker>,
-    calls: Vec<Call>,
-}
-
-#[derive(Clone, Deserialize)]
-struct Counts {
-    workers: u64,
-    busy: u64,
-    idle: u64,
-    starting: u64,
-    waiting: u64,
-    running: u64,
-    done: u64,
-    failed: u64,
-    crashed: u64,
-    degraded: Option<String>,
-    run_p50_seconds: f64,
-    run_p99_seconds: f64,
-    wait_p99_seconds: f64,
-    utilization: f64,
-}
-
-#[derive(Clone, Deserialize)]
-struct Worker {
-    id: u32,
-    host: Option<String>,
-    pid: Option<u32>,
-    state: String,
-    slots: u32,
-    running: u32,
-    done: u64,
-    failed: u64,
-    task: Option<String>,
-    age_seconds: f64,
-}
-
-#[derive(Clone, Deserialize)]
-struct Call {
-    number: u64,
-    task: String,
-    worker: u32,
-    attempt: u32,
-    seconds: f64,
-    progress: Option<(f64, String)>,
-}
-
 /// Connects to the socket of a pool.
 pub(super) async fn connect(path: &Path) -> anyhow::Result<UnixStream> {
     UnixStream::connect(path).await.with_context(|| {
@@ -82,7 +27,7 @@ pub(super) async fn connect(path: &Path) -> anyhow::Result<UnixStream> {
 }
 
 /// The state of the pool now: the first line of a new connection.
-pub(super) async fn read(path: &Path) -> anyhow::Result<PoolState> {
+pub(super) async fn read(path: &Path) -> anyhow::Result<MonitorLine> {
     let mut line = String::new();
     let stream = BufReader::new(connect(path).await?);
     stream.take(LINE_BYTES_MAX).read_line(&mut line).await?;
@@ -90,17 +35,18 @@ pub(super) async fn read(path: &Path) -> anyhow::Result<PoolState> {
         let ended = io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
         return Err(ended).context("the pool gives no answer to this user");
     }
-    let state: PoolState = serde_json::from_str(&line).context("the pool's answer is no state")?;
-    if state.version != VERSION {
-        let version = state.version;
-        bail!("the pool writes states of version {version}, and this command reads {VERSION}");
+    let state: MonitorLine =
+        serde_json::from_str(&line).context("the pool's answer is no state")?;
+    let (written, read) = (state.version, MonitorLine::VERSION);
+    if written != read {
+        bail!("the pool writes states of version {written}, and this command reads {read}");
     }
     Ok(state)
 }
 
 /// The pool in one line.
-pub(super) fn summary(state: &PoolState) -> String {
-    let Counts {
+pub(super) fn summary(state: &MonitorLine) -> String {
+    let MonitoredStats {
         workers,
         busy,
         idle,
@@ -115,6 +61,7 @@ pub(super) fn summary(state: &PoolState) -> String {
         run_p99_seconds,
         wait_p99_seconds,
         utilization,
+        ..
     } = &state.stats;
     let seconds = |seconds: &f64| brief(duration(*seconds));
     let degraded = degraded.as_ref().map_or_else(String::new, |reason| {
@@ -149,8 +96,8 @@ pub(super) const WORKERS: [Column; 9] = [
     Column::text("task", 1, 40),
 ];
 
-pub(super) fn worker_rows(state: &PoolState) -> Vec<Row> {
-    let row = |worker: &Worker| {
+pub(super) fn worker_rows(state: &MonitorLine) -> Vec<Row> {
+    let row = |worker: &MonitoredWorker| {
         let pid = worker
             .pid
             .map_or_else(|| numbered("-".to_owned(), 0.0), |pid| number(pid.into()));
@@ -181,8 +128,8 @@ pub(super) const CALLS: [Column; 5] = [
     Column::text("progress", 2, 40),
 ];
 
-pub(super) fn call_rows(state: &PoolState) -> Vec<Row> {
-    let row = |call: &Call| {
+pub(super) fn call_rows(state: &MonitorLine) -> Vec<Row> {
+    let row = |call: &MonitoredCall| {
         let progress = call.progress.as_ref().map_or_else(
             || numbered("-".to_owned(), -1.0),
             |(part, text)| numbered(cell(&format!("{:.0} % {text}", part * 100.0)).text, *part),
