@@ -1,5 +1,6 @@
 //! What it shows, and what it does to a broker.
 
+use brigade_testkit::rabbitmq::{RabbitMq, namespace};
 use brigade_testkit::redis::Redis;
 use serde_json::Value;
 
@@ -168,4 +169,39 @@ fn it_does_nothing_to_a_broker_if_it_may_only_read() {
     terminal.type_text("p");
     terminal.wait_for("not done: brigade top runs with --read-only");
     assert_eq!(queue(&terminal, "emails")["paused"], false);
+}
+
+/// RabbitMQ: what runs is known from the consumers, and the other tabs say what the broker cannot.
+#[test]
+fn it_says_what_a_broker_without_lists_cannot_show() {
+    let server = RabbitMq::shared().unwrap().url();
+    let terminal = Terminal::on(format!("{server}/?ns={}", namespace()), 120, 24);
+    terminal.run(&["push", "print", "1"]);
+    terminal.type_line("\"$BRIGADE\" work print -- sh -c 'cat; sleep 600' &");
+    terminal.start_top("--interval 200ms");
+    terminal.wait_for("This broker does not list its queues and jobs.");
+    terminal.wait_for("rabbitmqctl list_queues");
+    let print_row = |screen: &str| screen.lines().any(|line| line.starts_with("print"));
+    terminal.type_text("2");
+    terminal.wait_until("the job that runs", print_row);
+    terminal.keys(&["Enter"]);
+    terminal.wait_for("This broker does not list its queues and jobs.");
+    terminal.keys(&["Escape"]);
+    terminal.wait_until("the job that runs", print_row);
+    terminal.type_text("c");
+    terminal.wait_for("this broker cannot do that");
+    terminal.type_text("3");
+    terminal.wait_until("its consumer", |screen| {
+        screen.contains("print") && screen.contains("1/1")
+    });
+    terminal.type_text("4");
+    terminal.wait_for("This broker does not list its queues and jobs.");
+    terminal.type_text("5");
+    terminal.wait_for("This broker keeps no schedules.");
+    terminal.type_text("q");
+    terminal.wait_for("code 0");
+    terminal.type_line("kill %1; wait; echo ended");
+    terminal.wait_until("the end of the consumer", |screen| {
+        screen.lines().any(|line| line == "ended")
+    });
 }

@@ -53,6 +53,18 @@ pub(super) struct Run {
     pub(super) since: Option<SystemTime>,
 }
 
+impl Run {
+    /// A job as the consumer that runs it reports it, with the name of that consumer's process.
+    pub(super) fn of_consumer((job, holder): (RunningJob, String)) -> Self {
+        Self {
+            since: Some(job.since),
+            job,
+            holder,
+            cancel: None,
+        }
+    }
+}
+
 /// Sums over all queues.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Totals {

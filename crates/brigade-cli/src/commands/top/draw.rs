@@ -181,10 +181,7 @@ fn draw_page(frame: &mut Frame<'_>, area: Rect, app: &mut App) {
         return draw_table(frame, area, app, &table);
     }
     let lines = match (app.data(), app.page()) {
-        (Data::Lacks(capability), _) => vec![
-            "This broker cannot list this.".to_owned(),
-            format!("Its capability {capability:?} is false: see docs/brokers.md."),
-        ],
+        (Data::Lacks(capability), _) => lacking(capability),
         (Data::Job(Some(found)), _) => {
             let (job, explanation) = &**found;
             let mut lines = job_lines(job);
@@ -203,6 +200,26 @@ fn draw_page(frame: &mut Frame<'_>, area: Rect, app: &mut App) {
     let shown = lines.iter().skip(app.scroll).take(app.height);
     let shown: Vec<Line<'_>> = shown.map(|line| Line::raw(escape(line))).collect();
     frame.render_widget(Paragraph::new(shown), area);
+}
+
+/// What a page says that the broker cannot fill, and where to look instead.
+fn lacking(capability: &str) -> Vec<String> {
+    let (what, instead) = match capability {
+        "schedules" => (
+            "This broker keeps no schedules.",
+            "A timer of the system can run `brigade push` instead.",
+        ),
+        "consumers" => (
+            "This broker does not know its consumers.",
+            "Its own tools show its connections.",
+        ),
+        _ => (
+            "This broker does not list its queues and jobs.",
+            "Press 2 for what its consumers run and 3 for the consumers. Its own tools show what \
+             waits; for RabbitMQ: rabbitmqctl list_queues",
+        ),
+    };
+    vec![what.to_owned(), instead.to_owned()]
 }
 
 fn draw_table(frame: &mut Frame<'_>, area: Rect, app: &mut App, table: &Table) {

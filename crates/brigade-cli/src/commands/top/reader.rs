@@ -110,7 +110,11 @@ impl Reader {
             false => Vec::new(),
         };
         let totals = can.listing.then(|| Totals::of(&queues));
-        let needs_listing = !matches!(page, Page::Consumers | Page::Schedules);
+        let needs_listing = match page {
+            Page::Consumers | Page::Schedules => false,
+            Page::Running => !can.consumers,
+            _ => true,
+        };
         let data = match page {
             _ if needs_listing && !can.listing => Data::Lacks("listing"),
             Page::Queues => {
@@ -193,7 +197,8 @@ pub(super) fn filter_of(of: &JobsOf) -> JobFilter {
     }
 }
 
-/// The jobs that run: those that the broker has handed out, with what their consumers say of them.
+/// The jobs that run: those that the broker has handed out, with what their consumers report of
+/// them. From a broker that does not list its jobs, only what the consumers report.
 async fn running(broker: &Broker) -> Result<Vec<Run>, Error> {
     let filter = JobFilter {
         state: Some(JobState::Leased),
@@ -209,6 +214,10 @@ async fn running(broker: &Broker) -> Result<Vec<Run>, Error> {
         let runs = consumer.running.clone().into_iter();
         runs.map(move |run| (run.job.clone(), (run, process.clone())))
     };
+    if !broker.capabilities().listing {
+        let runs = consumers.iter().flat_map(said).map(|(_, run)| run);
+        return Ok(runs.map(Run::of_consumer).collect());
+    }
     let mut said: HashMap<_, _> = consumers.iter().flat_map(said).collect();
     let jobs = broker.find(&filter).await?.jobs.into_iter();
     let run = move |job: brigade::JobInfo| {
