@@ -150,7 +150,12 @@ async fn push_job(
         PushOutcome::Duplicate(_) => "duplicate",
         _ => "pushed",
     };
-    Ok(format!("{}?did={did}", job_path(pushed.id())))
+    // Where no jobs are listed, a job has no page.
+    let path = match acting.app.broker.capabilities().listing {
+        true => job_path(pushed.id()),
+        false => queue_path(queue),
+    };
+    Ok(format!("{path}?did={did}"))
 }
 
 fn json(text: &str) -> Result<&RawValue, Failed> {

@@ -75,6 +75,13 @@ async fn show(
     done: &Done,
 ) -> Result<Response, Failed> {
     let broker = &app.broker;
+    if !broker.capabilities().listing {
+        return Err(Failed::Missing(
+            "This broker does not list its jobs, so a job has no page. The consumers show what \
+                they run."
+                .to_owned(),
+        ));
+    }
     let Some(job) = broker.job(&id).await? else {
         return Err(Failed::Missing(format!(
             "There is no job {id} (any more). A job that is done is removed at once, unless it was \

@@ -54,6 +54,7 @@ impl Notice {
         let notice = Self::new(match done.did.as_deref()? {
             "paused" => "Paused. Its jobs wait until it is resumed; what runs goes on.".to_owned(),
             "resumed" => "Resumed.".to_owned(),
+            "pushed" => "Pushed.".to_owned(),
             "limited" => "The limits are changed.".to_owned(),
             "purged" => format!(
                 "Removed {} that waited.",

@@ -204,7 +204,6 @@ fn waiting(snapshot: &Snapshot) -> Tile {
 }
 
 fn consumers(snapshot: &Snapshot) -> Vec<Tile> {
-    let running = snapshot.jobs_in(JobState::Leased);
     let mut tiles = Vec::new();
     let slots = snapshot.consumers.as_ref().map(|consumers| {
         consumers
@@ -212,7 +211,16 @@ fn consumers(snapshot: &Snapshot) -> Vec<Tile> {
             .map(|consumer| consumer.prefetch as u64)
             .sum::<u64>()
     });
-    if snapshot.queues.is_some() {
+    let held = snapshot.consumers.as_ref().map(|consumers| {
+        let held = consumers.iter().map(|consumer| consumer.held as u64);
+        held.sum::<u64>()
+    });
+    // Without a list of jobs, what the consumers hold is the best that is known.
+    let (running, path) = match (&snapshot.queues, held) {
+        (None, Some(held)) => (held, "/consumers"),
+        _ => (snapshot.jobs_in(JobState::Leased), "/jobs?state=running"),
+    };
+    if snapshot.queues.is_some() || held.is_some() {
         tiles.push(Tile {
             label: "Running",
             value: number(running),
@@ -222,7 +230,7 @@ fn consumers(snapshot: &Snapshot) -> Vec<Tile> {
                 Some(0) => "no slots".to_owned(),
                 Some(slots) => format!("of {} slots", number(slots)),
             },
-            path: "/jobs?state=running".to_owned(),
+            path: path.to_owned(),
             spark: String::new(),
             class: "",
         });

@@ -1,5 +1,7 @@
 //! The list of queues.
 
+use std::collections::BTreeSet;
+
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Query, State};
@@ -11,7 +13,7 @@ use super::notice::{Done, Notice};
 use super::queue_row::QueueRow;
 use super::shell::{Failed, PageShell, page};
 use super::viewer::{Viewer, encoded};
-use super::watch::BrokerWatch;
+use super::watch::{BrokerWatch, Snapshot};
 use super::words::number;
 use crate::app::App;
 
@@ -32,6 +34,10 @@ struct QueuesPage {
     counts: bool,
     before: Option<String>,
     after: Option<String>,
+    /// Names and paths of the queues that consumers serve, where the broker lists none.
+    served: Vec<(String, String)>,
+    /// The path of the queue that the filter names.
+    named: String,
 }
 
 /// The query of the page.
@@ -86,12 +92,25 @@ pub(super) async fn queues(
         found: number(found as u64),
         all: number(all.len() as u64),
         lists: snapshot.queues.is_some(),
+        served: served(&snapshot, text.trim()),
+        named: format!("/queues/{}", encoded(text.trim())),
         can_pause: app.broker.capabilities().pauses,
         counts: snapshot.series.is_some(),
         before,
         after,
         text,
     })
+}
+
+/// The queues with this text in their name that the consumers name.
+fn served(snapshot: &Snapshot, text: &str) -> Vec<(String, String)> {
+    let consumers = snapshot.consumers.as_deref().unwrap_or_default();
+    let names = consumers.iter().flat_map(|consumer| &consumer.queues);
+    let names: BTreeSet<&String> = names.filter(|name| name.contains(text)).collect();
+    let names = names.into_iter().take(ROWS);
+    names
+        .map(|name| (name.clone(), format!("/queues/{}", encoded(name))))
+        .collect()
 }
 
 fn sort_rows(rows: &mut [QueueRow], sort: &str) {

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use brigade::{Blocker, Explanation, Finding, JobState, Level, QueueCounts};
+use brigade::{Blocker, Explanation, Finding, JobState, Level, LiveConsumer, QueueCounts};
 
 use super::viewer::encoded;
 use super::words::{count, number, rate, span};
@@ -168,6 +168,42 @@ pub(super) fn sentences(facts: &SentenceFacts<'_>) -> Vec<Sentence> {
     found
 }
 
+/// The sentences of a broker that does not list its queues and jobs: what is known of its
+/// consumers, and what its check has found.
+pub(super) fn without_list(
+    consumers: Option<&[LiveConsumer]>,
+    findings: &[Finding],
+) -> Vec<Sentence> {
+    let unlisted = "this broker does not list its queues and jobs, its own tools show what waits";
+    let first = match consumers {
+        None => Sentence::plain(Mood::Unknown, capitalized(unlisted)),
+        Some([]) => Sentence::plain(
+            Mood::Unknown,
+            format!("No consumer is alive, so nothing is taken here; {unlisted}"),
+        )
+        .with_action("Start a consumer", "/consumers#start", false),
+        Some(consumers) => {
+            let held = consumers.iter().map(|consumer| consumer.held as u64).sum();
+            let alive = count(consumers.len() as u64, "consumer");
+            let text = format!("{alive} alive, {} running; {unlisted}", number(held));
+            Sentence::plain(Mood::Unknown, text).with_action("See them", "/consumers", false)
+        }
+    };
+    let mut found: Vec<Sentence> = findings.iter().filter_map(of_finding).collect();
+    found.push(first);
+    found.sort_by_key(|sentence| std::cmp::Reverse(sentence.mood));
+    found
+}
+
+/// With its first letter as a capital.
+fn capitalized(text: &str) -> String {
+    let mut text = text.to_owned();
+    if let Some(first) = text.get(..1).map(str::to_uppercase) {
+        text.replace_range(..1, &first);
+    }
+    text
+}
+
 fn name(queue: &str) -> Piece {
     Piece::Queue(queue.to_owned(), format!("/queues/{}", encoded(queue)))
 }
@@ -276,11 +312,13 @@ fn of_finding(finding: &Finding) -> Option<Sentence> {
         Level::Warning => Mood::Warning,
         Level::Note => return None,
     };
-    let mut what = finding.what.clone();
-    if let Some(first) = what.get(..1).map(str::to_uppercase) {
-        what.replace_range(..1, &first);
-    }
-    Some(Sentence::plain(mood, what).with_action("See the check", "/settings#check", false))
+    Some(
+        Sentence::plain(mood, capitalized(&finding.what)).with_action(
+            "See the check",
+            "/settings#check",
+            false,
+        ),
+    )
 }
 
 fn died(queue: &str, dead: u64) -> Sentence {

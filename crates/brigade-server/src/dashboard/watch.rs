@@ -321,9 +321,7 @@ async fn read_series(broker: &Broker, before: Option<&Snapshot>, now: SystemTime
 /// The sentences of a snapshot, with the reasons of those that wait long.
 async fn describe(broker: &Broker, snapshot: &Snapshot) -> Vec<Sentence> {
     let Some(queues) = &snapshot.queues else {
-        let text = "This broker does not list its queues and jobs. Programs push and take as \
-            always, and its own tools show what waits";
-        return vec![Sentence::plain(Mood::Unknown, text)];
+        return sentence::without_list(snapshot.consumers.as_deref(), &snapshot.findings);
     };
     let has_series = snapshot
         .series

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use brigade::{Broker, Job, JobId, JobState, Pool, task};
 use brigade_server::{Auth, ServerOptions};
+use brigade_testkit::rabbitmq::{RabbitMq, namespace};
 use brigade_testkit::redis::Redis;
 use futures_util::{StreamExt as _, stream};
 use tokio::task::JoinHandle;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum Kind {
     Sqlite,
     Redis,
+    RabbitMq,
 }
 
 /// A broker and a server on it.
@@ -22,6 +24,8 @@ pub(crate) struct Site {
     pub(crate) broker: Broker,
     pub(crate) address: SocketAddr,
     pub(crate) directory: tempfile::TempDir,
+    broker_url: String,
+    auth: Auth,
     stop: CancellationToken,
     server: Option<JoinHandle<()>>,
     _redis: Option<Redis>,
@@ -41,6 +45,15 @@ pub(crate) fn fragile(repaired: String) -> String {
 #[task]
 pub(crate) fn greet(name: String) -> String {
     format!("hello {name}")
+}
+
+/// Runs until there is this file.
+#[task]
+pub(crate) fn patient(cx: &brigade::Context, end: String) {
+    cx.progress(0.4, "waiting for the file");
+    while !std::path::Path::new(&end).exists() {
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
 }
 
 /// Runs until it is stopped.
@@ -68,29 +81,46 @@ impl Site {
                 let redis = Redis::start(&[]).unwrap();
                 (redis.url(), Some(redis))
             }
+            Kind::RabbitMq => {
+                let server = RabbitMq::shared().unwrap().url();
+                (format!("{server}/?ns={}", namespace()), None)
+            }
         };
-        let broker = Broker::connect(&url).await.unwrap();
-        let stop = CancellationToken::new();
-        let options = ServerOptions::new(auth).stop(stop.clone());
-        let router = brigade_server::router(broker.clone(), options);
+        let mut site = Self {
+            broker: Broker::connect(&url).await.unwrap(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            directory,
+            broker_url: url,
+            auth,
+            stop: CancellationToken::new(),
+            server: None,
+            _redis: redis,
+        };
+        site.start_server().await;
+        site
+    }
+
+    async fn start_server(&mut self) {
+        self.stop = CancellationToken::new();
+        let options = ServerOptions::new(self.auth.clone()).stop(self.stop.clone());
+        let router = brigade_server::router(self.broker.clone(), options);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stopped = stop.clone();
-        let server = tokio::spawn(async move {
+        self.address = listener.local_addr().unwrap();
+        let stopped = self.stop.clone();
+        self.server = Some(tokio::spawn(async move {
             let serving = axum::serve(listener, router);
             tokio::select! {
                 served = serving => served.unwrap(),
                 () = stopped.cancelled() => {}
             }
-        });
-        Self {
-            broker,
-            address,
-            directory,
-            stop,
-            server: Some(server),
-            _redis: redis,
-        }
+        }));
+    }
+
+    /// A server that has read nothing yet, with a connection of its own.
+    pub(crate) async fn start_again(&mut self) {
+        self.stop_server().await;
+        self.broker = Broker::connect(&self.broker_url).await.unwrap();
+        self.start_server().await;
     }
 
     /// The address of a page.
