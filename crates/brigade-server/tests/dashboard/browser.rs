@@ -151,6 +151,11 @@ impl Browser {
         )
     }
 
+    /// The same for the body of an asynchronous function.
+    pub(crate) fn run_async(&self, script: &str) -> Value {
+        self.run(&format!("return (async () => {{ {script} }})()"))
+    }
+
     /// Waits until an expression of the page is true. Survives that another page is loaded.
     pub(crate) fn until(&self, expression: &str) {
         let script = format!(

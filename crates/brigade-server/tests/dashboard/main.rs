@@ -10,9 +10,11 @@
 )]
 
 mod browser;
+mod client;
 mod forms;
 mod look;
 mod many;
+mod rabbitmq;
 mod site;
 mod states;
 mod steer;

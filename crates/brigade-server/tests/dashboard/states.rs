@@ -7,18 +7,19 @@
 use std::time::Duration;
 
 use base64::Engine as _;
-use brigade::{Chain, Group, Job, JobState, Limits};
+use brigade::{Chain, Group, Job, JobState, Limits, Schedule};
 use serde_json::json;
 
+use crate::PAGES;
 use crate::browser::Browser;
-use crate::site::{Kind, Site, fragile, greet};
+use crate::site::{Kind, Site, endless, fragile, greet};
 
 const WIDTHS: [(u32, u32); 3] = [(1440, 900), (1024, 768), (390, 844)];
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Looks at a page in every way.
-fn look_at(browser: &Browser, name: &str) {
+pub(crate) fn look_at(browser: &Browser, name: &str) {
     let pictures = std::env::var_os("BRIGADE_PICTURES").map(std::path::PathBuf::from);
     for scheme in ["light", "dark"] {
         browser.scheme(scheme);
@@ -201,4 +202,81 @@ async fn no_data_and_then_no_connection() {
     site.stop_server().await;
     browser.until("document.body.classList.contains('lost')");
     look_at(&browser, "lost");
+}
+
+/// Every page of a broker that is in use: 100 queues, limits, schedules, a flow, crashes.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_of_a_broker_that_is_in_use() {
+    let site = Site::start(Kind::Sqlite).await;
+    an_hour_of_work(&site).await;
+    let areas = ["billing", "media", "reports", "search", "crm"];
+    let works = ["import", "export", "sync", "notify", "tidy"];
+    for number in 0..100 {
+        let queue = format!(
+            "{}.{}-{}",
+            areas[number % 5],
+            works[number / 5 % 5],
+            number / 25
+        );
+        let payload = json!({"customer": 4000 + number, "dry_run": false}).to_string();
+        site.push(&queue, &payload, 1 + number % 9).await;
+    }
+    for (queue, running) in [
+        ("billing.import-0", 2),
+        ("crm.sync-1", 10),
+        ("media.tidy-3", 1),
+    ] {
+        let limits = Limits::new().running(running).starts(60, MINUTE);
+        site.broker.queue(queue).limit(limits).await.unwrap();
+    }
+    let held = site.broker.queue("billing.import-0");
+    let lease = held.lease(HOUR, Duration::ZERO).await.unwrap();
+    for (name, plan) in [("nightly report", "0 3 * * *"), ("tidy", "*/15 * * * *")] {
+        let job = site
+            .broker
+            .queue("reports.export-0")
+            .job(&json!({"day": "yesterday"}));
+        let schedule = Schedule::cron(name, plan, job.unwrap()).unwrap();
+        site.broker
+            .schedule(schedule.zone("Europe/Berlin"))
+            .await
+            .unwrap();
+    }
+    site.dead_letters(
+        "crm.notify-2",
+        40,
+        "no answer after {n} ms from crm.example.org",
+    )
+    .await;
+    site.dead_letters("media.sync-0", 3, "the codec av2 is not known")
+        .await;
+    site.broker.clock().advance(4 * MINUTE);
+    let consuming = site.consume(&["fragile", "endless", "greet"], 8).await;
+    let crash = fragile("/nonexistent/customers.csv".to_owned()).keep(HOUR);
+    let id = site.broker.push(crash).await.unwrap().id().clone();
+    site.until_state(&id, JobState::Dead).await;
+    let slow = endless("importing customers.csv".to_owned()).label("customers");
+    let slow = site.broker.push(slow).await.unwrap().id().clone();
+    site.until_state(&slow, JobState::Leased).await;
+    site.push("greet", "[\"the last guest\"]", 2).await;
+    let browser = Browser::start();
+    let more = [
+        format!("/jobs/{id}"),
+        format!("/jobs/{slow}"),
+        "/queues/billing.import-0".to_owned(),
+    ];
+    let bulk = "/bulk/retry?queue=crm.notify-2&state=dead".to_owned();
+    let pages = PAGES
+        .map(str::to_owned)
+        .into_iter()
+        .chain(more)
+        .chain([bulk]);
+    for (place, path) in pages.enumerate() {
+        browser.open(&site.url(&path));
+        look_at(&browser, &format!("busy-{place:02}"));
+    }
+    browser.check_console();
+    site.broker.cancel(&slow, "the test is over").await.unwrap();
+    consuming.stop().await;
+    lease.unwrap().ack().await.unwrap();
 }
