@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use brigade::{
-    Broker, DeadGroup, Error, Finding, JobFilter, JobState, LiveConsumer, QueueCounts,
+    Broker, DeadGroup, Error, Explanation, Finding, JobFilter, JobState, LiveConsumer, QueueCounts,
     StatisticsFilter, TaskCounts,
 };
+use futures_util::future::join_all;
 use tokio_util::task::TaskTracker;
 
 use super::sentence::{self, Mood, Sentence, SentenceFacts, waiting_long};
@@ -220,13 +221,14 @@ impl BrokerWatch {
     fn start(&self, broker: &Broker, before: Option<Arc<Snapshot>>) {
         let (watch, broker) = (self.clone(), broker.clone());
         self.0.tasks.spawn(async move {
-            watch.check(&broker);
             let (findings, checked) = {
                 let state = watch.state();
                 (state.findings.clone(), state.checked.map(|(_, at)| at))
             };
             let refresh = refresh(&broker, before.as_deref(), findings, checked);
             let snapshot = tokio::time::timeout(REFRESH_MAX, refresh).await;
+            // Only now: it may read the whole broker, and the page waits for the snapshot.
+            watch.check(&broker);
             let snapshot = snapshot.unwrap_or_else(|_| {
                 let text = "The broker takes longer than 20 s to answer";
                 unreachable(before.as_deref(), Mood::Problem, text)
@@ -270,24 +272,20 @@ async fn refresh(
 ) -> Snapshot {
     let can = broker.capabilities();
     let now = broker.clock().now();
-    let queues = match can.listing {
-        false => None,
-        true => match broker.queues().await {
-            Ok(queues) => Some(queues),
-            Err(error) => {
-                let text = format!("The broker does not answer: {error}");
-                return unreachable(before, Mood::Problem, &text);
-            }
-        },
+    // Side by side: the first page waits for all of them.
+    let (queues, consumers, series) = tokio::join!(
+        read_if(can.listing, broker.queues()),
+        read_if(can.consumers, broker.consumers()),
+        read_if(can.statistics, read_series(broker, before, now)),
+    );
+    let queues = match queues.transpose() {
+        Ok(queues) => queues,
+        Err(error) => {
+            let text = format!("The broker does not answer: {error}");
+            return unreachable(before, Mood::Problem, &text);
+        }
     };
-    let consumers = match can.consumers {
-        true => broker.consumers().await.ok(),
-        false => None,
-    };
-    let series = match can.statistics {
-        true => Some(read_series(broker, before, now).await),
-        false => None,
-    };
+    let consumers = consumers.and_then(Result::ok);
     let mut snapshot = Snapshot {
         taken: now,
         read: Instant::now(),
@@ -301,6 +299,14 @@ async fn refresh(
     };
     snapshot.sentences = describe(broker, &snapshot).await;
     snapshot
+}
+
+/// What the broker can show; `None` if it cannot.
+async fn read_if<T>(can: bool, read: impl Future<Output = T>) -> Option<T> {
+    match can {
+        true => Some(read.await),
+        false => None,
+    }
 }
 
 async fn read_series(broker: &Broker, before: Option<&Snapshot>, now: SystemTime) -> Series {
@@ -334,21 +340,9 @@ async fn describe(broker: &Broker, snapshot: &Snapshot) -> Vec<Sentence> {
         )];
     }
     let now = snapshot.taken;
-    let mut reasons = Vec::new();
-    for queue in waiting_long(queues, now).into_iter().take(REASONS_MAX) {
-        let filter = JobFilter {
-            queue: Some(queue.queue.as_str().into()),
-            state: Some(JobState::Ready),
-            limit: 1,
-            ..JobFilter::default()
-        };
-        let first = broker.find(&filter).await.ok();
-        let reason = match first.and_then(|page| page.jobs.into_iter().next()) {
-            Some(job) => broker.why(&job.id).await.ok().flatten(),
-            None => None,
-        };
-        reasons.push((queue.queue.clone(), reason));
-    }
+    let waiting = waiting_long(queues, now).into_iter().take(REASONS_MAX);
+    let reasons = waiting.map(|queue| reason_of(broker, &queue.queue));
+    let reasons = join_all(reasons).await;
     let recent_dead: Vec<(String, u64)> =
         snapshot.series.as_ref().map_or_else(Vec::new, |series| {
             let recent = queues.iter().map(|queue| {
@@ -370,6 +364,22 @@ async fn describe(broker: &Broker, snapshot: &Snapshot) -> Vec<Sentence> {
             .as_ref()
             .map(|series| rate(series, now, |counts| counts.done)),
     })
+}
+
+/// A queue that waits long, and why its first job does.
+async fn reason_of(broker: &Broker, queue: &str) -> (String, Option<Explanation>) {
+    let filter = JobFilter {
+        queue: Some(queue.into()),
+        state: Some(JobState::Ready),
+        limit: 1,
+        ..JobFilter::default()
+    };
+    let first = broker.find(&filter).await.ok();
+    let reason = match first.and_then(|page| page.jobs.into_iter().next()) {
+        Some(job) => broker.why(&job.id).await.ok().flatten(),
+        None => None,
+    };
+    (queue.to_owned(), reason)
 }
 
 /// A snapshot of a broker that does not answer: no numbers, and since when.
