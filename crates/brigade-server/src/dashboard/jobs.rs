@@ -8,6 +8,7 @@ use brigade::JobState;
 
 use super::job_filter::FilterQuery;
 use super::job_row::JobRow;
+use super::series::Series;
 use super::shell::{Failed, PageShell, page};
 use super::viewer::{Viewer, encoded};
 use super::watch::{BrokerWatch, Snapshot};
@@ -30,7 +31,13 @@ struct JobsPage {
     /// A page that ended early: the store read as much as it may.
     is_cut: bool,
     bulk: Vec<(&'static str, String)>,
+    /// Names that the fields of the filter suggest.
+    queues: Vec<String>,
+    tasks: Vec<String>,
 }
+
+/// Names that a field suggests.
+const SUGGESTIONS: usize = 200;
 
 pub(super) async fn jobs(
     viewer: Viewer,
@@ -66,6 +73,8 @@ async fn list(
         format!("{}/jobs?{query}&after={next}", viewer.base)
     });
     let bulk = bulk_actions(&filter, &query);
+    let queues = snapshot.queues.as_deref().unwrap_or_default();
+    let tasks = snapshot.series.iter().flat_map(Series::tasks);
     Ok(page(&JobsPage {
         page: PageShell::new(viewer, "jobs", "Jobs", snapshot),
         is_cut: more.is_some() && found.jobs.len() < ROWS,
@@ -74,6 +83,12 @@ async fn list(
         states: JobState::ALL.map(state_word).into(),
         more,
         bulk,
+        queues: queues
+            .iter()
+            .map(|queue| queue.queue.clone())
+            .take(SUGGESTIONS)
+            .collect(),
+        tasks: tasks.map(str::to_owned).take(SUGGESTIONS).collect(),
         query,
         filter,
     }))

@@ -20,6 +20,8 @@ pub(super) const MINUTES: u64 = 60;
 pub(super) struct Series {
     total: BTreeMap<u64, TaskCounts>,
     queues: HashMap<String, BTreeMap<u64, Small>>,
+    /// Names of tasks, with the last minute in which one of each ended.
+    tasks: BTreeMap<String, u64>,
     /// The last minute that was read.
     read_until: Option<u64>,
 }
@@ -62,10 +64,15 @@ impl Series {
             queue.retain(|minute, _| keeps(*minute));
         }
         self.queues.retain(|_, minutes| !minutes.is_empty());
+        self.tasks.retain(|_, minute| *minute >= oldest);
         for entry in minutes {
             let minute = minute_of(entry.minute);
             if minute < from.max(oldest) {
                 continue;
+            }
+            if let Some(task) = entry.task {
+                let last = self.tasks.entry(task).or_default();
+                *last = minute.max(*last);
             }
             self.total.entry(minute).or_default().add(&entry.counts);
             let queue = self.queues.entry(entry.queue).or_default();
@@ -122,6 +129,11 @@ impl Series {
             sum.add(counts);
         }
         sum
+    }
+
+    /// The tasks that something was counted of, by name.
+    pub(super) fn tasks(&self) -> impl Iterator<Item = &str> {
+        self.tasks.keys().map(String::as_str)
     }
 
     /// Whether nothing was counted.
