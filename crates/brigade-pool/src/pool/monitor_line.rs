@@ -1,7 +1,9 @@
 //! [`MonitorLine`]: what the monitor of a pool writes, one JSON document per line. Values only.
 //!
-//! The pool writes them and `brigade top --pool` reads them with the same types. A change of a field
-//! that breaks a reader raises [`VERSION`](MonitorLine::VERSION); a new field does not.
+//! The pool writes them and `brigade top --pool` reads them with the same types, and so can any
+//! program of the same user. A change of a field that breaks a reader raises
+//! [`VERSION`](MonitorLine::VERSION); a new field does not: readers ignore fields that they do not
+//! know.
 
 use std::time::Duration;
 

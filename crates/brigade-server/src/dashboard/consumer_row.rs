@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use brigade::LiveConsumer;
+use brigade::{LiveConsumer, RunningJob};
 
 use super::viewer::encoded;
 use super::words::{ShownTime, number, span};
@@ -66,24 +66,30 @@ impl ConsumerRow {
             running: consumer
                 .running
                 .iter()
-                .map(|job| RunningRow {
-                    name: job.task.clone().unwrap_or_else(|| job.queue.clone()),
-                    path: format!("/jobs/{}", encoded(job.job.as_str())),
-                    id: job.job.to_string(),
-                    attempt: job.attempt,
-                    took: span(now.duration_since(job.since).unwrap_or_default()),
-                    progress: job.progress.as_ref().map(|(share, text)| {
-                        #[expect(
-                            clippy::cast_possible_truncation,
-                            clippy::cast_sign_loss,
-                            reason = "between 0 and 100"
-                        )]
-                        let percent = (share.clamp(0.0, 1.0) * 100.0) as u64;
-                        (percent, text.clone())
-                    }),
-                })
+                .map(|job| RunningRow::new(job, now))
                 .collect(),
             more_running: consumer.held.saturating_sub(consumer.running.len()),
+        }
+    }
+}
+
+impl RunningRow {
+    pub(super) fn new(job: &RunningJob, now: SystemTime) -> Self {
+        Self {
+            name: job.task.clone().unwrap_or_else(|| job.queue.clone()),
+            path: format!("/jobs/{}", encoded(job.job.as_str())),
+            id: job.job.to_string(),
+            attempt: job.attempt,
+            took: span(now.duration_since(job.since).unwrap_or_default()),
+            progress: job.progress.as_ref().map(|(share, text)| {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "between 0 and 100"
+                )]
+                let percent = (share.clamp(0.0, 1.0) * 100.0) as u64;
+                (percent, text.clone())
+            }),
         }
     }
 }

@@ -5,12 +5,15 @@
 //! Payload, result, reasons and output come from outside; the template escapes them, and output goes
 //! through [`ansi`](super::ansi).
 
+use std::time::SystemTime;
+
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use brigade::{Capabilities, JobId, JobInfo, JobState};
 
+use super::consumer_row::RunningRow;
 use super::flow_graph::{FlowGraph, flow_of};
 use super::json_text::indented;
 use super::notice::{Done, Notice};
@@ -48,6 +51,35 @@ struct OneJobPage {
     can_delete: bool,
     can_move: bool,
     cancel_asked: Option<String>,
+    run: Option<JobRun>,
+}
+
+/// The attempt that runs, as its consumer reports it.
+struct JobRun {
+    /// Host and process.
+    holder: String,
+    row: RunningRow,
+}
+
+impl JobRun {
+    fn of(job: &JobInfo, snapshot: &Snapshot, now: SystemTime) -> Option<Self> {
+        let all = snapshot.consumers.iter().flatten();
+        let runs = all.flat_map(|consumer| consumer.running.iter().map(move |run| (consumer, run)));
+        // An attempt before this one, whose lease ran out, may still be there.
+        let of_job = runs.filter(|(_, run)| run.job == job.id);
+        let (consumer, run) = of_job.max_by_key(|(_, run)| run.since)?;
+        Some(Self {
+            holder: format!("{} (pid {})", consumer.host, consumer.pid),
+            row: RunningRow::new(run, now),
+        })
+    }
+
+    /// Names the holder as people know it, where the broker has its id.
+    fn name_holder(&self, job: &JobInfo, text: &mut String) {
+        if let Some(id) = &job.holder {
+            *text = text.replace(id, &self.holder);
+        }
+    }
 }
 
 pub(super) async fn job(
@@ -97,11 +129,23 @@ async fn show(
         .or(job.label.as_ref())
         .unwrap_or(&job.queue)
         .clone();
-    let reasons = match (&explanation, job.state) {
+    let now = broker.clock().now();
+    let run = match job.state {
+        JobState::Leased => JobRun::of(&job, snapshot, now),
+        _ => None,
+    };
+    let mut reasons = match (&explanation, job.state) {
         (_, JobState::Done) => Vec::new(),
         (Some(explanation), _) => reasons::in_words(explanation),
         (None, _) => Vec::new(),
     };
+    let mut timeline = Timeline::new(&job, now);
+    if let Some(run) = &run {
+        let told = timeline.events.iter_mut().map(|event| &mut event.text);
+        for text in reasons.iter_mut().chain(told) {
+            run.name_holder(&job, text);
+        }
+    }
     let raw = serde_json::to_string(&job).ok();
     let raw = raw.map(|raw| indented(&raw));
     Ok(page(&OneJobPage {
@@ -116,7 +160,7 @@ async fn show(
         state: state_word(job.state),
         reasons,
         facts: facts(&job),
-        timeline: Timeline::new(&job, broker.clock().now()),
+        timeline,
         payload: indented(&job.payload),
         result: job.result.as_deref().map(indented),
         command: push_command(&job),
@@ -127,6 +171,7 @@ async fn show(
         can_delete: job.state != JobState::Leased,
         can_move: flow.is_none(),
         cancel_asked: job.cancel.clone(),
+        run,
         flow,
     }))
 }

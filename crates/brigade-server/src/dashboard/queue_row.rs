@@ -1,4 +1,8 @@
-//! [`QueueRow`]: one queue in a list, as text.
+//! [`QueueRow`]: one queue in a list, as text, and [`Bar`]: its depth by states.
+//!
+//! Both are made of the shared snapshot and ask the broker nothing. A row without its small line of
+//! the last hour is cheap: it is made for every queue to sort them, and `with_spark` adds the line
+//! to the rows that are shown.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -82,6 +86,11 @@ impl QueueRow {
             Some(limit) => format!("{} of {}", number(self.running), number(limit.into())),
             None => number(self.running),
         }
+    }
+
+    /// Whether jobs of it were done in the last minutes.
+    pub(super) fn works(&self) -> bool {
+        self.rate.is_some_and(|rate| rate > 0.0)
     }
 
     /// Whether all that may run does.

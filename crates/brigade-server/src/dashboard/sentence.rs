@@ -135,8 +135,14 @@ pub(super) fn waiting_long(queues: &[QueueCounts], now: SystemTime) -> Vec<&Queu
 /// Every sentence that is true, the worst first; at least one.
 pub(super) fn sentences(facts: &SentenceFacts<'_>) -> Vec<Sentence> {
     let waiting = waiting_long(facts.queues, facts.now);
+    // Queues that were not asked for the reason: one sentence for all of them.
+    let is_asked = |queue: &QueueCounts| facts.reasons.iter().any(|(name, _)| *name == queue.queue);
+    let others = waiting.iter().filter(|queue| !is_asked(queue));
+    let others: Vec<&QueueCounts> = others.copied().collect();
+    let is_summed = others.len() > 1;
     let mut found: Vec<Sentence> = waiting
         .iter()
+        .filter(|queue| !is_summed || is_asked(queue))
         .map(|queue| {
             let reason = facts.reasons.iter().find(|(name, _)| *name == queue.queue);
             waits(
@@ -146,6 +152,7 @@ pub(super) fn sentences(facts: &SentenceFacts<'_>) -> Vec<Sentence> {
             )
         })
         .collect();
+    found.extend(is_summed.then(|| others_wait(&others, facts.now)));
     found.extend(
         facts
             .recent_dead
@@ -241,6 +248,21 @@ fn waits(queue: &QueueCounts, reason: Option<&Explanation>, now: SystemTime) -> 
         ..Sentence::plain(mood, "")
     }
     .with_action(label, target, is_change)
+}
+
+/// Further queues that wait long, the longest first.
+fn others_wait(queues: &[&QueueCounts], now: SystemTime) -> Sentence {
+    let longest = queues.first().and_then(|queue| oldest_wait(queue, now));
+    let text = format!(
+        "{} more queues wait long, up to {}",
+        number(queues.len() as u64),
+        span(longest.unwrap_or_default())
+    );
+    Sentence {
+        since: queues.first().and_then(|queue| queue.waits_since),
+        ..Sentence::plain(Mood::Warning, text)
+    }
+    .with_action("See the queues", "/queues?sort=wait", false)
 }
 
 /// Mood, words, and the action for a reason: label, path, whether it changes something.

@@ -108,6 +108,40 @@ async fn the_keyboard_reaches_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_current_page_is_in_sight_in_the_navigation_of_a_phone() {
+    let site = populated().await;
+    let browser = Browser::start();
+    browser.size(390, 844);
+    for path in PAGES {
+        browser.open(&site.url(path));
+        browser.until(
+            "(link => link.left >= 0 && link.right <= innerWidth - 30)(document.querySelector('nav \
+                [aria-current]').getBoundingClientRect())",
+        );
+    }
+    browser.check_console();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suggestions_name_the_queues_in_the_filter() {
+    let site = populated().await;
+    let browser = Browser::start();
+    browser.open(&site.url("/jobs"));
+    let names =
+        "return [...document.querySelector('input[name=queue]').list.options].map(o => o.value)";
+    let names = browser.run(names);
+    assert!(
+        names.as_array().unwrap().contains(&json!("mail")),
+        "{names}"
+    );
+    let evil = json!("<script>alert(2)</script>");
+    assert!(names.as_array().unwrap().contains(&evil), "{names}");
+    let tasks = "return document.querySelector('input[name=task]').list.id";
+    assert_eq!(browser.run(tasks), "tasks");
+    browser.check_console();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn numbers_change_in_place_and_new_rows_wait() {
     let site = populated().await;
     let browser = Browser::start();

@@ -204,53 +204,44 @@ async fn no_data_and_then_no_connection() {
     look_at(&browser, "lost");
 }
 
-/// Every page of a broker that is in use: 100 queues, limits, schedules, a flow, crashes.
-#[tokio::test(flavor = "multi_thread")]
-async fn every_page_of_a_broker_that_is_in_use() {
+/// A broker in use: an hour of work, 100 queues of which no consumer serves most, limits, schedules,
+/// dead letters.
+async fn a_broker_in_use() -> Site {
     let site = Site::start(Kind::Sqlite).await;
     an_hour_of_work(&site).await;
     let areas = ["billing", "media", "reports", "search", "crm"];
     let works = ["import", "export", "sync", "notify", "tidy"];
     for number in 0..100 {
-        let queue = format!(
-            "{}.{}-{}",
-            areas[number % 5],
-            works[number / 5 % 5],
-            number / 25
-        );
+        let (area, work) = (areas[number % 5], works[number / 5 % 5]);
+        let queue = format!("{area}.{work}-{}", number / 25);
         let payload = json!({"customer": 4000 + number, "dry_run": false}).to_string();
         site.push(&queue, &payload, 1 + number % 9).await;
     }
-    for (queue, running) in [
-        ("billing.import-0", 2),
-        ("crm.sync-1", 10),
-        ("media.tidy-3", 1),
-    ] {
+    let limits = [("billing.import-0", 1), ("crm.sync-1", 10)];
+    for (queue, running) in limits {
         let limits = Limits::new().running(running).starts(60, MINUTE);
         site.broker.queue(queue).limit(limits).await.unwrap();
     }
-    let held = site.broker.queue("billing.import-0");
-    let lease = held.lease(HOUR, Duration::ZERO).await.unwrap();
     for (name, plan) in [("nightly report", "0 3 * * *"), ("tidy", "*/15 * * * *")] {
-        let job = site
-            .broker
-            .queue("reports.export-0")
-            .job(&json!({"day": "yesterday"}));
-        let schedule = Schedule::cron(name, plan, job.unwrap()).unwrap();
-        site.broker
-            .schedule(schedule.zone("Europe/Berlin"))
-            .await
-            .unwrap();
+        let queue = site.broker.queue("reports.export-0");
+        let job = queue.job(&json!({"day": "yesterday"})).unwrap();
+        let schedule = Schedule::cron(name, plan, job).unwrap();
+        let scheduled = site.broker.schedule(schedule.zone("Europe/Berlin"));
+        scheduled.await.unwrap();
     }
-    site.dead_letters(
-        "crm.notify-2",
-        40,
-        "no answer after {n} ms from crm.example.org",
-    )
-    .await;
+    let reason = "no answer after {n} ms from crm.example.org";
+    site.dead_letters("crm.notify-2", 40, reason).await;
     site.dead_letters("media.sync-0", 3, "the codec av2 is not known")
         .await;
     site.broker.clock().advance(4 * MINUTE);
+    site
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_of_a_broker_in_use_fits_every_width() {
+    let site = a_broker_in_use().await;
+    let held = site.broker.queue("billing.import-0");
+    let lease = held.lease(HOUR, Duration::ZERO).await.unwrap().unwrap();
     let consuming = site.consume(&["fragile", "endless", "greet"], 8).await;
     let crash = fragile("/nonexistent/customers.csv".to_owned()).keep(HOUR);
     let id = site.broker.push(crash).await.unwrap().id().clone();
@@ -258,19 +249,16 @@ async fn every_page_of_a_broker_that_is_in_use() {
     let slow = endless("importing customers.csv".to_owned()).label("customers");
     let slow = site.broker.push(slow).await.unwrap().id().clone();
     site.until_state(&slow, JobState::Leased).await;
-    site.push("greet", "[\"the last guest\"]", 2).await;
     let browser = Browser::start();
+    browser.open(&site.url("/"));
+    browser.until_text("more queues wait long, up to 4 min");
     let more = [
         format!("/jobs/{id}"),
         format!("/jobs/{slow}"),
         "/queues/billing.import-0".to_owned(),
+        "/bulk/retry?queue=crm.notify-2&state=dead".to_owned(),
     ];
-    let bulk = "/bulk/retry?queue=crm.notify-2&state=dead".to_owned();
-    let pages = PAGES
-        .map(str::to_owned)
-        .into_iter()
-        .chain(more)
-        .chain([bulk]);
+    let pages = PAGES.map(str::to_owned).into_iter().chain(more);
     for (place, path) in pages.enumerate() {
         browser.open(&site.url(&path));
         look_at(&browser, &format!("busy-{place:02}"));
@@ -278,5 +266,5 @@ async fn every_page_of_a_broker_that_is_in_use() {
     browser.check_console();
     site.broker.cancel(&slow, "the test is over").await.unwrap();
     consuming.stop().await;
-    lease.unwrap().ack().await.unwrap();
+    lease.ack().await.unwrap();
 }

@@ -171,6 +171,12 @@ async fn a_consumer_is_shown_with_what_it_runs() {
     browser.until_text("1.4.2");
     browser.until("document.querySelector('tbody').innerText.includes('endless')");
     browser.until_text("40 % counting");
+    browser.click("td a[href^='/jobs/']");
+    browser.until_text("40 % counting");
+    let pid = std::process::id();
+    browser.until(&format!(
+        "/Process .+ \\(pid {pid}\\) has it/.test(document.body.innerText)"
+    ));
     browser.check_console();
     site.broker.cancel(&id, "the test is over").await.unwrap();
     site.until_state(&id, JobState::Cancelled).await;

@@ -32,6 +32,10 @@ if (!themes.includes(chosen)) chosen = "auto";
 theme(chosen);
 document.querySelectorAll("[data-do]").forEach((button) => { button.hidden = false; });
 
+// On a phone the pages are wider than the screen: the current one is in sight.
+const here = document.querySelector("nav [aria-current]");
+if (here) here.parentElement.scrollLeft = here.offsetLeft - here.parentElement.offsetLeft - 60;
+
 // --- live updates ------------------------------------------------------------------------------
 
 // Makes `old` like `fresh`, in place: what is equal stays untouched, so focus, selection and open

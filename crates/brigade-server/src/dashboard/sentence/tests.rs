@@ -106,3 +106,18 @@ fn a_rate_limit_is_told_with_its_time() {
         "{text}"
     );
 }
+
+#[test]
+fn queues_without_a_known_reason_share_a_sentence() {
+    let blocker = Blocker::NoWorker {
+        since: Duration::from_secs(60),
+    };
+    let queues = ["a", "b", "c", "d"].map(|name| queue(name, 240));
+    let found = found_for(&queues, Some(blocker));
+    let texts: Vec<String> = found.iter().map(Sentence::text).collect();
+    let expected = [
+        "Queue `a` waits 4 min: no consumer has asked for its jobs in the last 60 s",
+        "3 more queues wait long, up to 4 min",
+    ];
+    assert_eq!(texts, expected);
+}
