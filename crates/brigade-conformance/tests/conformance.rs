@@ -104,6 +104,7 @@ impl TestedStore for Postgres {
             priorities: true,
             keys: true,
             unique: true,
+            flows: true,
             priority_range: (i32::MIN, i32::MAX),
             whole_batches: true,
             keeps_places: true,

@@ -25,7 +25,7 @@ const CANDIDATES: Statement = Statement::read(
 /// Conditions that exclude what [`JobFilter::matches`] would, as far as the server can tell.
 const MATCHING: Statement = Statement::read(
     "list jobs",
-    "select j.*, null::bigint[] as unsettled from unnest($1::bigint[]) with ordinality as wanted (id, \
+    "select j.* from unnest($1::bigint[]) with ordinality as wanted (id, \
         place) join brigade.all_jobs j on j.id = wanted.id where ($2::text is null or j.task = $2) \
         and ($3::text is null or j.key = $3) and ($4::text is null or strpos(j.payload, $4) > 0) and \
         ($5::text is null or strpos(j.options, $5) > 0) and ($6::timestamptz is null or j.pushed_at \

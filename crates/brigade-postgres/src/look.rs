@@ -16,12 +16,9 @@ use crate::job::{JobId, JobInfo, JobState, Parents, Unserved};
 use brigade_core::options::Options;
 use brigade_core::store::CancelRequest;
 
-/// Unsettled parents of a job come last, and only where they are looked up.
 const JOB: Statement = Statement::read(
     "look up a job",
-    "select j.*, case when j.parents_left > 0 then array(select m.id from brigade.links l join \
-        brigade.jobs m on m.id = l.job where l.dependent = j.id order by m.id limit 20) end as \
-        unsettled from brigade.all_jobs j where j.id = $1",
+    "select * from brigade.all_jobs where id = $1",
 );
 const CANCELS: Statement = Statement::read(
     "look for cancels",

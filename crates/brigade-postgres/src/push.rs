@@ -8,7 +8,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::database::{Database, Statement, millis};
-use super::sql_error::unreadable;
+use super::sql_error::{FLOW_DUPLICATE, code_of, message_of, unreadable};
 use crate::error::{Error, ErrorKind};
 use crate::job::{DependentKind, Job, JobId};
 use brigade_core::options::Options;
@@ -86,6 +86,17 @@ fn text_of(options: &Options) -> Result<Option<String>, Error> {
         .map_err(|e| Error::new(ErrorKind::Encode, "write a job's options").with_source(e))
 }
 
+/// Names the job that has the unique key.
+fn flow_error(error: Error) -> Error {
+    match code_of(&error) {
+        Some(FLOW_DUPLICATE) => {
+            let text = format!("push a flow: {}", message_of(&error));
+            Error::new(ErrorKind::Duplicate, text)
+        }
+        _ => error,
+    }
+}
+
 impl Database {
     /// One call for all these pushes; to each its answer.
     pub(super) async fn push_together(
@@ -156,7 +167,8 @@ impl Database {
                     kinds,
                 ],
             )
-            .await?;
+            .await
+            .map_err(flow_error)?;
         let read = || {
             let row = row?;
             let ids: Vec<i64> = row.try_get(0).ok()?;

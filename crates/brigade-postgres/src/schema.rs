@@ -29,6 +29,14 @@ const FILES: [&str; 12] = [
     include_str!("schema/find.sql"),
 ];
 
+/// How deep a transaction follows a flow, each end within the one that brought it about: the server
+/// bounds the depth of calls.
+const FLOW_DEPTH_MAX: usize = 16;
+/// Noted ends that a transaction follows so far.
+const FLOW_ENDS_MAX: usize = 50;
+/// Ends that a transaction takes back one behind the other.
+const FLOW_STEPS_MAX: usize = 500;
+
 /// Each step brings the schema from its index to the next version. They may run within one
 /// transaction. The schema itself is there already.
 pub(super) fn steps() -> Vec<String> {
@@ -52,6 +60,9 @@ fn with_constants(text: &str) -> String {
             CANCELLED_KEPT.as_millis().to_string(),
         ),
         ("{event_reason_max}", EVENT_REASON_BYTES_MAX.to_string()),
+        ("{flow_depth_max}", FLOW_DEPTH_MAX.to_string()),
+        ("{flow_ends_max}", FLOW_ENDS_MAX.to_string()),
+        ("{flow_steps_max}", FLOW_STEPS_MAX.to_string()),
         ("{history_max}", HISTORY_MAX.to_string()),
         ("{missed_bytes_max}", MISSED_BYTES_MAX.to_string()),
         ("{missed_named_max}", MISSED_NAMED_MAX.to_string()),

@@ -15,6 +15,9 @@ pub(super) const DUPLICATE: &str = "BR001";
 /// Raised by our functions: a job of a flow stays in its queue.
 pub(super) const STAYS: &str = "BR002";
 
+/// Raised by our functions: a job of a pushed flow is a duplicate.
+pub(super) const FLOW_DUPLICATE: &str = "BR003";
+
 /// An error of a statement, with a sentence for people. `writes`: whether it changes something.
 pub(super) fn sql_error(what: &str, source: tokio_postgres::Error, writes: bool) -> Error {
     let Some(state) = source.code() else {
@@ -132,6 +135,10 @@ fn meaning(state: &SqlState) -> (ErrorKind, &'static str) {
         DUPLICATE => (
             ErrorKind::Duplicate,
             "another job has its unique key and is not settled",
+        ),
+        FLOW_DUPLICATE => (
+            ErrorKind::Duplicate,
+            "a job of the flow has the unique key of one that is not settled",
         ),
         _ => (ErrorKind::Os, "the database refused"),
     }

@@ -130,6 +130,7 @@ impl JobStore for Postgres {
             priorities: true,
             keys: true,
             unique: true,
+            flows: true,
             priority_range: (i32::MIN, i32::MAX),
             whole_batches: true,
             keeps_places: true,
@@ -199,6 +200,8 @@ impl JobStore for Postgres {
         Box::pin(async move {
             let retried = self.database.retry(id, &edit).await?;
             self.floors.want_heads();
+            // Those behind it are to wait again, too.
+            self.database.do_chores(&self.chores).await?;
             Ok(retried)
         })
     }
@@ -208,7 +211,12 @@ impl JobStore for Postgres {
     }
 
     fn cancel<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, CancelOutcome> {
-        Box::pin(self.database.cancel(id, reason))
+        Box::pin(async move {
+            let outcome = self.database.cancel(id, reason).await?;
+            // What it waited for is to end, too.
+            self.database.do_chores(&self.chores).await?;
+            Ok(outcome)
+        })
     }
 
     fn withdraw<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, bool> {

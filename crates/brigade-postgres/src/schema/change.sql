@@ -11,12 +11,23 @@ begin
   perform brigade.lock_keys(array[id]);
   select * into j from brigade.jobs c where c.id = cancel.id for update;
   if not found or (untouched and (j.state = 3 or j.failed + j.crashed > 0)) then return 'nothing'; end if;
+  return brigade.cancel_job(id, reason);
+end $$;
+
+-- The same for a job whose keys are locked, with all that it waits for.
+create function brigade.cancel_job(id bigint, reason text) returns text language plpgsql as $$
+#variable_conflict use_column
+declare
+  j brigade.jobs;
+begin
+  select * into j from brigade.jobs c where c.id = cancel_job.id for update;
+  if not found then return 'nothing'; end if;
   if j.state = 3 then
-    update brigade.jobs c set cancel = reason where c.id = cancel.id;
+    update brigade.jobs c set cancel = reason where c.id = cancel_job.id;
     perform pg_notify('brigade', '!' || j.queue);
     return 'asked';
   end if;
-  if j.state = 2 and not j.is_plain then
+  if exists (select from brigade.links l where l.job = cancel_job.id and l.parents_left > 0) then
     perform brigade.cancel_parents(id, reason);
   end if;
   perform brigade.end_job(id, 7, reason, null, 'cancelled', 0, null, null);
@@ -52,7 +63,6 @@ create function brigade.retry(id bigint, payload text, task text, queue text) re
 declare
   wall timestamptz := brigade.wall();
   e brigade.ended;
-  held bigint;
   target text;
 begin
   select * into e from brigade.ended d where d.id = retry.id and d.state = 6
@@ -62,26 +72,46 @@ begin
   if target <> e.queue and exists (select from brigade.links l where l.job = e.id and (l.dependent is not null or l.parents > 0)) then
     raise exception 'a job of a flow stays in its queue' using errcode = 'BR002';
   end if;
-  if e.unique_key is not null then
-    held := brigade.hold_unique(target, e.unique_key, e.id, null);
-    if held is not null and held <> e.id then
-      raise exception 'job % has its unique key and is not settled', held using errcode = 'BR001';
-    end if;
-  end if;
+  e.unique_key := brigade.hold_again(e, target, true);
   perform brigade.take_back(id);
-  delete from brigade.ended d where d.id = retry.id;
-  insert into brigade.payloads (job, pushed_at, began_at, keep_ms, interrupted, task, unique_key, payload, options, history)
-  values (e.id, e.pushed_at, wall, e.keep_ms, e.interrupted, coalesce(task, e.task), e.unique_key,
-      coalesce(payload, e.payload), e.options, e.history);
-  insert into brigade.jobs (id, at, token, begins_by, priority, attempts, state, is_plain, queue, key, partition)
-  values (e.id, wall, e.token,
-      wall + (select brigade.ms((extract(epoch from e.begins_by - coalesce(e.began_at, e.pushed_at)) * 1000)::bigint)),
-      e.priority, e.attempts, 2, e.is_plain, target, e.key,
-      coalesce(e.partition, (select coalesce(e.key, '') from brigade.queues q where q.queue = target and q.parted)));
+  e.begins_by := wall + (e.begins_by - coalesce(e.began_at, e.pushed_at));
+  e.began_at := wall;
+  e.payload := coalesce(payload, e.payload);
+  e.task := coalesce(task, e.task);
+  e.queue := target;
+  perform brigade.put_back(e);
   perform brigade.come_back(e.id);
   perform brigade.note('retried', e.id, j.queue, p.task, j.state, 0, null, null, null)
      from brigade.jobs j join brigade.payloads p on p.job = j.id where j.id = retry.id;
   return true;
+end $$;
+
+-- The unique key of a dead letter that comes back, held for it again; raises BR001 if another job has
+-- it, or, if that is not to refuse it, gives none.
+create function brigade.hold_again(e brigade.ended, queue text, refuses boolean) returns text language plpgsql as $$
+#variable_conflict use_column
+declare
+  held bigint;
+begin
+  if e.unique_key is null then return null; end if;
+  held := brigade.hold_unique(queue, e.unique_key, e.id, null);
+  if held is null or held = e.id then return e.unique_key; end if;
+  if refuses then
+    raise exception 'job % has its unique key and is not settled', held using errcode = 'BR001';
+  end if;
+  return null;
+end $$;
+
+-- Makes a live job of one that ended, blocked until its callers let it go.
+create function brigade.put_back(e brigade.ended) returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+  delete from brigade.ended d where d.id = e.id;
+  insert into brigade.payloads (job, pushed_at, began_at, keep_ms, interrupted, task, unique_key, payload, options, history)
+  values (e.id, e.pushed_at, e.began_at, e.keep_ms, e.interrupted, e.task, e.unique_key, e.payload, e.options, e.history);
+  insert into brigade.jobs (id, at, token, begins_by, priority, attempts, state, is_plain, queue, key, partition)
+  values (e.id, brigade.wall(), e.token, e.begins_by, e.priority, e.attempts, 2, e.is_plain, e.queue, e.key,
+      coalesce(e.partition, (select coalesce(e.key, '') from brigade.queues q where q.queue = e.queue and q.parted)));
 end $$;
 
 -- Removes some of what waits in a queue, up to this job; gives how many: fewer than `most` if none

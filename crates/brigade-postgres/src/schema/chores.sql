@@ -28,8 +28,8 @@ begin
   if exists (select from brigade.cancels) then
     is_more := brigade.cancel_flows(most) >= most or is_more;
   end if;
-  if exists (select from brigade.flow_ends) then
-    is_more := brigade.continue_flows(most) >= most or is_more;
+  if exists (select from brigade.flow_ends) or exists (select from brigade.flow_retries) then
+    is_more := brigade.continue_flows({flow_ends_max}) >= {flow_ends_max} or is_more;
   end if;
   if exists (select from brigade.ended where remove_at <= wall)
     or exists (select from brigade.unique_keys where until <= wall) then

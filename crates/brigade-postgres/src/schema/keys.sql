@@ -11,13 +11,15 @@ create function brigade.lock_of_key(queue text, key text) returns bigint languag
   select hashtextextended(queue || e'\n' || key, 4711)
 $$;
 
--- Locks the keys of these jobs, always in the same order.
+-- Locks the keys of these jobs and of those that wait for them, always in the same order.
 create function brigade.lock_keys(jobs bigint[]) returns void language plpgsql as $$
 #variable_conflict use_column
 begin
   perform pg_advisory_xact_lock(place) from (
     select distinct brigade.lock_of_key(j.queue, j.key) as place from brigade.jobs j
-     where j.id = any(jobs) and j.key is not null order by 1) locks;
+     where j.key is not null
+       and j.id = any(jobs || array(select l.dependent from brigade.links l where l.job = any(jobs) and l.dependent is not null))
+     order by 1) locks;
 end $$;
 
 -- Whether other jobs of its key come before this one, or run.

@@ -56,7 +56,7 @@ begin
     from stated order by id;
 
   if exists (select from unnest(dependents, kinds) as f (dependent, kind) where dependent is not null or kind is not null) then
-    perform brigade.join_flow(ids, is_new, dependents, kinds);
+    perform brigade.join_flow(ids, is_new, dependents, kinds, dues, delays, withins);
   end if;
   if brigade.is_recording(wall) then
     insert into brigade.events_new (at, job, queue, task, kind, state, attempt)
@@ -65,12 +65,28 @@ begin
       join brigade.payloads p on p.job = j.id where g.is_new order by j.id;
   end if;
   perform brigade.announce(queues);
+  if cardinality(array_remove(kinds, null)) > 0 then
+    perform brigade.go_on(l.job) from brigade.links l where l.job = any(ids) and l.kind is not null and l.parents = 0;
+  end if;
 end $$;
 
--- Gives the jobs of a push their places in their flow.
-create function brigade.join_flow(ids bigint[], is_new boolean[], dependents integer[], kinds text[])
-    returns void language plpgsql as $$
+-- Gives the jobs of a push their places in their flow. Raises BR003 if one of them is a duplicate.
+create function brigade.join_flow(ids bigint[], is_new boolean[], dependents integer[], kinds text[],
+    dues timestamptz[], delays bigint[], withins bigint[]) returns void language plpgsql as $$
 #variable_conflict use_column
+declare
+  held bigint;
 begin
-  raise exception 'flows are not there yet' using errcode = 'feature_not_supported';
+  select id into held from unnest(ids, is_new, dependents, kinds) as g (id, is_new, dependent, kind)
+   where not is_new and (dependent is not null or kind is not null) limit 1;
+  if found then
+    raise exception 'job % has the unique key of one of its jobs and is not settled', held using errcode = 'BR003';
+  end if;
+  insert into brigade.links (job, dependent, place, parents, parents_left, kind, due, delay_ms, within_ms)
+  select g.id, ids[dependent],
+      case when dependent is not null then row_number() over (partition by dependent order by n) - 1 end,
+      coalesce(parents, 0), coalesce(parents, 0), kind, due, delay, within
+    from unnest(ids, dependents, kinds, dues, delays, withins) with ordinality as g (id, dependent, kind, due, delay, within, n)
+    left join (select of, count(*) as parents from unnest(dependents) as of where of is not null group by of) counted on of = n
+   where dependent is not null or kind is not null;
 end $$;

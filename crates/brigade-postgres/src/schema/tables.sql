@@ -115,8 +115,11 @@ create table brigade.links (
   parents      integer not null default 0,
   parents_left integer not null default 0,
   missed       integer not null default 0,
-  -- `DependentKind`, if it waits for others.
-  kind         text
+  -- `DependentKind`, if it waits for others; then its times, which begin when it goes on.
+  kind         text,
+  due          timestamptz,
+  delay_ms     bigint,
+  within_ms    bigint
 );
 create index links_dependent on brigade.links (dependent) where dependent is not null;
 create table brigade.parent_results (
@@ -126,6 +129,7 @@ create table brigade.parent_results (
 create table brigade.flow_ends (
   job bigint primary key, dependent bigint not null, place integer, result text, missed text
 );
+create table brigade.flow_retries (job bigint primary key);
 create table brigade.cancels (job bigint primary key, after bigint not null, reason text not null);
 
 create table brigade.queues (
@@ -204,7 +208,10 @@ select j.id, j.queue, p.task, j.state, p.payload, j.priority, j.key, j.partition
        case when j.state = 3 then j.at end as lease_until, j.failed, j.crashed, j.attempts,
        p.interrupted, p.lost, p.unserved, p.unserved_at, h.name as holder, j.cancel,
        null::text as result, null::text as reason, p.history, l.dependent, l.parents,
-       l.parents_left, l.missed
+       l.parents_left, l.missed,
+       case when l.parents_left > 0 then array(
+         select m.id from brigade.links of join brigade.jobs m on m.id = of.job
+          where of.dependent = j.id order by m.id limit 20) end as unsettled
   from brigade.jobs j join brigade.payloads p on p.job = j.id
   left join brigade.holders h on h.number = j.holder and j.state = 3
   left join brigade.links l on l.job = j.id and not j.is_plain
@@ -212,5 +219,5 @@ union all
 select e.id, e.queue, e.task, e.state, e.payload, e.priority, e.key, e.partition, e.options,
        e.pushed_at, null, e.begins_by, null, e.ended_at, null, e.failed, e.crashed, e.attempts,
        e.interrupted, e.lost, e.unserved, e.unserved_at, null, null, e.result, e.reason, e.history,
-       l.dependent, l.parents, l.parents_left, l.missed
+       l.dependent, l.parents, l.parents_left, l.missed, null::bigint[]
   from brigade.ended e left join brigade.links l on l.job = e.id and not e.is_plain;
