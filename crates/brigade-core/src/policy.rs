@@ -21,6 +21,9 @@ pub use retries::{Charged, ChargedEnd, NoRetry, RetryDecision, RetryPolicy, Retr
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// Longest name of a queue or a schedule.
 pub const NAME_BYTES_MAX: usize = 200;
+/// Longest key, unique key, partition and label of a job: each of them is stored with the job, and
+/// some in indexes.
+pub const KEY_BYTES_MAX: usize = 1024;
 /// Attempts kept in the history of a job; the newest stay.
 pub const HISTORY_MAX: usize = 20;
 /// How long a cancelled job can be looked at.

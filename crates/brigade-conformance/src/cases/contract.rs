@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use brigade::policy::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 use brigade::{AttemptKind, JobId, JobState, Settled};
 use serde_json::{Value, json};
 
@@ -31,6 +32,7 @@ pub(super) const CASES: &[Case] = &[
     case!(counts_tell_every_state: listing, scheduling),
     case!(many_consumers_get_each_job_once),
     case!(names_are_checked),
+    case!(texts_of_a_job_are_bounded),
 ];
 
 const LONG: Duration = Duration::from_secs(30);
@@ -393,4 +395,27 @@ async fn names_are_checked(subject: Subject) {
         .push(&1)
         .await
         .unwrap();
+}
+
+async fn texts_of_a_job_are_bounded(subject: Subject) {
+    let (broker, queue) = (&subject.broker, subject.broker.queue("q"));
+    let long = || "x".repeat(KEY_BYTES_MAX + 1);
+    let job = || queue.job(&1).unwrap();
+    for wrong in [
+        job().key(long()),
+        job().unique(long()),
+        job().partition(long()),
+        job().label(long()),
+        job().task("x".repeat(NAME_BYTES_MAX + 1)),
+    ] {
+        let error = broker.push(wrong).await.unwrap_err();
+        assert_eq!(error.kind(), brigade::ErrorKind::BadOption, "{error}");
+    }
+    let label = "x".repeat(KEY_BYTES_MAX);
+    let task = "x".repeat(NAME_BYTES_MAX);
+    let longest = job().label(label.as_str()).task(task.as_str());
+    broker.push(longest).await.unwrap();
+    let lease = queue.lease(LONG, LONG).await.unwrap().unwrap();
+    assert_eq!((lease.label(), lease.task()), (Some(&*label), Some(&*task)));
+    lease.ack().await.unwrap();
 }

@@ -1,9 +1,13 @@
 //! What is refused before a pool or a broker takes it: the one place that checks the ranges of
 //! options, names and payloads.
+//!
+//! The callers are `Pool` and `Broker`, before they ask a store, so no store has checks of its own.
+//! Whatever is refused here has changed nothing. What only some stores cannot do is the business of
+//! their capabilities.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::NAME_BYTES_MAX;
+use super::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::options::Options;
@@ -14,8 +18,9 @@ use crate::schedule::LAST_MILLIS;
 /// # Errors
 ///
 /// `TooLarge` for a payload over the limit, `Decode` for one that is not JSON, `BadOption` for a
-/// name that no queue can have, for an option out of its range, and for a time that is too far away
-/// or that its own limit excludes.
+/// name that no queue or task can have, for a key, unique key, partition or label of more than
+/// [`KEY_BYTES_MAX`] bytes, for an option out of its range, and for a time that is too far away or
+/// that its own limit excludes.
 pub fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
     check_payload(
         &format!("push to {:?}", job.queue),
@@ -27,9 +32,36 @@ pub fn check_job(job: &Job, payload_bytes_max: usize) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::Decode, text).with_source(e));
     }
     check_name("queue", &job.queue)?;
+    if let Some(task) = &job.task {
+        check_name("task", task)?;
+    }
+    check_texts(job)?;
     check_ranges(&format!("push to {:?}", job.queue), &job.options)?;
     check_date(job)?;
     check_window(job)
+}
+
+/// Refuses a job with a text that is too long to be stored with each job.
+fn check_texts(job: &Job) -> Result<(), Error> {
+    let options = &job.options;
+    let texts = [
+        ("key", &options.key),
+        ("unique key", &options.unique),
+        ("partition", &options.partition),
+        ("label", &options.label),
+    ];
+    for (what, text) in texts {
+        let bytes = text.as_ref().map_or(0, |text| text.len());
+        if bytes > KEY_BYTES_MAX {
+            let text = format!(
+                "push to {:?}: its {what} has {bytes} bytes and {KEY_BYTES_MAX} are allowed: put \
+                    longer text into the payload",
+                job.queue
+            );
+            return Err(Error::new(ErrorKind::BadOption, text));
+        }
+    }
+    Ok(())
 }
 
 /// For how long from now a job is not due.

@@ -383,7 +383,7 @@ impl Broker {
     /// # Errors
     ///
     /// As [`retry`](Broker::retry); `TooLarge` for a payload over the limit, `BadOption` for a name
-    /// that no queue can have, `Unsupported` for another queue of a job of a flow, and where two
+    /// that no queue or task can have, `Unsupported` for another queue of a job of a flow, and where two
     /// queues cannot be changed in one step (a Redis cluster).
     pub async fn retry_with(&self, id: &JobId, edit: Edit) -> Result<Option<JobId>, Error> {
         if let Some(payload) = &edit.payload {
@@ -395,6 +395,9 @@ impl Broker {
         }
         if let Some(queue) = &edit.queue {
             check_name("queue", queue)?;
+        }
+        if let Some(task) = &edit.task {
+            check_name("task", task)?;
         }
         self.store.retry(id, edit).await
     }
