@@ -57,6 +57,9 @@ fn each_role_may_do_its_own_and_no_more() {
             "{role}"
         );
     }
+    of("push")
+        .get(&format!("/v1/jobs/{id}/why"))
+        .problem(403, "wrong_role");
     of("read")
         .send("POST", "/v1/queues/q/take", "", "")
         .problem(403, "wrong_role");
@@ -76,6 +79,44 @@ fn each_role_may_do_its_own_and_no_more() {
     );
     // Probes need none.
     assert_eq!(desk.client.get("/livez").status, 200);
+}
+
+#[test]
+fn a_job_shows_what_was_written_in_it_only_to_readers() {
+    let (_desk, of, _directory) = with_tokens();
+    let job = json!({"payload": "secret-1", "keep": "1h", "retries": 1});
+    let id = of("push").push("q", &job);
+    let settle = |how: &str, body: &serde_json::Value| {
+        let leased = of("work").send("POST", "/v1/queues/q/lease?wait=60s", "", "");
+        let lease = leased.json()["lease"].as_str().unwrap().to_owned();
+        let settled = of("work").post(&format!("/v1/leases/{lease}/{how}"), body);
+        assert_eq!(settled.status, 204, "{settled:?}");
+    };
+    let path = format!("/v1/jobs/{id}");
+    settle("nack", &json!({"reason": "secret-2", "after": 0}));
+    settle("ack", &json!({"result": "secret-3"}));
+    for role in ["push", "work"] {
+        let seen = of(role).get(&path);
+        assert!(!seen.text.contains("secret"), "{seen:?}");
+        let seen = seen.json();
+        assert_eq!(
+            (&seen["state"], &seen["failed"]),
+            (&json!("done"), &json!(1))
+        );
+        assert_eq!(seen["history"][0]["kind"], "failed");
+    }
+    let whole = of("read").get(&path).text;
+    for secret in ["secret-1", "secret-2", "secret-3"] {
+        assert!(whole.contains(secret), "{whole}");
+    }
+
+    let job = json!({"payload": 1});
+    let id = of("push").push("q", &job);
+    settle("dead-letter", &json!({"reason": "secret-4"}));
+    let path = format!("/v1/jobs/{id}");
+    let waited = of("push").get(&format!("{path}?wait=60s"));
+    assert!(!waited.text.contains("secret"), "{waited:?}");
+    assert!(of("read").get(&path).text.contains("secret-4"));
 }
 
 #[test]

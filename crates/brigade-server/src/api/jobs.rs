@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use brigade::{JobFilter, JobId, JobState};
+use brigade::{JobFilter, JobId, JobInfo, JobState};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
@@ -20,7 +20,7 @@ pub(crate) use self::documents::{JobDocument, StateName, raw, value};
 pub(crate) use self::steer::*;
 use super::responses::{CommonProblems, JobProblems};
 use crate::app::App;
-use crate::auth::{May, NeedsAny, NeedsRead};
+use crate::auth::{May, NeedsAny, NeedsRead, Role};
 use crate::extract::{Params, Segment};
 use crate::problem::Problem;
 use crate::values::{Moment, Seconds};
@@ -91,7 +91,7 @@ pub(crate) struct JobsDocument {
 pub(crate) struct LookParams {
     /// Wait this long for the job to end, and show it then. Default: not at all.
     #[param(value_type = Option<String>, example = "30s")]
-    wait: Option<Seconds>,
+    pub(super) wait: Option<Seconds>,
 }
 
 /// Why a job does not run.
@@ -159,7 +159,8 @@ pub(crate) async fn list(
 /// One job, with its history
 ///
 /// With `wait` the answer comes when the job has ended, or when the wait is over. A job that is
-/// done is removed at once unless it was pushed with `keep`.
+/// done is removed at once unless it was pushed with `keep`. A token without the role `read` sees
+/// what became of the job, but neither payload, result, reasons nor reports.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
@@ -169,26 +170,32 @@ pub(crate) async fn list(
     responses((status = 200, description = "the job", body = JobDocument), CommonProblems, JobProblems),
 )]
 pub(crate) async fn look(
-    _: May<NeedsAny>,
+    by: May<NeedsAny>,
     State(app): State<App>,
     Segment(id): Segment,
     Params(params): Params<LookParams>,
 ) -> Result<Json<JobDocument>, Problem> {
-    let (id, wait) = (JobId::new(id), app.wait(params.wait)?);
+    let shown = |job: JobInfo| match by.principal.roles.allow(Role::Read) {
+        true => Json(JobDocument::from(job)),
+        false => Json(JobDocument::from(job).without_contents()),
+    };
+    let wait = app.wait(params.wait)?;
+    Ok(shown(seen(&app, &JobId::new(id), wait).await?))
+}
+
+/// A job as it is when it has ended, or when the wait is over.
+pub(super) async fn seen(app: &App, id: &JobId, wait: Duration) -> Result<JobInfo, Problem> {
+    let unknown = || Problem::unknown_job(id.as_str());
     if wait > Duration::ZERO {
         let ended = tokio::select! {
-            ended = timeout(wait, app.broker.wait(&id)) => ended.ok().transpose()?,
+            ended = timeout(wait, app.broker.wait(id)) => ended.ok().transpose()?,
             () = app.options.stop.cancelled() => None,
         };
         if let Some(ended) = ended {
-            let job = ended.ok_or_else(|| Problem::unknown_job(id.as_str()))?;
-            return Ok(Json(JobDocument::from(job)));
+            return ended.ok_or_else(unknown);
         }
     }
-    match app.broker.job(&id).await? {
-        Some(job) => Ok(Json(JobDocument::from(job))),
-        None => Err(Problem::unknown_job(id.as_str())),
-    }
+    app.broker.job(id).await?.ok_or_else(unknown)
 }
 
 /// Why a job does not run now
@@ -196,12 +203,12 @@ pub(crate) async fn look(
     get,
     path = "/v1/jobs/{id}/why",
     tag = "jobs",
-    security(("token" = ["read", "push", "work"])),
+    security(("token" = ["read"])),
     params(("id" = String, Path, description = "The id of the job", example = "42")),
     responses((status = 200, description = "the reasons", body = WhyDocument), CommonProblems, JobProblems),
 )]
 pub(crate) async fn why(
-    _: May<NeedsAny>,
+    _: May<NeedsRead>,
     State(app): State<App>,
     Segment(id): Segment,
 ) -> Result<Json<WhyDocument>, Problem> {

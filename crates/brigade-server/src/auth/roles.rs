@@ -9,9 +9,10 @@ use std::str::FromStr;
 pub enum Role {
     /// Look at queues, jobs, consumers, schedules, statistics and events, with payloads.
     Read,
-    /// Push jobs and flows, make calls, and look at single jobs by their ids.
+    /// Push jobs and flows, make calls, and see what became of single jobs by their ids, without
+    /// payloads, results and reasons.
     Push,
-    /// Take and lease jobs, settle leases, and look at single jobs by their ids.
+    /// Take and lease jobs, settle leases, and see what became of single jobs, as `Push` does.
     Work,
     /// Everything, above all what changes the jobs of others: cancel, retry, delete, pause, limit,
     /// purge, schedules.

@@ -26,9 +26,10 @@ pub(crate) struct JobDocument {
     /// Where it is in its life.
     #[schema(value_type = StateName)]
     pub(crate) state: JobState,
-    /// Its payload.
-    #[schema(value_type = Value)]
-    pub(crate) payload: Box<RawValue>,
+    /// Its payload; left out for a token without the role `read`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    pub(crate) payload: Option<Box<RawValue>>,
     /// Its priority.
     pub(crate) priority: i32,
     /// Its key.
@@ -64,12 +65,13 @@ pub(crate) struct JobDocument {
     pub(crate) lost: u32,
     /// Who has it, if it is leased.
     pub(crate) holder: Option<String>,
-    /// Why it is being cancelled, if its holder has been asked to stop it.
+    /// Why it is being cancelled, if its holder has been asked to stop it; null for a token without
+    /// the role `read`.
     pub(crate) cancel: Option<String>,
-    /// Its result, if it is done.
+    /// Its result, if it is done; null for a token without the role `read`.
     #[schema(value_type = Option<Value>)]
     pub(crate) result: Option<Box<RawValue>>,
-    /// Why it ended, if it is dead or cancelled.
+    /// Why it ended, if it is dead or cancelled; null for a token without the role `read`.
     pub(crate) reason: Option<String>,
     /// The jobs of its flow that it waits for, or waited for.
     pub(crate) parents: Option<ParentsDocument>,
@@ -128,9 +130,11 @@ pub(crate) struct AttemptDocument {
     /// How: failed, crashed, interrupted, passed, cancelled, set aside, unserved.
     #[schema(example = "failed")]
     kind: Value,
-    /// Why, in words.
-    reason: String,
-    /// What it cost and left behind, if it ran in a worker process.
+    /// Why, in words; left out for a token without the role `read`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// What it cost and left behind, if it ran in a worker process; left out for a token without
+    /// the role `read`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     report: Option<Value>,
@@ -159,7 +163,7 @@ impl From<JobInfo> for JobDocument {
             queue: job.queue,
             task: job.task,
             state: job.state,
-            payload: raw(job.payload),
+            payload: Some(raw(job.payload)),
             priority: job.priority,
             key: job.key,
             partition: job.partition,
@@ -197,13 +201,26 @@ impl From<JobInfo> for JobDocument {
     }
 }
 
+impl JobDocument {
+    /// For a token without the role `read`: what became of the job, and nothing that its pusher or
+    /// its attempts wrote. Ids can be guessed.
+    pub(crate) fn without_contents(mut self) -> Self {
+        (self.payload, self.result) = (None, None);
+        (self.reason, self.cancel) = (None, None);
+        for attempt in &mut self.history {
+            (attempt.reason, attempt.report) = (None, None);
+        }
+        self
+    }
+}
+
 impl From<AttemptRecord> for AttemptDocument {
     fn from(record: AttemptRecord) -> Self {
         Self {
             attempt: record.attempt,
             at: rfc3339(record.at),
             kind: value(&record.kind),
-            reason: record.reason,
+            reason: Some(record.reason),
             report: record.report.as_ref().map(value),
             stop: record.stop.as_ref().map(StopDocument::from),
         }
