@@ -17,12 +17,13 @@ mod secret;
 mod sessions;
 mod tokens;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use self::failures::FailedLogins;
 pub(crate) use self::may::{May, NeedsAdmin, NeedsAny, NeedsPush, NeedsRead, NeedsWork};
 pub(crate) use self::principal::Principal;
 pub use self::roles::{Role, Roles};
+pub(crate) use self::secret::{SecretHash, random_text};
 pub(crate) use self::sessions::Sessions;
 pub use self::tokens::{NewToken, Tokens};
 
@@ -33,7 +34,17 @@ pub struct Auth(pub(crate) AuthKind);
 #[derive(Clone, Debug)]
 pub(crate) enum AuthKind {
     None,
-    Tokens(Arc<Tokens>),
+    Tokens(CurrentTokens),
+}
+
+/// The tokens that a server knows now; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct CurrentTokens(Arc<RwLock<Arc<Tokens>>>);
+
+impl CurrentTokens {
+    pub(crate) fn get(&self) -> Arc<Tokens> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Auth {
@@ -48,6 +59,17 @@ impl Auth {
     /// One of these tokens: in the header `Authorization: Bearer TOKEN`, or in a session of the
     /// dashboard, which begins with a form for the token.
     pub fn tokens(tokens: Tokens) -> Self {
-        Self(AuthKind::Tokens(Arc::new(tokens)))
+        let tokens = Arc::new(RwLock::new(Arc::new(tokens)));
+        Self(AuthKind::Tokens(CurrentTokens(tokens)))
+    }
+
+    /// Changes the tokens of this and all its clones, so of every router that has one. It holds from
+    /// the next request on: a token that is gone opens nothing any more, and the sessions that began
+    /// with it have ended; one with other roles has these at once. Does nothing for
+    /// [`Auth::none`].
+    pub fn replace_tokens(&self, tokens: Tokens) {
+        if let AuthKind::Tokens(current) = &self.0 {
+            *current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+        }
     }
 }

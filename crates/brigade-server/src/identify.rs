@@ -1,24 +1,38 @@
 //! The middleware that finds out who sent a request.
 //!
 //! A bearer token that is wrong is refused here, also for paths that need none. A session that is
-//! not known counts as none. What a browser sends by itself (a cookie, or nothing where no
+//! not known counts as none, and so does an `Authorization` of another scheme, which may be meant
+//! for a proxy. What a browser sends by itself (a cookie, or nothing where no
 //! credential is wanted) is no proof that its user wanted the request: one that changes something
 //! must come from a page of this server, by `Sec-Fetch-Site` or `Origin`.
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, OriginalUri, Request, State};
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
-use axum::http::{HeaderMap, Method};
+use axum::http::{Extensions, HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use crate::app::App;
-use crate::auth::{AuthKind, Principal, Tokens};
+use crate::auth::{AuthKind, Principal};
 use crate::problem::Problem;
 
-/// The name of the cookie of a session.
-pub(crate) const SESSION_COOKIE: &str = "brigade_session";
+/// The name of the cookie of a session. All programs of a host share its cookies, whatever their
+/// ports; only by TLS, and at the root of a server, can a browser keep a cookie from being set by
+/// others: by its name (`__Host-`).
+pub(crate) fn session_cookie(base: &str, is_secure: bool) -> &'static str {
+    match base.is_empty() && is_secure {
+        true => "__Host-brigade_session",
+        false => "brigade_session",
+    }
+}
+
+/// The path that this router is mounted under, by the extensions and the path of a request.
+fn is_at_root(request: &Request) -> bool {
+    let original = request.extensions().get::<OriginalUri>();
+    original.is_none_or(|original| original.path() == request.uri().path())
+}
 
 /// Puts the [`Principal`] of a request into its extensions, if it has a credential.
 pub(crate) async fn identify(State(app): State<App>, mut request: Request, next: Next) -> Response {
@@ -43,11 +57,16 @@ fn principal_of(app: &App, request: &Request) -> Result<Option<Principal>, Probl
             Ok(Some(Principal::anyone()))
         }
         AuthKind::Tokens(tokens) => {
-            if let Some(header) = headers.get(AUTHORIZATION) {
-                let text = header.to_str().unwrap_or_default();
-                return by_token(app, tokens, text, peer_of(request)).map(Some);
+            let tokens = tokens.get();
+            if let Some(token) = bearer_of(headers) {
+                let found = tokens.find(token);
+                let found = found.ok_or_else(|| wrong_token(app, peer_of(request)));
+                return found.map(Some);
             }
-            let session = session_of(headers).and_then(|secret| app.sessions.find(secret));
+            let base = if is_at_root(request) { "" } else { "/" };
+            let cookie = session_cookie(base, app.options.is_secure);
+            let session =
+                session_of(headers, cookie).and_then(|secret| app.sessions.find(secret, &tokens));
             if session.is_some() {
                 wanted_by_the_user(request, true)?;
             }
@@ -56,18 +75,16 @@ fn principal_of(app: &App, request: &Request) -> Result<Option<Principal>, Probl
     }
 }
 
-fn by_token(
-    app: &App,
-    tokens: &Tokens,
-    header: &str,
-    peer: Option<IpAddr>,
-) -> Result<Principal, Problem> {
-    let (scheme, token) = header.split_once(' ').unwrap_or((header, ""));
-    let found = match scheme.eq_ignore_ascii_case("bearer") {
-        true => tokens.find(token.trim()),
-        false => None,
-    };
-    found.ok_or_else(|| wrong_token(app, peer))
+/// The bearer token of a request. A header of another scheme is a proxy's, and counts as none.
+fn bearer_of(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).into_iter();
+    values.find_map(|value| {
+        let text = value.to_str().ok()?;
+        let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then_some(token.trim())
+    })
 }
 
 /// Notes a wrong token, and says so or, after many, when to come again.
@@ -80,19 +97,24 @@ pub(crate) fn wrong_token(app: &App, peer: Option<IpAddr>) -> Problem {
 
 /// The address of the client, if the server knows it.
 pub(crate) fn peer_of(request: &Request) -> Option<IpAddr> {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    peer_in(request.extensions())
+}
+
+/// The address of the client by the extensions of its request.
+pub(crate) fn peer_in(extensions: &Extensions) -> Option<IpAddr> {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
     peer.map(|ConnectInfo(address)| address.ip())
 }
 
-/// The secret of the session in the cookies of a request.
-pub(crate) fn session_of(headers: &HeaderMap) -> Option<&str> {
+/// The secret of the session in the cookies of a request, in the cookie of this name.
+pub(crate) fn session_of<'a>(headers: &'a HeaderMap, cookie: &str) -> Option<&'a str> {
     let cookies = headers.get_all(COOKIE).into_iter();
     let mut cookies = cookies
         .filter_map(|header| header.to_str().ok())
         .flat_map(|header| header.split(';'));
-    cookies.find_map(|cookie| {
-        let (name, value) = cookie.trim().split_once('=')?;
-        (name == SESSION_COOKIE).then_some(value)
+    cookies.find_map(|pair| {
+        let (name, value) = pair.trim().split_once('=')?;
+        (name == cookie).then_some(value)
     })
 }
 

@@ -14,9 +14,9 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::app::App;
-use crate::auth::{AuthKind, Principal};
+use crate::auth::{AuthKind, SecretHash};
 use crate::dashboard::login_page;
-use crate::identify::{SESSION_COOKIE, peer_of, session_of, wanted_by_the_user, wrong_token};
+use crate::identify::{peer_of, session_cookie, session_of, wanted_by_the_user, wrong_token};
 use crate::problem::Problem;
 
 /// The most bytes of the form: no credential is known when it is read.
@@ -57,19 +57,25 @@ async fn login(State(app): State<App>, uri: OriginalUri, request: Request) -> Re
     }
     let peer = peer_of(&request);
     let is_secure = app.options.is_secure;
+    let before = session_of(request.headers(), session_cookie(&base, is_secure));
+    let before = before.map(ToOwned::to_owned);
     let sent = match read_form(request, &app).await {
         Ok(sent) => sent,
         Err(problem) => return problem.into_response(),
     };
-    let principal = match &app.options.auth.0 {
-        AuthKind::None => Some(Principal::anyone()),
-        AuthKind::Tokens(tokens) => tokens.find(sent.token.trim()),
+    let token = sent.token.trim();
+    let is_wrong = match &app.options.auth.0 {
+        AuthKind::None => false,
+        AuthKind::Tokens(tokens) => tokens.get().find(token).is_none(),
     };
-    let Some(principal) = principal else {
+    if is_wrong {
         let problem = wrong_token(&app, peer);
         return page(&base, &sent.next, Some(&problem));
-    };
-    match app.sessions.begin(principal) {
+    }
+    if let Some(before) = before {
+        app.sessions.end(&before);
+    }
+    match app.sessions.begin(SecretHash::of(token)) {
         Ok(secret) => redirect(&to(&base, &sent.next), &cookie(&base, &secret, is_secure)),
         Err(error) => Problem::internal(format!("cannot begin a session: {error}")).into_response(),
     }
@@ -85,7 +91,8 @@ async fn read_form(request: Request, app: &App) -> Result<LoginForm, Problem> {
 
 async fn logout(State(app): State<App>, uri: OriginalUri, headers: HeaderMap) -> Response {
     let base = base_of(&uri, "/logout");
-    if let Some(secret) = session_of(&headers) {
+    let cookie_name = session_cookie(&base, app.options.is_secure);
+    if let Some(secret) = session_of(&headers, cookie_name) {
         app.sessions.end(secret);
     }
     let gone = format!("{}; Max-Age=0", cookie(&base, "", app.options.is_secure));
@@ -94,7 +101,8 @@ async fn logout(State(app): State<App>, uri: OriginalUri, headers: HeaderMap) ->
 
 fn cookie(base: &str, secret: &str, is_secure: bool) -> String {
     let secure = if is_secure { "; Secure" } else { "" };
-    format!("{SESSION_COOKIE}={secret}; Path={base}/; HttpOnly; SameSite=Strict{secure}")
+    let name = session_cookie(base, is_secure);
+    format!("{name}={secret}; Path={base}/; HttpOnly; SameSite=Strict{secure}")
 }
 
 /// Sees other: a reload of the page that follows does not send the form again.

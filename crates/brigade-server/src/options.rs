@@ -114,8 +114,9 @@ impl ServerOptions {
         }
     }
 
-    /// Whether browsers reach the server by TLS only: the cookie of a session is then never sent
-    /// without. Default: no.
+    /// Whether browsers reach the server by TLS only, its own or that of a proxy: the cookie of a
+    /// session is then never sent without, and no other program of the host can set it if the router
+    /// is mounted at the root. Default: no.
     pub fn secure(mut self, secure: bool) -> Self {
         self.is_secure = secure;
         self

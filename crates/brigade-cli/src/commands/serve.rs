@@ -2,12 +2,14 @@
 //!
 //! In order: the credentials and the certificate are read, the broker is connected, the address is
 //! bound, and only then the command says that it is ready, on standard output and to systemd. At
-//! SIGINT or SIGTERM it drains, as it does when it cannot manage its queues any more. The routes
+//! SIGHUP it reads the tokens again. At SIGINT or SIGTERM it drains, as it does when it cannot
+//! manage its queues any more. The routes
 //! and the connections are the library's; here are the decisions of a program: which addresses
 //! need what, and where its token is.
 
 mod credentials;
 mod notify;
+mod token_file;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::credentials::AuthChoice;
+use self::token_file::{Hangups, keep_current};
 use crate::connection::Globals;
 use crate::escape::escape;
 use crate::exit::{self, usage};
@@ -33,8 +36,9 @@ use crate::times;
 /// Serve the HTTP API and the dashboard of a broker
 ///
 /// Programs in any language push, take and call over HTTP; /openapi.json describes the API. Without
-/// --auth, a token is made at the first start, in a file that only you can read. The command ends
-/// at SIGINT or SIGTERM, after the requests that it is answering.
+/// --auth, a token is made at the first start, in a file that only you can read. A token file that
+/// changes is read again, at SIGHUP at once. The command ends at SIGINT or SIGTERM, after the
+/// requests that it is answering.
 #[derive(clap::Args)]
 pub(crate) struct Serve {
     /// Address and port to listen on; port 0 takes a free one
@@ -56,6 +60,11 @@ pub(crate) struct Serve {
     /// Allow another address than loopback without TLS: a proxy in front of it has to encrypt
     #[arg(long, conflicts_with = "tls_cert")]
     insecure: bool,
+
+    /// A proxy in front of the server encrypts: allow another address than loopback, and let browsers
+    /// send cookies by HTTPS only
+    #[arg(long, conflicts_with = "tls_cert")]
+    https_proxy: bool,
 
     /// Name by which clients may reach the server, besides localhost and addresses; may be repeated
     #[arg(long, value_name = "NAME")]
@@ -118,14 +127,14 @@ impl Serve {
         })?;
         let address = listener.local_addr().context("cannot read the address")?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let options = ServerOptions::new(credentials.auth)
+        let options = ServerOptions::new(credentials.auth.clone())
             .stop(stop.clone())
             .tasks(tasks.clone())
             .wait_max(self.wait_max)
             .healthy_wait(self.healthy_wait)
             .healthy_dead(self.healthy_dead)
             .hosts(self.host.iter().map(String::as_str))
-            .secure(tls.is_some());
+            .secure(tls.is_some() || self.https_proxy);
         let app = brigade_server::router(broker.clone(), options);
         let scheme = if tls.is_some() { "https" } else { "http" };
         let mut server = Server::new(listener)
@@ -135,7 +144,8 @@ impl Serve {
         if let Some(tls) = tls {
             server = server.tls(tls);
         }
-        if let Some(path) = credentials.path {
+        let hangups = Hangups::listen();
+        if let Some(path) = credentials.file.as_ref().and_then(|file| file.own_path()) {
             show::line(&format!("token in {}", path.display()))?;
         }
         show::line(&format!("listening on {scheme}://{address}"))?;
@@ -148,7 +158,9 @@ impl Serve {
             notify::systemd("STOPPING=1");
         };
         let serving = server.run(app, stop.clone());
-        let ((), managed, ()) = tokio::join!(serving, self.manage(&broker, &stop), stopping);
+        let tokens = keep_current(credentials.file, &credentials.auth, hangups, &stop);
+        let managing = self.manage(&broker, &stop);
+        let ((), managed, (), ()) = tokio::join!(serving, managing, stopping, tokens);
         managed?;
         Ok(ExitCode::SUCCESS)
     }
@@ -164,12 +176,16 @@ impl Serve {
 
     /// What leaves this machine is encrypted, unless the user says that something else does it.
     fn check_address(&self) -> anyhow::Result<()> {
-        if self.listen.ip().is_loopback() || self.tls_cert.is_some() || self.insecure {
+        if self.listen.ip().is_loopback()
+            || self.tls_cert.is_some()
+            || self.insecure
+            || self.https_proxy
+        {
             return Ok(());
         }
         Err(usage(format!(
-            "{} can be reached from other machines: give --tls-cert and --tls-key, or --insecure \
-                behind a proxy that encrypts",
+            "{} can be reached from other machines: give --tls-cert and --tls-key, or \
+                --https-proxy (or --insecure) behind a proxy that encrypts",
             self.listen.ip()
         )))
     }

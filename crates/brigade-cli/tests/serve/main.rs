@@ -18,3 +18,4 @@ mod push;
 mod queues;
 mod schemathesis;
 mod work;
+mod tokens;

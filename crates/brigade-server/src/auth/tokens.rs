@@ -1,8 +1,8 @@
 //! [`Tokens`]: the bearer tokens of a server, hashed.
 //!
 //! A token file has a line for each: its name, its roles, its hash. It holds no secret, so a copy
-//! of it in a backup opens no door. Comments begin with `#`. The file is read once, at the start of
-//! a server.
+//! of it in a backup opens no door. Comments begin with `#`. A value of this type never changes:
+//! a server that reads its file again gets another one ([`Auth`](super::Auth)).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -93,10 +93,14 @@ impl Tokens {
 
     /// Whose token this is. The time that it takes says nothing about the tokens.
     pub(crate) fn find(&self, token: &str) -> Option<Principal> {
-        let hash = SecretHash::of(token);
+        self.find_hash(&SecretHash::of(token))
+    }
+
+    /// Whose token has this hash.
+    pub(crate) fn find_hash(&self, hash: &SecretHash) -> Option<Principal> {
         let mut found = None;
         for known in &self.0 {
-            if known.hash.matches(&hash) {
+            if known.hash.matches(hash) {
                 found = Some(known);
             }
         }
