@@ -37,6 +37,7 @@ mod guard;
 mod identify;
 mod login;
 mod metrics;
+mod leftover;
 mod options;
 mod problem;
 mod serve;
@@ -69,6 +70,7 @@ pub fn router(broker: Broker, options: ServerOptions) -> axum::Router {
         .layer(DefaultBodyLimit::max(app.options.body_bytes_max))
         .layer(from_fn(guard::note_caller))
         .layer(from_fn_with_state(app.clone(), identify::identify))
+        .layer(from_fn_with_state(app.clone(), leftover::discard))
         .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
 }

@@ -120,6 +120,31 @@ fn a_client_that_sends_nonsense_or_leaves_does_not_stop_the_server() {
 }
 
 #[test]
+fn a_body_that_is_refused_while_it_is_sent_does_not_cost_the_answer() {
+    let desk = desk();
+    let address = desk.client.base.strip_prefix("http://").unwrap();
+    // More than sockets hold, so the client is still sending when the server has its answer.
+    let body = vec![b' '; 40 << 20];
+    for (path, status) in [("/v1/queues/q/jobs", "413"), ("/v1/nowhere", "404")] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let length = body.len();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+        // The connection goes on.
+        let next = "GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(next.as_bytes()).unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        assert!(
+            answers.starts_with(&format!("HTTP/1.1 {status}")) && answers.contains("HTTP/1.1 200"),
+            "{answers}"
+        );
+    }
+}
+
+#[test]
 fn a_leased_job_on_its_way_to_a_client_that_is_gone_comes_back() {
     let desk = desk();
     let address = desk.client.base.strip_prefix("http://").unwrap();
