@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{FailedLogins, Sessions};
 use crate::counters::{CounterSums, RequestCounter};
+use crate::http_consumers::HttpConsumers;
 use crate::options::ServerOptions;
 use crate::problem::Problem;
 use crate::values::Seconds;
@@ -25,6 +26,7 @@ pub(crate) struct AppParts {
     pub(crate) failures: FailedLogins,
     pub(crate) sums: CounterSums,
     pub(crate) requests: RequestCounter,
+    pub(crate) http_consumers: Arc<HttpConsumers>,
     /// Requests to the broker that go on when their client is gone, to give back what they got; of
     /// the options, so that a server can wait for them.
     pub(crate) tasks: TaskTracker,
@@ -32,7 +34,9 @@ pub(crate) struct AppParts {
 
 impl App {
     pub(crate) fn new(broker: Broker, options: ServerOptions) -> Self {
+        let (tasks, stop) = (options.tasks.clone(), options.stop.clone());
         Self(Arc::new(AppParts {
+            http_consumers: HttpConsumers::new(broker.clone(), tasks, stop),
             broker,
             tasks: options.tasks.clone(),
             options,

@@ -24,7 +24,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use crate::app::App;
 use crate::auth::Principal;
-use crate::identify::peer_of;
+use crate::peer::peer_of;
 use crate::problem::Problem;
 
 /// The policy of a response that sets none itself: nothing is loaded, nothing runs.

@@ -6,16 +6,17 @@
 //! credential is wanted) is no proof that its user wanted the request: one that changes something
 //! must come from a page of this server, by `Sec-Fetch-Site` or `Origin`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use axum::extract::{ConnectInfo, OriginalUri, Request, State};
+use axum::extract::{OriginalUri, Request, State};
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
-use axum::http::{Extensions, HeaderMap, Method};
+use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use crate::app::App;
 use crate::auth::{AuthKind, Principal};
+use crate::peer::peer_of;
 use crate::problem::Problem;
 
 /// The name of the cookie of a session. All programs of a host share its cookies, whatever their
@@ -93,17 +94,6 @@ pub(crate) fn wrong_token(app: &App, peer: Option<IpAddr>) -> Problem {
         None => Problem::wrong_credential(),
         Some(seconds) => Problem::too_many_failures(seconds),
     }
-}
-
-/// The address of the client, if the server knows it.
-pub(crate) fn peer_of(request: &Request) -> Option<IpAddr> {
-    peer_in(request.extensions())
-}
-
-/// The address of the client by the extensions of its request.
-pub(crate) fn peer_in(extensions: &Extensions) -> Option<IpAddr> {
-    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
-    peer.map(|ConnectInfo(address)| address.ip())
 }
 
 /// The secret of the session in the cookies of a request, in the cookie of this name.

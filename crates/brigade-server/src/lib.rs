@@ -34,11 +34,13 @@ mod dashboard;
 mod document;
 mod extract;
 mod guard;
+mod http_consumers;
 mod identify;
+mod leftover;
 mod login;
 mod metrics;
-mod leftover;
 mod options;
+mod peer;
 mod problem;
 mod serve;
 mod values;
@@ -68,9 +70,9 @@ pub fn router(broker: Broker, options: ServerOptions) -> axum::Router {
         .fallback(problem::unknown_path)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(app.options.body_bytes_max))
+        .layer(from_fn_with_state(app.clone(), leftover::discard))
         .layer(from_fn(guard::note_caller))
         .layer(from_fn_with_state(app.clone(), identify::identify))
-        .layer(from_fn_with_state(app.clone(), leftover::discard))
         .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
 }

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use crate::app::App;
 use crate::auth::{AuthKind, SecretHash};
 use crate::dashboard::login_page;
-use crate::identify::{peer_of, session_cookie, session_of, wanted_by_the_user, wrong_token};
+use crate::identify::{session_cookie, session_of, wanted_by_the_user, wrong_token};
+use crate::peer::peer_of;
 use crate::problem::Problem;
 
 /// The most bytes of the form: no credential is known when it is read.

@@ -3,6 +3,7 @@
 //! Everything here works on any [`JobStore`](crate::store::JobStore). Only `connect` names the
 //! stores: `sqlite`, `redis`, `rabbitmq`.
 
+mod announcement;
 mod api;
 mod broker_call;
 mod called;

@@ -9,6 +9,7 @@
 mod access;
 mod calls;
 mod client;
+mod consumers;
 mod document;
 mod doors;
 mod events;

@@ -320,7 +320,7 @@ async fn a_live_consumer_is_listed_until_it_stops_or_falls_silent(subject: Subje
     assert_eq!(found.queues, ["one", "two"]);
     assert_eq!(
         (found.pid, found.version.as_deref(), found.queues_served),
-        (std::process::id(), Some("1.2.3"), 2)
+        (Some(std::process::id()), Some("1.2.3"), 2)
     );
     assert!(!found.host.is_empty() && !found.id.is_empty());
     let left = watcher.consumers().await.unwrap();

@@ -6,7 +6,8 @@ use crate::job::JobId;
 
 /// A consumer that is alive: its process takes jobs from this broker.
 ///
-/// A consumer announces itself when it starts and renews that for as long as it runs. A clean stop
+/// A consumer announces itself when it starts and renews that for as long as it runs; a server does
+/// that for the consumers that take jobs through it. A clean stop
 /// takes it off the list at once. One that was killed, or is cut off from its broker, is listed
 /// until its last announcement runs out, at most a minute later; on SQLite and RabbitMQ no longer
 /// than its process runs.
@@ -21,8 +22,12 @@ pub struct LiveConsumer {
     pub queues_served: usize,
     /// The host it runs on.
     pub host: String,
-    /// Its process on that host.
-    pub pid: u32,
+    /// Its process on that host; of one behind a server, only if it says so.
+    pub pid: Option<u32>,
+    /// The server through which it takes jobs, for example `HTTP`; `None` if it asks the broker
+    /// itself.
+    #[serde(default)]
+    pub via: Option<String>,
     /// The version of its program, if that says one (`Consumer::version`).
     pub version: Option<String>,
     /// When it started, by the clock of its host.
@@ -91,7 +96,8 @@ impl LiveConsumer {
             queues: named.map(ToString::to_string).collect(),
             queues_served: queues.len(),
             host: host.into(),
-            pid: std::process::id(),
+            pid: Some(std::process::id()),
+            via: None,
             version: None,
             since: SystemTime::now(),
             prefetch: 0,

@@ -1,8 +1,8 @@
 //! `/v1/consumers`, `/v1/dead` and `/v1/check`: what goes on at the broker, and what is wrong.
 //!
 //! The documents are the values of the library with moments as RFC 3339. Consumers announce
-//! themselves to the broker; workers that take jobs over HTTP do not, and are seen only by the jobs
-//! that they hold.
+//! themselves to the broker; for those that take jobs over HTTP, the server does
+//! ([`HttpConsumers`](crate::http_consumers::HttpConsumers)).
 
 use axum::Json;
 use axum::extract::State;
@@ -27,16 +27,21 @@ pub(crate) struct ConsumerDocument {
     queues: Vec<String>,
     /// How many queues it serves.
     queues_served: usize,
-    /// The host it runs on.
+    /// The host it runs on, or the name that it gave over HTTP.
+    #[schema(example = "web-1")]
     host: String,
-    /// Its process on that host.
-    pid: u32,
+    /// Its process on that host, if it says so.
+    #[schema(example = 4711)]
+    pid: Option<u32>,
+    /// `HTTP` if it takes jobs over HTTP; null if it asks the broker itself.
+    #[schema(example = "HTTP")]
+    via: Option<String>,
     /// The version of its program, if that says one.
     version: Option<String>,
     /// When it started.
     #[schema(format = DateTime)]
     since: String,
-    /// The most jobs that it holds at once.
+    /// The most jobs that it holds at once; 0 if that is not known.
     prefetch: usize,
     /// How many jobs it holds.
     held: usize,
@@ -113,6 +118,7 @@ impl From<LiveConsumer> for ConsumerDocument {
             queues_served: consumer.queues_served,
             host: consumer.host,
             pid: consumer.pid,
+            via: consumer.via,
             version: consumer.version,
             since: rfc3339(consumer.since),
             prefetch: consumer.prefetch,

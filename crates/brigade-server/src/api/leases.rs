@@ -16,7 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use brigade::policy::RetryPolicy;
 use brigade::store::Disposition;
-use brigade::{AttemptKind, JobId, Lease, RetryAdvice, Settled};
+use brigade::{AttemptKind, JobId, Lease, RetryAdvice, RunningJob, Settled};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -25,6 +25,7 @@ use super::responses::{BodyProblems, CommonProblems, StateProblems};
 use crate::app::App;
 use crate::auth::{May, NeedsWork};
 use crate::extract::{Body, Segment};
+use crate::http_consumers::{ConsumerHeader, ConsumerName};
 use crate::problem::Problem;
 use crate::values::Seconds;
 
@@ -281,7 +282,7 @@ pub(crate) async fn cancelled(
     path = "/v1/leases/{lease}/extend",
     tag = "work",
     security(("token" = ["work"])),
-    params(("lease" = String, Path, description = "The lease of the job")),
+    params(("lease" = String, Path, description = "The lease of the job"), ConsumerHeader),
     request_body = Extend,
     responses((status = 200, description = "the lease lasts longer", body = Extended), CommonProblems, BodyProblems, StateProblems),
 )]
@@ -289,21 +290,23 @@ pub(crate) async fn extend(
     _: May<NeedsWork>,
     State(app): State<App>,
     Segment(lease): Segment,
+    consumer: ConsumerName,
     Body(asked): Body<Extend>,
 ) -> Result<Json<Extended>, Problem> {
-    let cancel = settle(&app, &lease, Disposition::Extend(asked.time.0)).await?;
-    Ok(Json(Extended { cancel }))
+    let name: LeaseName = lease.parse()?;
+    hold(&app, &consumer, &name, asked.time.0, None).await
 }
 
 /// How far the job is
 ///
-/// A sign of life: the lease then lasts for its own time again from now on.
+/// A sign of life: the lease then lasts for its own time again from now on. The progress is shown where
+/// consumers are listed, with the job.
 #[utoipa::path(
     post,
     path = "/v1/leases/{lease}/progress",
     tag = "work",
     security(("token" = ["work"])),
-    params(("lease" = String, Path, description = "The lease of the job")),
+    params(("lease" = String, Path, description = "The lease of the job"), ConsumerHeader),
     request_body = ProgressReport,
     responses((status = 200, description = "the lease lasts longer", body = Extended), CommonProblems, BodyProblems, StateProblems),
 )]
@@ -311,15 +314,47 @@ pub(crate) async fn progress(
     _: May<NeedsWork>,
     State(app): State<App>,
     Segment(lease): Segment,
+    consumer: ConsumerName,
     Body(report): Body<ProgressReport>,
 ) -> Result<Json<Extended>, Problem> {
     if !(0.0..=1.0).contains(&report.part) {
         return Err(Problem::bad_request("`part` is from 0 to 1"));
     }
-    let LeaseName { time, id, .. } = lease.parse()?;
-    let cancel = settle(&app, &lease, Disposition::Extend(time)).await?;
-    tracing::debug!(job = %id, part = report.part, text = report.text, "progress of a job");
+    let name: LeaseName = lease.parse()?;
+    let progress = (report.part, report.text.unwrap_or_default());
+    hold(&app, &consumer, &name, name.time, Some(progress)).await
+}
+
+/// Extends a lease, and notes that for the list of consumers.
+async fn hold(
+    app: &App,
+    by: &ConsumerName,
+    lease: &LeaseName,
+    time: Duration,
+    progress: Option<(f64, String)>,
+) -> Result<Json<Extended>, Problem> {
+    let cancel = settle(app, lease, Disposition::Extend(time)).await?;
+    let key = (lease.id.clone(), lease.token);
+    let is_known = app.http_consumers.extended(&key, time, progress.clone());
+    if !is_known && let Some(mut running) = held_job(app, &lease.id).await {
+        running.progress = progress;
+        app.http_consumers.adopt(key, by, running, time);
+    }
     Ok(Json(Extended { cancel }))
+}
+
+/// A leased job whose lease is not known here: another server handed it out, or this one before its
+/// restart. `None` if the broker does not show it: then it is not listed.
+async fn held_job(app: &App, id: &JobId) -> Option<RunningJob> {
+    let can = app.broker.capabilities();
+    if !can.listing || !can.consumers {
+        return None;
+    }
+    let job = app.broker.job(id).await.ok()??;
+    let attempt = job.failed + job.crashed + 1;
+    let mut running = RunningJob::new(job.id, job.queue, job.task, attempt);
+    running.since = job.leased_at.unwrap_or(running.since);
+    Some(running)
 }
 
 /// A reason that fits into each record of a history.
@@ -337,17 +372,22 @@ fn given_back(given: GivenBack, kind: AttemptKind) -> Disposition {
 }
 
 async fn end(app: &App, lease: &str, disposition: Disposition) -> Result<StatusCode, Problem> {
-    settle(app, lease, disposition).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let name: LeaseName = lease.parse()?;
+    let settled = settle(app, &name, disposition).await;
+    app.http_consumers.ended(&(name.id, name.token));
+    settled.map(|_| StatusCode::NO_CONTENT)
 }
 
 async fn settle(
     app: &App,
-    lease: &str,
+    lease: &LeaseName,
     disposition: Disposition,
 ) -> Result<Option<String>, Problem> {
-    let LeaseName { id, token, .. } = lease.parse()?;
-    match app.broker.settle(&id, token, disposition).await? {
+    match app
+        .broker
+        .settle(&lease.id, lease.token, disposition)
+        .await?
+    {
         Settled::Accepted(cancel) => Ok(cancel),
         Settled::Stale => Err(Problem::stale()),
     }

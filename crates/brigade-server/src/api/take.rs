@@ -25,6 +25,7 @@ use super::responses::{BodyProblems, CommonProblems};
 use crate::app::App;
 use crate::auth::{May, NeedsWork};
 use crate::extract::{Body, Params, Segment};
+use crate::http_consumers::{Asking, ConsumerHeader, ConsumerName};
 use crate::problem::Problem;
 use crate::values::Seconds;
 
@@ -178,7 +179,7 @@ impl LeasedDocument {
     path = "/v1/queues/{queue}/take",
     tag = "work",
     security(("token" = ["work"])),
-    params(("queue" = String, Path, description = "The name of the queue", example = "emails"), TakeParams),
+    params(("queue" = String, Path, description = "The name of the queue", example = "emails"), TakeParams, ConsumerHeader),
     responses(
         (status = 200, description = "a job", body = TakenDocument),
         (status = 204, description = "no job came within the wait"),
@@ -189,11 +190,13 @@ pub(crate) async fn take(
     _: May<NeedsWork>,
     State(app): State<App>,
     Segment(queue): Segment,
+    consumer: ConsumerName,
     Params(params): Params<TakeParams>,
 ) -> Result<Response, Problem> {
     let wait = app.wait(params.wait)?;
     let queues = Queues::one(queue);
-    let taken = hand_out(&app, request(queues, 1, DeliveryMode::Take, wait)).await?;
+    let request = request(queues, 1, DeliveryMode::Take, wait);
+    let taken = hand_out(&app, &consumer, request).await?;
     Ok(match taken.first() {
         Some(lease) => Json(TakenDocument::from(lease)).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
@@ -208,7 +211,7 @@ pub(crate) async fn take(
     path = "/v1/queues/{queue}/lease",
     tag = "work",
     security(("token" = ["work"])),
-    params(("queue" = String, Path, description = "The name of the queue", example = "emails"), LeaseParams),
+    params(("queue" = String, Path, description = "The name of the queue", example = "emails"), LeaseParams, ConsumerHeader),
     responses(
         (status = 200, description = "a job on a lease", body = LeasedDocument),
         (status = 204, description = "no job came within the wait"),
@@ -219,11 +222,13 @@ pub(crate) async fn lease(
     _: May<NeedsWork>,
     State(app): State<App>,
     Segment(queue): Segment,
+    consumer: ConsumerName,
     Params(params): Params<LeaseParams>,
 ) -> Result<Response, Problem> {
     let (wait, time) = (app.wait(params.wait)?, lease_time(params.time)?);
     let mode = DeliveryMode::Lease(time);
-    let leased = hand_out(&app, request(Queues::one(queue), 1, mode, wait)).await?;
+    let request = request(Queues::one(queue), 1, mode, wait);
+    let leased = hand_out(&app, &consumer, request).await?;
     Ok(match leased.first() {
         Some(lease) => Json(LeasedDocument::new(lease, time)).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
@@ -236,6 +241,7 @@ pub(crate) async fn lease(
     path = "/v1/leases",
     tag = "work",
     security(("token" = ["work"])),
+    params(ConsumerHeader),
     request_body = LeaseMany,
     responses(
         (status = 200, description = "the jobs; none if no job came within the wait", body = LeasedJobs),
@@ -246,6 +252,7 @@ pub(crate) async fn lease(
 pub(crate) async fn lease_many(
     _: May<NeedsWork>,
     State(app): State<App>,
+    consumer: ConsumerName,
     Body(asked): Body<LeaseMany>,
 ) -> Result<Json<LeasedJobs>, Problem> {
     let (wait, time) = (app.wait(asked.wait)?, lease_time(asked.time)?);
@@ -262,7 +269,7 @@ pub(crate) async fn lease_many(
     let set = QueueSet::new(asked.queues.into_iter().map(Into::into), []);
     let queues = Queues::from(&Arc::new(set), 0);
     let mode = DeliveryMode::Lease(time);
-    let leased = hand_out(&app, request(queues, max, mode, wait)).await?;
+    let leased = hand_out(&app, &consumer, request(queues, max, mode, wait)).await?;
     let jobs = leased.iter().map(|lease| LeasedDocument::new(lease, time));
     Ok(Json(LeasedJobs {
         jobs: jobs.collect(),
@@ -289,7 +296,18 @@ fn request(queues: Queues, max: usize, mode: DeliveryMode, wait: Duration) -> Le
 
 /// Asks the broker in a task of its own, so that nothing that was handed out is forgotten when the
 /// client is gone.
-async fn hand_out(app: &App, request: LeaseRequest) -> Result<Arc<Vec<Lease>>, Problem> {
+async fn hand_out(
+    app: &App,
+    consumer: &ConsumerName,
+    request: LeaseRequest,
+) -> Result<Arc<Vec<Lease>>, Problem> {
+    let asking = Asking::begin(
+        &app.http_consumers,
+        consumer,
+        request.queues.iter().map(|name| &**name),
+        request.max,
+    );
+    let mode = request.mode;
     let enough = app.options.stop.child_token();
     let request = LeaseRequest {
         enough: enough.clone(),
@@ -316,6 +334,9 @@ async fn hand_out(app: &App, request: LeaseRequest) -> Result<Arc<Vec<Lease>>, P
     let _waits = enough.drop_guard();
     let leased = receiver.await.map_err(|_| Problem::stopping())??;
     received.send(()).ok();
+    if let DeliveryMode::Lease(time) = mode {
+        leased.iter().for_each(|lease| asking.given(lease, time));
+    }
     Ok(leased)
 }
 
@@ -350,8 +371,9 @@ mod tests {
         let id = broker.queue("q").push(&1).await.unwrap();
         let app = App::new(broker.clone(), ServerOptions::new(Auth::none()));
         let mode = DeliveryMode::Lease(Duration::from_secs(3_600));
+        let consumer = ConsumerName::unnamed(None);
         let asked = request(Queues::one("q"), 1, mode, Duration::ZERO);
-        let mut handler = Box::pin(hand_out(&app, asked));
+        let mut handler = Box::pin(hand_out(&app, &consumer, asked));
         // Polled once, so that it has asked and never sees the answer.
         poll_fn(|context| {
             assert!(handler.as_mut().poll(context).is_pending());

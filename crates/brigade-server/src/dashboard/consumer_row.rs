@@ -11,7 +11,8 @@ use super::words::{ShownTime, number, span};
 pub(super) struct ConsumerRow {
     pub(super) id: String,
     pub(super) host: String,
-    pub(super) pid: u32,
+    /// Its process, and the server that it comes through.
+    pub(super) process: String,
     pub(super) version: String,
     /// Another version than most.
     pub(super) is_odd: bool,
@@ -42,7 +43,7 @@ impl ConsumerRow {
         Self {
             id: consumer.id.clone(),
             host: consumer.host.clone(),
-            pid: consumer.pid,
+            process: process(consumer),
             is_odd: usual.is_some_and(|usual| usual != version),
             version,
             since: ShownTime::new(consumer.since, now),
@@ -92,4 +93,12 @@ impl RunningRow {
             }),
         }
     }
+}
+
+/// The process of a consumer, and the server that it comes through.
+pub(super) fn process(consumer: &LiveConsumer) -> String {
+    let pid = consumer.pid.map(|pid| format!("pid {pid}"));
+    let via = consumer.via.as_ref().map(|via| format!("over {via}"));
+    let parts: Vec<String> = pid.into_iter().chain(via).collect();
+    parts.join(", ")
 }

@@ -13,7 +13,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use brigade::{Capabilities, JobId, JobInfo, JobState};
 
-use super::consumer_row::RunningRow;
+use super::consumer_row::{RunningRow, process};
 use super::flow_graph::{FlowGraph, flow_of};
 use super::json_text::indented;
 use super::notice::{Done, Notice};
@@ -69,7 +69,7 @@ impl JobRun {
         let of_job = runs.filter(|(_, run)| run.job == job.id);
         let (consumer, run) = of_job.max_by_key(|(_, run)| run.since)?;
         Some(Self {
-            holder: format!("{} (pid {})", consumer.host, consumer.pid),
+            holder: format!("{} ({})", consumer.host, process(consumer)),
             row: RunningRow::new(run, now),
         })
     }

@@ -24,7 +24,7 @@ fn a_consumer_whose_program_is_killed_is_listed_no_more() {
             }
         };
         let listed: LiveConsumer = tokio::time::timeout(BOUND, listed).await.unwrap();
-        assert_eq!((listed.pid, listed.queues_served), (program.pid(), 1));
+        assert_eq!((listed.pid, listed.queues_served), (Some(program.pid()), 1));
         assert!(program.signal(Signal::KILL));
         program.wait(BOUND).unwrap();
         assert_eq!(broker.consumers().await.unwrap(), []);

@@ -210,7 +210,10 @@ async fn running(broker: &Broker) -> Result<Vec<Run>, Error> {
         false => Vec::new(),
     };
     let said = |consumer: &LiveConsumer| {
-        let process = format!("{} {}", consumer.host, consumer.pid);
+        let process = match consumer.pid {
+            Some(pid) => format!("{} {pid}", consumer.host),
+            None => consumer.host.clone(),
+        };
         let runs = consumer.running.clone().into_iter();
         runs.map(move |run| (run.job.clone(), (run, process.clone())))
     };

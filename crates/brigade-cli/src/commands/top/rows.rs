@@ -291,7 +291,9 @@ fn consumer_row(consumer: &LiveConsumer) -> Row {
     let held = numbered(held, consumer.held as f64);
     let cells = vec![
         cell(&consumer.host),
-        number(consumer.pid.into()),
+        consumer
+            .pid
+            .map_or_else(|| cell("-"), |pid| number(pid.into())),
         cell(consumer.version.as_deref().unwrap_or("-")),
         time(Some(ago(consumer.since))),
         held,
