@@ -84,6 +84,7 @@ fn of_jobs() -> OpenApiRouter<App> {
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(flows::push))
+        .routes(routes!(flows::look))
         .routes(routes!(calls::call))
         .routes(routes!(events::stream))
 }

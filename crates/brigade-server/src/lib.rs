@@ -33,6 +33,7 @@ mod counters;
 mod dashboard;
 mod document;
 mod extract;
+mod flow;
 mod guard;
 mod http_consumers;
 mod identify;

@@ -137,6 +137,58 @@ fn a_chain_and_a_group_hand_their_results_on() {
 }
 
 #[test]
+fn a_flow_is_looked_at_from_any_of_its_jobs_until_its_end() {
+    let desk = desk();
+    let group = json!({
+        "group": [[{"queue": "a", "payload": 1}], [{"queue": "a", "payload": 2}]],
+        "finally": {"queue": "b", "payload": 3, "keep": "1h"},
+    });
+    let pushed = desk.client.post("/v1/flows", &group).json();
+    work(&desk.client, "a", &json!(null));
+    let look = |id: &Value| {
+        let path = format!("/v1/flows/{}?wait=0", id.as_str().unwrap());
+        desk.client.get(&path).json()
+    };
+    let flow = look(&pushed["jobs"][1]);
+    let counts = |flow: &Value| ["total", "done", "missed", "gone"].map(|name| flow[name].clone());
+    assert_eq!(counts(&flow), [3, 1, 0, 1].map(|n| json!(n)), "{flow}");
+    assert_eq!(
+        (&flow["last"], &flow["state"], &flow["is_cut"]),
+        (&pushed["last"], &json!("blocked"), &json!(false))
+    );
+    assert_eq!(flow["jobs"][0]["dependent"], pushed["last"]);
+    // From the last one, too, and with a job that ended otherwise.
+    let leased = desk
+        .client
+        .send("POST", "/v1/queues/a/lease", "", "")
+        .json();
+    let path = format!(
+        "/v1/leases/{}/dead-letter",
+        leased["lease"].as_str().unwrap()
+    );
+    desk.client.post(&path, &json!({"reason": "bad"}));
+    let flow = look(&pushed["last"]);
+    assert_eq!(counts(&flow), [3, 1, 1, 1].map(|n| json!(n)), "{flow}");
+    let (client, last) = (desk.client.clone(), pushed["last"].clone());
+    let waiting = std::thread::spawn(move || {
+        let path = format!("/v1/flows/{}?wait=60s", last.as_str().unwrap());
+        client.get(&path).json()
+    });
+    work(&desk.client, "b", &json!(null));
+    let ended = waiting.join().unwrap();
+    assert_eq!(
+        (&ended["state"], counts(&ended)),
+        (&json!("done"), [3, 2, 1, 1].map(|n| json!(n)))
+    );
+    let alone = desk.client.push("a", &json!({"payload": 1}));
+    let alone = look(&json!(alone));
+    assert_eq!(counts(&alone), [1, 0, 0, 0].map(|n| json!(n)), "{alone}");
+    desk.client
+        .get("/v1/flows/999999")
+        .problem(404, "unknown_job");
+}
+
+#[test]
 fn a_schedule_is_set_run_and_removed() {
     let desk = desk();
     let client = &desk.client;

@@ -1,22 +1,27 @@
-//! `POST /v1/flows`: jobs that depend on each other, pushed all or none.
+//! `/v1/flows`: jobs that depend on each other, pushed all or none, and how far they are.
 //!
 //! A chain is a list of jobs, each of which runs after the one before it and gets its result in
 //! front of its own arguments. A group has chains that run at the same time, and maybe a last job.
-//! The broker joins the jobs and stores them in one step.
+//! The broker joins the jobs and stores them in one step. It knows jobs and no flows, so a flow is
+//! looked at from any of its jobs, and is a list of them.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use brigade::{Chain, Group, PushedFlow};
+use brigade::{Chain, Group, JobId, JobState, PushedFlow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::jobs::{JobDocument, LookParams, StateName, seen};
 use super::new_job::NewJob;
-use super::responses::{BodyProblems, CommonProblems, StateProblems};
+use super::responses::{BodyProblems, CommonProblems, JobProblems, StateProblems};
 use crate::app::App;
-use crate::auth::{May, NeedsPush};
-use crate::extract::Body;
+use crate::auth::{May, NeedsPush, NeedsRead};
+use crate::extract::{Body, Params, Segment};
+use crate::flow::FlowJobs;
 use crate::problem::Problem;
 
 /// The most jobs of a flow.
@@ -48,13 +53,95 @@ pub(crate) struct NewFlow {
     finally: Option<NewJob>,
 }
 
-/// A flow that is safe. Look at its jobs at `/v1/jobs/{id}`: `parents` and `dependent` join them.
+/// A flow that is safe. Look at it at `/v1/flows/{id}`, with the id of any of its jobs.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct FlowDocument {
+pub(crate) struct PushedFlowDocument {
     /// Its jobs, each before the one that waits for it.
     jobs: Vec<String>,
     /// The job that is settled last: wait for it, or cancel it to cancel the flow.
     last: String,
+}
+
+/// A flow as it is now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FlowDocument {
+    /// The job that is settled last.
+    #[schema(example = "42")]
+    last: String,
+    /// Where that job is in its life, and so the flow.
+    #[schema(value_type = StateName)]
+    state: JobState,
+    /// Jobs that have ended as they should, also those that are gone.
+    #[schema(example = 3)]
+    done: usize,
+    /// Jobs that are dead or cancelled.
+    #[schema(example = 0)]
+    missed: usize,
+    /// All jobs, also those that are gone.
+    #[schema(example = 5)]
+    total: usize,
+    /// Those of them that ended and are gone, because they were pushed without `keep`.
+    #[schema(example = 2)]
+    gone: usize,
+    /// Whether there may be more jobs: one look reads a bounded number.
+    is_cut: bool,
+    /// The jobs that are there, in the order of the push: each before the one that waits for it, which
+    /// is its `dependent`.
+    jobs: Vec<JobDocument>,
+}
+
+impl From<&FlowJobs> for FlowDocument {
+    fn from(flow: &FlowJobs) -> Self {
+        let count = |is: fn(JobState) -> bool| {
+            let states = flow.jobs.values().map(|job| job.state);
+            states.filter(|state| is(*state)).count()
+        };
+        let gone = flow.gone().values().map(|gone| *gone as usize).sum();
+        Self {
+            last: flow.last.as_str().to_owned(),
+            state: flow.jobs[&flow.last].state,
+            done: gone + count(|state| state == JobState::Done),
+            missed: count(|state| matches!(state, JobState::Dead | JobState::Cancelled)),
+            total: gone + flow.jobs.len(),
+            gone,
+            is_cut: flow.is_cut,
+            jobs: flow
+                .in_order()
+                .into_iter()
+                .cloned()
+                .map(JobDocument::from)
+                .collect(),
+        }
+    }
+}
+
+/// A flow, from any of its jobs
+///
+/// A job that is of no flow is one of itself.
+/// With `wait` the answer comes when its last job has ended, or when the wait is over. Give that job
+/// `keep`, so that it can be seen then. To list flows that wait, list jobs by `state=blocked`.
+#[utoipa::path(
+    get,
+    path = "/v1/flows/{id}",
+    tag = "jobs",
+    security(("token" = ["read"])),
+    params(("id" = String, Path, description = "The id of any of its jobs", example = "42"), LookParams),
+    responses((status = 200, description = "the flow", body = FlowDocument), CommonProblems, JobProblems),
+)]
+pub(crate) async fn look(
+    _: May<NeedsRead>,
+    State(app): State<App>,
+    Segment(id): Segment,
+    Params(params): Params<LookParams>,
+) -> Result<Json<FlowDocument>, Problem> {
+    let wait = app.wait(params.wait)?;
+    let job = seen(&app, &JobId::new(id), Duration::ZERO).await?;
+    let mut flow = FlowJobs::of(&app.broker, job).await?;
+    if wait > Duration::ZERO {
+        let last = seen(&app, &flow.last, wait).await?;
+        flow = FlowJobs::of(&app.broker, last).await?;
+    }
+    Ok(Json(FlowDocument::from(&flow)))
 }
 
 /// Push a chain or a group of jobs, all or none
@@ -64,16 +151,16 @@ pub(crate) struct FlowDocument {
     tag = "jobs",
     security(("token" = ["push"])),
     request_body = NewFlow,
-    responses((status = 201, description = "they are safe", body = FlowDocument), CommonProblems, BodyProblems, StateProblems),
+    responses((status = 201, description = "they are safe", body = PushedFlowDocument), CommonProblems, BodyProblems, StateProblems),
 )]
 pub(crate) async fn push(
     _: May<NeedsPush>,
     State(app): State<App>,
     headers: HeaderMap,
     Body(flow): Body<NewFlow>,
-) -> Result<(StatusCode, Json<FlowDocument>), Problem> {
+) -> Result<(StatusCode, Json<PushedFlowDocument>), Problem> {
     let pushed = flow.push(&app, &headers).await?;
-    let document = FlowDocument {
+    let document = PushedFlowDocument {
         last: pushed.last().as_str().to_owned(),
         jobs: pushed
             .jobs

@@ -1,24 +1,17 @@
 //! The flow of a job as a graph.
 //!
-//! A job knows its dependent and how many parents it has, so the graph is found in two steps: along
-//! the dependents to the last job, and among the jobs that were pushed at the same moment, as those
-//! of a flow are. Jobs that ended and were not kept are gone from the broker; they are drawn as one
-//! node with their number.
+//! The last job is on the right, and each job stands as far to the left as it is from that. Jobs that
+//! ended and were not kept are drawn as one node with their number. The drawing is SVG text that the
+//! page has as it is, so every name in it is escaped here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::time::Duration;
 
-use brigade::{Broker, Error, JobFilter, JobId, JobInfo, JobState};
+use brigade::{Broker, Error, JobId, JobInfo, JobState};
 
 use super::viewer::encoded;
 use super::words::state_word;
-
-/// Jobs that a graph shows.
-const NODES_MAX: usize = 200;
-/// Pages of jobs that are read for it.
-const PAGES_MAX: usize = 4;
-const PAGE: usize = 500;
+use crate::flow::FlowJobs;
 
 const WIDTH: usize = 172;
 const HEIGHT: usize = 36;
@@ -43,78 +36,8 @@ pub(super) async fn flow_of(
     if job.parents.is_none() && job.dependent.is_none() {
         return Ok(None);
     }
-    let mut members = HashMap::from([(job.id.clone(), job.clone())]);
-    let mut is_cut = pushed_with(broker, job, &mut members).await?;
-    let mut next = job.dependent.clone();
-    while let Some(id) = next.take() {
-        if members.len() >= NODES_MAX {
-            is_cut = true;
-            break;
-        }
-        let known = members.get(&id).cloned();
-        let found = match known {
-            Some(found) => Some(found),
-            None => broker.job(&id).await?,
-        };
-        if let Some(found) = found {
-            next = found.dependent.clone();
-            members.insert(found.id.clone(), found);
-        }
-    }
-    let members = connected(job, members);
-    Ok(Some(drawn(job, &members, base, is_cut)))
-}
-
-/// Adds the jobs that were pushed at the same moment. Whether there may be more.
-async fn pushed_with(
-    broker: &Broker,
-    job: &JobInfo,
-    members: &mut HashMap<JobId, JobInfo>,
-) -> Result<bool, Error> {
-    let mut filter = JobFilter {
-        pushed_from: Some(job.pushed_at),
-        pushed_until: Some(job.pushed_at + Duration::from_millis(1)),
-        newest_first: true,
-        limit: PAGE,
-        ..JobFilter::default()
-    };
-    for _ in 0..PAGES_MAX {
-        let page = broker.find(&filter).await?;
-        let of_flows = page
-            .jobs
-            .into_iter()
-            .filter(|job| job.parents.is_some() || job.dependent.is_some());
-        members.extend(of_flows.map(|job| (job.id.clone(), job)));
-        filter.after = page.next;
-        if filter.after.is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Those that a chain of dependents joins with the job.
-fn connected(job: &JobInfo, members: HashMap<JobId, JobInfo>) -> HashMap<JobId, JobInfo> {
-    let last_of = |start: &JobInfo| {
-        let (mut last, mut steps) = (start.id.clone(), 0);
-        while let Some(next) = members.get(&last).and_then(|job| job.dependent.clone()) {
-            last = next;
-            steps += 1;
-            if steps > members.len() {
-                break;
-            }
-        }
-        last
-    };
-    let root = last_of(job);
-    let kept: Vec<JobId> = members
-        .values()
-        .filter(|member| last_of(member) == root)
-        .map(|member| member.id.clone())
-        .collect();
-    let mut members = members;
-    members.retain(|id, _| kept.contains(id));
-    members
+    let flow = FlowJobs::of(broker, job.clone()).await?;
+    Ok(Some(drawn(job, &flow, base)))
 }
 
 /// A job, or a number of jobs that are gone, with its place.
@@ -126,8 +49,8 @@ struct Node<'a> {
     row: usize,
 }
 
-fn drawn(job: &JobInfo, members: &HashMap<JobId, JobInfo>, base: &str, is_cut: bool) -> FlowGraph {
-    let mut nodes = nodes_of(members);
+fn drawn(job: &JobInfo, flow: &FlowJobs, base: &str) -> FlowGraph {
+    let mut nodes = nodes_of(flow);
     let deepest = nodes.iter().map(|node| node.column).max().unwrap_or(0);
     let mut rows: BTreeMap<usize, usize> = BTreeMap::new();
     for node in &mut nodes {
@@ -174,39 +97,17 @@ fn drawn(job: &JobInfo, members: &HashMap<JobId, JobInfo>, base: &str, is_cut: b
     FlowGraph {
         svg,
         summary: summary(&nodes),
-        is_cut,
+        is_cut: flow.is_cut,
     }
 }
 
 /// The nodes by their depth, the ids of one depth in order; the depth is the way to the last job.
-fn nodes_of(members: &HashMap<JobId, JobInfo>) -> Vec<Node<'_>> {
-    let depth = |job: &JobInfo| {
-        let (mut depth, mut next) = (0, job.dependent.clone());
-        while let Some(found) = next.and_then(|id| members.get(&id)) {
-            depth += 1;
-            next = found.dependent.clone();
-            if depth > members.len() {
-                break;
-            }
-        }
-        depth
-    };
-    let mut sorted: Vec<&JobInfo> = members.values().collect();
-    sorted.sort_by(|a, b| {
-        (a.id.as_str().len(), a.id.as_str()).cmp(&(b.id.as_str().len(), b.id.as_str()))
-    });
-    let mut parents_known: HashMap<&JobId, u32> = HashMap::new();
-    for dependent in sorted.iter().filter_map(|job| job.dependent.as_ref()) {
-        *parents_known.entry(dependent).or_default() += 1;
-    }
+fn nodes_of(flow: &FlowJobs) -> Vec<Node<'_>> {
+    let gone = flow.gone();
     let mut nodes = Vec::new();
-    for job in sorted {
-        let known = parents_known.get(&job.id).copied().unwrap_or(0);
-        let gone = job
-            .parents
-            .as_ref()
-            .map_or(0, |parents| parents.total.saturating_sub(known));
-        let column = depth(job);
+    for job in flow.in_order() {
+        let gone = gone.get(&job.id).copied().unwrap_or(0);
+        let column = flow.depth(job);
         if gone > 0 {
             nodes.push(Node {
                 job: None,
