@@ -1,6 +1,6 @@
 /** The operations of the API. */
 import { events } from './events.js';
-import { Http, pause } from './http.js';
+import { Http, pause, randomHex } from './http.js';
 import { Lease } from './lease.js';
 
 /** How long one long poll waits. */
@@ -33,7 +33,7 @@ export class Brigade {
   }
 
   async #push(queue, body, givenKey, canHaveKey) {
-    const key = givenKey ?? (canHaveKey ? newKey() : undefined);
+    const key = givenKey ?? (canHaveKey ? randomHex(16) : undefined);
     const send = (headers) =>
       this.#http.request('POST', `${queuePath(queue)}/jobs`, { body, headers, safe: headers !== undefined });
     try {
@@ -43,6 +43,20 @@ export class Brigade {
       if (error.kind !== 'unsupported' || key === undefined || givenKey !== undefined) throw error;
       return send(undefined);
     }
+  }
+
+  /**
+   * Pushes a flow, all or none: `{chain: [job, ..]}`, or `{group: [[job, ..], ..]}` with at most one of
+   * `then`, `collect` and `finally`. Every job has `queue` and `payload`. Gives `{jobs, last}`, their
+   * ids. It is sent once.
+   */
+  async pushFlow(flow) {
+    return this.#http.request('POST', '/v1/flows', { body: flow });
+  }
+
+  /** The flow of a job; with `wait`, as soon as its last job has ended, or after that many seconds. */
+  async flow(id, { wait = 0, signal } = {}) {
+    return this.#look(`/v1/flows/${encodeURIComponent(id)}`, { wait }, wait, signal);
   }
 
   /** Takes the next job, which is gone from then on (at most once); `null` if none comes. */
@@ -140,6 +154,11 @@ export class Brigade {
     return this.#look('/v1/queues');
   }
 
+  /** The consumers that are alive, with what each runs. */
+  async consumers() {
+    return this.#look('/v1/consumers');
+  }
+
   /** Cancels a job; with `wait`, until nothing of it is left. */
   async cancel(id, { reason, wait } = {}) {
     return this.#http.request('POST', `/v1/jobs/${encodeURIComponent(id)}/cancel`, {
@@ -210,9 +229,4 @@ async function runLease(lease, handler, time) {
 
 function queuePath(queue) {
   return `/v1/queues/${encodeURIComponent(queue)}`;
-}
-
-function newKey() {
-  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

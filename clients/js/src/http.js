@@ -14,7 +14,7 @@ const PAUSE_MS_MAX = 2_000;
 const MARGIN_MS = 10_000;
 
 export class Http {
-  constructor(url, { token, timeoutMs = 30_000, fetch: fetchOption } = {}) {
+  constructor(url, { token, timeoutMs = 30_000, consumer, version, fetch: fetchOption } = {}) {
     const base = new URL(url);
     if (base.protocol !== 'http:' && base.protocol !== 'https:') {
       throw new TypeError(`the URL of a server begins with http:// or https://, not ${base.protocol}//`);
@@ -24,7 +24,8 @@ export class Http {
     }
     this.base = base.href.replace(/\/+$/, '');
     this.timeoutMs = timeoutMs;
-    this.headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+    this.headers = { 'brigade-consumer': consumerName(consumer, version) };
+    if (token !== undefined) this.headers.authorization = `Bearer ${token}`;
     // A browser's fetch refuses to be called as a method of another object.
     this.fetch = fetchOption ?? ((...request) => globalThis.fetch(...request));
   }
@@ -88,6 +89,20 @@ export class Http {
       redirect: 'error',
     });
   }
+}
+
+/** How this program is named in the list of consumers: by default its host and process. */
+function consumerName(given, version) {
+  const { process } = globalThis;
+  const host = process?.getBuiltinModule?.('node:os').hostname() ?? process?.env?.HOSTNAME;
+  const name = given ?? (host === undefined ? `js-${randomHex(4)}` : `${host}; pid=${process.pid}`);
+  return version === undefined ? name : `${name}; version=${version}`;
+}
+
+/** Random bytes as text. */
+export function randomHex(bytes) {
+  const random = globalThis.crypto.getRandomValues(new Uint8Array(bytes));
+  return Array.from(random, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
 /** The JSON of a response that is good; throws the problem of one that is not. */

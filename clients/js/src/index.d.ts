@@ -9,6 +9,10 @@ export interface ClientOptions {
   token?: string;
   /** How long a request may take beyond the time for which it asks the server to wait. Default: 30,000. */
   timeoutMs?: number;
+  /** Names this program in the list of consumers, for example `web-1; pid=4711`. Default: its host and process. */
+  consumer?: string;
+  /** The version of this program, for the list of consumers. */
+  version?: string;
   /** Used instead of the global `fetch`. */
   fetch?: typeof fetch;
 }
@@ -97,6 +101,54 @@ export interface JobEvent {
   [field: string]: unknown;
 }
 
+export type FlowJob = NewJob & { queue: string };
+
+/** A flow to push: either `chain`, or `group` with at most one of the others. */
+export interface NewFlow {
+  /** Jobs that run one after another; each gets the result of the one before it. */
+  chain?: FlowJob[];
+  /** Chains that run at the same time. */
+  group?: FlowJob[][];
+  /** Runs when all of the group are done. */
+  then?: FlowJob;
+  /** The same, with an array of their results. */
+  collect?: FlowJob;
+  /** Runs when all of the group are settled, however they ended. */
+  finally?: FlowJob;
+}
+
+export interface Flow {
+  /** The job that is settled last. */
+  last: string;
+  /** Where that job is in its life. */
+  state: JobState;
+  total: number;
+  done: number;
+  /** Dead or cancelled. */
+  missed: number;
+  /** Done, and not kept. */
+  gone: number;
+  jobs: Job[];
+  [field: string]: unknown;
+}
+
+/** A consumer that is alive. */
+export interface Consumer {
+  id: string;
+  /** Its host, or the name that it gave. */
+  host: string;
+  pid: number | null;
+  version: string | null;
+  /** `HTTP` if it takes jobs over HTTP. */
+  via: string | null;
+  queues: string[];
+  /** How many jobs it holds. */
+  held: number;
+  /** The first of them. `progress` is from 0 to 1. */
+  running: { job: string; queue: string; attempt: number; progress: number | null; text: string | null; [field: string]: unknown }[];
+  [field: string]: unknown;
+}
+
 export interface LeaseOptions {
   /** Seconds that the lease lasts. Default: 60. */
   time?: number;
@@ -135,6 +187,8 @@ export class Brigade {
   constructor(url: string | URL, options?: ClientOptions);
   push(queue: string, payload: unknown, options?: JobOptions & { idempotencyKey?: string }): Promise<Pushed>;
   pushMany(queue: string, jobs: NewJob[], options?: { idempotencyKey?: string }): Promise<Pushed[]>;
+  pushFlow(flow: NewFlow): Promise<{ jobs: string[]; last: string }>;
+  flow(id: string, options?: { wait?: number; signal?: AbortSignal }): Promise<Flow>;
   take<T = unknown>(queue: string, options?: { wait?: number; signal?: AbortSignal }): Promise<TakenJob<T> | null>;
   lease<T = unknown>(queue: string, options?: LeaseOptions): Promise<Lease<T> | null>;
   leaseMany<T = unknown>(queues: string[], options?: LeaseOptions & { max?: number }): Promise<Lease<T>[]>;
@@ -148,6 +202,8 @@ export class Brigade {
   jobs(filter?: JobFilter): Promise<{ jobs: Job[]; next: string | null }>;
   why(id: string): Promise<{ text: string; reasons: Json[]; [field: string]: unknown }>;
   queues(): Promise<{ [field: string]: unknown }>;
+  /** The consumers that are alive, with what each runs. */
+  consumers(): Promise<Consumer[]>;
   cancel(
     id: string,
     options?: { reason?: string; wait?: number },

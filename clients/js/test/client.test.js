@@ -41,6 +41,39 @@ test('a push with one idempotency key is stored once', async () => {
   assert.equal((await brigade.take('many')).payload, 2);
 });
 
+test('a flow is pushed whole and looked at from any of its jobs', async () => {
+  const job = (payload) => ({ queue: 'flow', payload });
+  const { jobs, last } = await brigade.pushFlow({ group: [[job([1])], [job([2])]], then: { ...job([3]), keep: '1h' } });
+  assert.deepEqual([jobs.length, jobs[2]], [3, last]);
+  await (await brigade.lease('flow')).ack();
+  const flow = await brigade.flow(jobs[1]);
+  assert.deepEqual([flow.last, flow.state, flow.total, flow.done, flow.gone], [last, 'blocked', 3, 1, 1]);
+  await (await brigade.lease('flow')).ack();
+  const waiting = brigade.flow(last, { wait: 60 });
+  await (await brigade.lease('flow', { wait: 30 })).ack();
+  const ended = await waiting;
+  assert.deepEqual([ended.state, ended.done, ended.jobs.length], ['done', 3, 1]);
+});
+
+test('a program is listed with what it runs and how far that is', async () => {
+  const mailer = new Brigade(server.url, { consumer: 'mailer; pid=7', version: '1.2' });
+  const id = (await brigade.push('listed', 1)).id;
+  const lease = await mailer.lease('listed');
+  await lease.progress(0.25, 'one of four');
+  let found;
+  while (found?.running[0]?.progress !== 0.25) {
+    found = (await brigade.consumers()).find((consumer) => consumer.host === 'mailer');
+  }
+  assert.deepEqual(
+    [found.pid, found.version, found.via, found.queues, found.running[0].job, found.running[0].text],
+    [7, '1.2', 'HTTP', ['listed'], id, 'one of four'],
+  );
+  await lease.ack();
+  // Without a name, it is the process.
+  assert.equal(await brigade.take('listed'), null);
+  while (!(await brigade.consumers()).some(({ pid, version }) => pid === process.pid && version === null));
+});
+
 test('a lease is settled in each way', async () => {
   const id = async (queue, options) => (await brigade.push(queue, null, { keep: '1h', ...options })).id;
   const state = async (of) => (await brigade.job(of)).state;

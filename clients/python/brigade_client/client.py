@@ -16,7 +16,11 @@ WORK_PAUSE = 1.0
 
 
 class Brigade:
-    """A connection to a Brigade server. It keeps nothing open between requests."""
+    """A connection to a Brigade server. It keeps nothing open between requests.
+
+    ``consumer`` names this program in the list of consumers (its host and process if it is not
+    given), ``version`` is that of this program.
+    """
 
     def __init__(self, url: str, token: Optional[str] = None, timeout: float = 30.0, **options: Any) -> None:
         self._http = Http(url, token, timeout, **options)
@@ -55,6 +59,20 @@ class Brigade:
             if error.kind != "unsupported" or given is not None:
                 raise
             return await self._http.request("POST", path, body)
+
+    async def push_flow(self, flow: Mapping[str, Any]) -> Dict[str, Any]:
+        """Pushes a flow, all or none, and gives ``{"jobs", "last"}``, the ids of its jobs.
+
+        It is ``{"chain": [job, ..]}``, or ``{"group": [[job, ..], ..]}`` with at most one of ``then``,
+        ``collect`` and ``finally``. Every job has ``queue`` and ``payload``. It is sent once.
+        """
+        return await self._http.request("POST", "/v1/flows", flow)
+
+    async def flow(self, id: str, *, wait: float = 0.0) -> Dict[str, Any]:
+        """The flow of a job; with ``wait``, as soon as its last job has ended, or after that time."""
+        return await self._http.request(
+            "GET", f"/v1/flows/{segment(id)}", query={"wait": wait}, wait=wait, safe=True
+        )
 
     async def take(self, queue: str, *, wait: float = 0.0) -> Optional[Dict[str, Any]]:
         """Takes the next job, which is gone from then on (at most once); ``None`` if none comes."""
@@ -153,6 +171,10 @@ class Brigade:
     async def queues(self) -> Dict[str, Any]:
         """The queues with their counts."""
         return await self._http.request("GET", "/v1/queues", safe=True)
+
+    async def consumers(self) -> List[Dict[str, Any]]:
+        """The consumers that are alive, with what each runs."""
+        return await self._http.request("GET", "/v1/consumers", safe=True)
 
     async def cancel(
         self, id: str, *, reason: Optional[str] = None, wait: Optional[float] = None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import ssl
 from typing import Any, AsyncIterator, Dict, Mapping, Optional, Tuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -38,6 +40,8 @@ class Http:
         token: Optional[str] = None,
         timeout: float = 30.0,
         ssl_context: Optional[ssl.SSLContext] = None,
+        consumer: Optional[str] = None,
+        version: Optional[str] = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -52,6 +56,10 @@ class Http:
         self.base = parts.path.rstrip("/")
         self.token = token
         self.timeout = timeout
+        # How this program is named in the list of consumers.
+        self.consumer = consumer or f"{socket.gethostname()}; pid={os.getpid()}"
+        if version is not None:
+            self.consumer += f"; version={version}"
         self.ssl = (ssl_context or ssl.create_default_context()) if parts.scheme == "https" else None
 
     async def request(
@@ -116,6 +124,7 @@ class Http:
             "host": self.authority,
             "accept": "application/json",
             "connection": "close",
+            "brigade-consumer": self.consumer,
         }
         data = b""
         if body is not None:

@@ -20,6 +20,12 @@ class SyncBrigade:
     def push_many(self, queue: str, jobs: Sequence[Mapping[str, Any]], **options: Any) -> List[Dict[str, Any]]:
         return asyncio.run(self._brigade.push_many(queue, jobs, **options))
 
+    def push_flow(self, flow: Mapping[str, Any]) -> Dict[str, Any]:
+        return asyncio.run(self._brigade.push_flow(flow))
+
+    def flow(self, id: str, *, wait: float = 0.0) -> Dict[str, Any]:
+        return asyncio.run(self._brigade.flow(id, wait=wait))
+
     def take(self, queue: str, *, wait: float = 0.0) -> Optional[Dict[str, Any]]:
         return asyncio.run(self._brigade.take(queue, wait=wait))
 
@@ -41,6 +47,9 @@ class SyncBrigade:
 
     def queues(self) -> Dict[str, Any]:
         return asyncio.run(self._brigade.queues())
+
+    def consumers(self) -> List[Dict[str, Any]]:
+        return asyncio.run(self._brigade.consumers())
 
     def cancel(self, id: str, **options: Any) -> Dict[str, Any]:
         return asyncio.run(self._brigade.cancel(id, **options))

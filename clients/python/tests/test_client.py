@@ -54,6 +54,43 @@ class Jobs(WithKinds):
         self.assertEqual(len(many), 2)
         self.assertEqual((await self.brigade.take("many"))["payload"], 2)
 
+    async def test_a_flow_is_pushed_whole_and_looked_at_from_any_of_its_jobs(self) -> None:
+        def job(payload: int, **options) -> dict:
+            return {"queue": "flow", "payload": [payload], **options}
+
+        flow = {"group": [[job(1)], [job(2)]], "then": job(3, keep="1h")}
+        pushed = await self.brigade.push_flow(flow)
+        self.assertEqual((len(pushed["jobs"]), pushed["jobs"][2]), (3, pushed["last"]))
+        await (await self.brigade.lease("flow")).ack()
+        seen = await self.brigade.flow(pushed["jobs"][1])
+        fields = ("last", "state", "total", "done", "gone")
+        self.assertEqual([seen[field] for field in fields], [pushed["last"], "blocked", 3, 1, 1])
+        await (await self.brigade.lease("flow")).ack()
+        waiting = asyncio.ensure_future(self.brigade.flow(pushed["last"], wait=60))
+        await (await self.brigade.lease("flow", wait=30)).ack()
+        ended = await waiting
+        self.assertEqual((ended["state"], ended["done"], len(ended["jobs"])), ("done", 3, 1))
+
+    async def test_a_program_is_listed_with_what_it_runs_and_how_far_that_is(self) -> None:
+        mailer = Brigade(server.url, consumer="mailer; pid=7", version="1.2")
+        pushed = await self.brigade.push("listed", 1)
+        lease = await mailer.lease("listed")
+        await lease.progress(0.25, "one of four")
+        found: dict = {"running": []}
+        while not any(run["progress"] == 0.25 for run in found["running"]):
+            consumers = await self.brigade.consumers()
+            found = next((one for one in consumers if one["host"] == "mailer"), found)
+        running = found["running"][0]
+        self.assertEqual(
+            (found["pid"], found["version"], found["via"], found["queues"], running["job"], running["text"]),
+            (7, "1.2", "HTTP", ["listed"], pushed["id"], "one of four"),
+        )
+        await lease.ack()
+        # Without a name, it is the process.
+        self.assertIsNone(await self.brigade.take("listed"))
+        while not any(one["pid"] == os.getpid() for one in await self.brigade.consumers()):
+            pass
+
     async def test_a_lease_is_settled_in_each_way(self) -> None:
         async def push(queue: str, **options) -> str:
             return (await self.brigade.push(queue, None, keep="1h", **options))["id"]
