@@ -17,7 +17,7 @@ const LAST_JOB: Statement = Statement::read(
     "select last_value from brigade.job_ids",
 );
 const PURGE: Statement = Statement::write("purge a queue", "select brigade.purge($1, $2, $3, $4)");
-const PAUSE: Statement = Statement::write(
+const PAUSE: Statement = Statement::write_again(
     "pause or resume a queue",
     "select brigade.set_paused($1, $2)",
 );

@@ -13,7 +13,7 @@ use crate::clock::{Clock, later};
 use crate::error::Error;
 use brigade_core::sync::lock;
 
-const CHORES: Statement = Statement::write(
+const CHORES: Statement = Statement::write_again(
     "see to what is due",
     "select is_more, due_in from brigade.chores($1)",
 );

@@ -1,57 +1,285 @@
-//! The connections to the server.
+//! Opening connections: to the first host that will do, with TLS if the URL says so, logged in.
+//!
+//! Hosts are tried in the order of the URL; where one takes its time, the next is tried at the same
+//! time. A host has to answer within `connect_timeout`, with TLS, login and the question whether it
+//! takes writes. Each connection has a task that reads what the server sends; it ends with the
+//! [`Connection`]. Errors never contain the password.
+//!
+//! TLS is made here and not by tokio-postgres: the request for it is eight bytes, and only so the
+//! errors of a handshake are known for what they are.
 
-use std::str::FromStr as _;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
-use tokio_postgres::{Config, NoTls};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification, SimpleQueryMessage};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::schema;
-use super::sql_error::{pool_error, sql_error};
+use super::connect_error::ConnectError;
+use super::url::{Address, PostgresConfig, SessionTarget};
 use crate::error::{Error, ErrorKind};
+use crate::shutdown::Scope;
+use brigade_runtime::tls::{self, Tls};
 
-/// Connections of a process.
-const CONNECTIONS_MAX: usize = 8;
-/// Of the lock under which the schema is made.
-const MIGRATION_LOCK: i64 = 0x6272_6967_6164_6501;
+/// A host that has not answered by then does not keep the next one waiting.
+const NEXT_HOST_AFTER: Duration = Duration::from_millis(500);
+/// For the goodbye of a connection that is not needed any more.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// "Do you speak TLS?" in the protocol: its length and a number of its own.
+const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-/// Connects, and makes the schema if it is not there.
-pub(super) async fn connect(url: &str) -> Result<Pool, Error> {
-    let config = Config::from_str(url).map_err(|e| {
-        Error::new(
-            ErrorKind::BadOption,
-            "connect to PostgreSQL: write postgres://user@host/database",
-        )
-        .with_source(e.to_string())
-    })?;
-    let settings = ManagerConfig {
-        recycling_method: RecyclingMethod::Fast,
-    };
-    let pool = Pool::builder(Manager::from_config(config, NoTls, settings))
-        .max_size(CONNECTIONS_MAX)
-        .build()
-        .map_err(|e| {
-            Error::new(ErrorKind::Os, "make a pool of connections").with_source(e.to_string())
-        })?;
-    migrate(&pool).await?;
-    Ok(pool)
+/// Gets notifications as they arrive.
+pub(super) type NotificationListener = Arc<dyn Fn(&Notification) + Send + Sync>;
+
+/// Opens connections.
+pub(super) struct Connector {
+    pub(super) config: PostgresConfig,
+    session: Config,
+    tls: Option<Tls>,
+    scope: Scope,
 }
 
-async fn migrate(pool: &Pool) -> Result<(), Error> {
-    let what = "make the schema";
-    let mut client = pool.get().await.map_err(|e| pool_error(what, e))?;
-    let failed = |e| sql_error(what, e, false);
-    let transaction = client.transaction().await.map_err(failed)?;
-    transaction
-        .execute("select pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK])
-        .await
-        .map_err(failed)?;
-    let known = transaction
-        .query_one("select to_regnamespace('brigade') is not null", &[])
-        .await
-        .map_err(failed)?;
-    if !known.get::<_, bool>(0) {
-        let text = format!("create schema brigade;{}", schema::steps().concat());
-        transaction.batch_execute(&text).await.map_err(failed)?;
+/// A connection, logged in.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    /// The statements that are prepared on it, by their text.
+    pub(super) prepared: HashMap<&'static str, tokio_postgres::Statement>,
+    /// Cancelled once it broke.
+    pub(super) over: CancellationToken,
+    _ends: DropGuard,
+}
+
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+impl Connector {
+    /// Must be called within the runtime.
+    pub(super) fn new(config: PostgresConfig) -> Result<Self, Error> {
+        let scope = Scope::current().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "open a broker outside of an async runtime (tokio)",
+            )
+        })?;
+        let tls = config.tls.as_ref().map(Tls::new).transpose()?;
+        let mut session = Config::new();
+        session
+            .ssl_mode(SslMode::Disable)
+            .application_name(&config.application_name);
+        if let Some(user) = &config.user {
+            session.user(user);
+        }
+        if let Some(password) = &config.password {
+            session.password(password);
+        }
+        if let Some(database) = &config.database {
+            session.dbname(database);
+        }
+        if let Some(options) = &config.options {
+            session.options(options);
+        }
+        Ok(Self {
+            config,
+            session,
+            tls,
+            scope,
+        })
     }
-    transaction.commit().await.map_err(failed)
+
+    /// Does something in the background, for as long as the runtime runs.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.scope.spawn(work);
+    }
+
+    /// Opens a connection, to the first host that will do.
+    pub(super) async fn open(
+        &self,
+        listener: Option<&NotificationListener>,
+    ) -> Result<Connection, ConnectError> {
+        let mut hosts = self.config.hosts.iter();
+        let mut attempts = FuturesUnordered::new();
+        let mut worst: Option<ConnectError> = None;
+        loop {
+            let is_last = match hosts.next() {
+                Some(host) => {
+                    attempts.push(self.open_in_time(host, listener));
+                    false
+                }
+                None => true,
+            };
+            while !attempts.is_empty() {
+                let patience = if is_last {
+                    self.config.connect_timeout
+                } else {
+                    NEXT_HOST_AFTER
+                };
+                match timeout(patience, attempts.next()).await {
+                    Ok(Some(Ok(connection))) => return Ok(connection),
+                    Ok(Some(Err(error))) => {
+                        worst = Some(match worst.take() {
+                            Some(worst) => worst.or(error),
+                            None => error,
+                        });
+                    }
+                    Ok(None) => break,
+                    Err(_) if is_last => {}
+                    Err(_) => break,
+                }
+            }
+            if is_last {
+                let error = worst.unwrap_or_else(ConnectError::silence);
+                return Err(error.without(&self.config.passwords()));
+            }
+        }
+    }
+
+    async fn open_in_time(
+        &self,
+        host: &Address,
+        listener: Option<&NotificationListener>,
+    ) -> Result<Connection, ConnectError> {
+        timeout(
+            self.config.connect_timeout,
+            Box::pin(self.open_at(host, listener)),
+        )
+        .await
+        .unwrap_or_else(|_| Err(ConnectError::silence()))
+    }
+
+    async fn open_at(
+        &self,
+        host: &Address,
+        listener: Option<&NotificationListener>,
+    ) -> Result<Connection, ConnectError> {
+        let stream = self.stream(host).await?;
+        let (client, mut messages) = self
+            .session
+            .connect_raw(stream, NoTls)
+            .await
+            .map_err(|error| ConnectError::login(error, self.config.password.is_some()))?;
+        let (ends, over) = (CancellationToken::new(), CancellationToken::new());
+        let (until, ended) = (ends.clone(), over.clone().drop_guard());
+        let listener = listener.cloned();
+        self.scope.spawn(async move {
+            let reading = async {
+                while let Some(Ok(message)) = poll_fn(|cx| messages.poll_message(cx)).await {
+                    match message {
+                        AsyncMessage::Notification(notification) => {
+                            if let Some(listener) = &listener {
+                                listener(&notification);
+                            }
+                        }
+                        AsyncMessage::Notice(notice) => tracing::debug!(%notice, "PostgreSQL"),
+                        _ => {}
+                    }
+                }
+            };
+            let mut reading = pin!(reading);
+            tokio::select! {
+                () = &mut reading => {}
+                // It ends by itself then, unless the server takes nothing any more.
+                () = until.cancelled() => drop(timeout(GOODBYE_TIMEOUT, reading).await),
+            }
+            drop(ended);
+        });
+        let connection = Connection {
+            client,
+            prepared: HashMap::new(),
+            over,
+            _ends: ends.drop_guard(),
+        };
+        if self.config.target == SessionTarget::ReadWrite {
+            connection.must_take_writes().await?;
+        }
+        Ok(connection)
+    }
+
+    async fn stream(&self, host: &Address) -> Result<Box<dyn ByteStream>, ConnectError> {
+        let (name, address, port) = match host {
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await;
+                return Ok(Box::new(stream.map_err(ConnectError::unreachable)?));
+            }
+            Address::Tcp {
+                name,
+                address,
+                port,
+            } => (name, address, *port),
+        };
+        let stream = TcpStream::connect((&**address, port)).await;
+        let mut stream = stream.map_err(ConnectError::unreachable)?;
+        stream
+            .set_nodelay(true)
+            .map_err(ConnectError::unreachable)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(stream));
+        };
+        ask_for_tls(&mut stream).await?;
+        match tls.wrap(name, stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(match tls::hint(&error, NO_TLS) {
+                Some((kind, hint)) => ConnectError::hinted(kind, hint, error),
+                None => ConnectError::unreachable(error),
+            }),
+        }
+    }
+}
+
+const NO_TLS: &str = "the server does not speak TLS; turn it on there (ssl = on), or write \
+    sslmode=disable";
+
+/// Asks whether the server speaks TLS; nothing else may arrive before the handshake.
+async fn ask_for_tls(stream: &mut TcpStream) -> Result<(), ConnectError> {
+    let mut answer = [0];
+    let asked = async {
+        stream.write_all(&TLS_REQUEST).await?;
+        stream.read_exact(&mut answer).await
+    };
+    asked.await.map_err(ConnectError::unreachable)?;
+    if answer == *b"S" {
+        return Ok(());
+    }
+    Err(ConnectError::hinted(
+        ErrorKind::BadOption,
+        NO_TLS,
+        io::Error::from(io::ErrorKind::Unsupported),
+    ))
+}
+
+impl Connection {
+    /// Whether the server takes writes: a standby does not.
+    async fn must_take_writes(&self) -> Result<(), ConnectError> {
+        let rows = self.client.simple_query("show transaction_read_only").await;
+        let rows = rows.map_err(|error| ConnectError::login(error, true))?;
+        let is_read_only = rows
+            .iter()
+            .any(|row| matches!(row, SimpleQueryMessage::Row(row) if row.get(0) == Some("on")));
+        if is_read_only {
+            return Err(ConnectError::read_only());
+        }
+        Ok(())
+    }
+
+    /// Ends it at once and not with the next statement.
+    pub(super) fn is_over(&self) -> bool {
+        self.client.is_closed() || self.over.is_cancelled()
+    }
+}
+
+/// Pauses between tries to connect: short ones first, so that a server that is back soon is found
+/// soon.
+pub(super) async fn pause(tried: u32) {
+    const SHORT: Duration = Duration::from_millis(25);
+    const LONG: Duration = Duration::from_millis(400);
+    let pause = SHORT.saturating_mul(1 << tried.min(5)).min(LONG);
+    sleep(pause.mul_f64(crate::retry::jitter(0.5))).await;
 }

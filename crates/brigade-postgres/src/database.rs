@@ -2,26 +2,44 @@
 //!
 //! A statement goes to the server alone, so it is committed with its answer and costs one round
 //! trip. Only where a test has moved the clock of the broker it has a transaction around it, which
-//! begins with the two settings that the functions of the schema read (`clocks.sql`). What the
-//! server undid because of other transactions (a deadlock) is repeated here.
+//! begins with the two settings that the functions of the schema read (`clocks.sql`).
+//!
+//! What is repeated, for as long as an answer may take (`response_timeout`): everything that the
+//! server undid because of other transactions (a deadlock), and, after a lost connection, what
+//! changes nothing or may be done twice ([`Access`]). A change that was lost on the way is
+//! uncertain. While the server cannot be reached, a statement waits for it.
+//!
+//! Behind a transaction pooler a connection has another session of the server for each transaction,
+//! so nothing is prepared there: statements have no name, and the types of their parameters are
+//! asked for once.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool};
-use tokio::time::sleep;
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{GenericClient, Row};
 
-use super::connect;
-use super::sql_error::{is_undone_for_now, pool_error, sql_error};
-use crate::clock::{Clock, FAR};
+use super::announcements::Announcements;
+use super::connect::{Connection, Connector, pause};
+use super::pool::Pool;
+use super::sql_error::{is_lost, is_other_statement, is_undone_for_now, silence_error, sql_error};
+use super::url::PostgresConfig;
+use super::{migrate, pooler};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::retry::jitter;
+use brigade_core::sync::lock;
 
 /// How often a statement is tried that other transactions undo.
 const TRIES: u32 = 10;
 /// The pause before it is tried again, times the number of tries so far.
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// Whether a test has moved the clock.
+const CLOCK_LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 
 /// Values for the parameters of a statement.
 pub(super) type Values<'a> = [&'a (dyn ToSql + Sync)];
@@ -31,6 +49,8 @@ pub(super) type Values<'a> = [&'a (dyn ToSql + Sync)];
 pub(super) enum Access {
     Read,
     Write,
+    /// It changes something, and a second time it finds that done.
+    WriteAgain,
 }
 
 /// A statement and what it is for, for errors.
@@ -57,18 +77,96 @@ impl Statement {
             access: Access::Write,
         }
     }
+
+    /// One that may be carried out twice, so that it is repeated after a lost connection.
+    pub(super) const fn write_again(what: &'static str, sql: &'static str) -> Self {
+        Self {
+            what,
+            sql,
+            access: Access::WriteAgain,
+        }
+    }
 }
 
 /// The database, through a pool of connections.
 pub(super) struct Database {
-    pool: Pool,
+    pub(super) pool: Pool,
     pub(super) clock: Clock,
+    pub(super) announcements: Announcements,
+    /// A pooler gives each transaction another session.
+    has_transaction_pooler: AtomicBool,
+    /// The types of the parameters of statements that have no name, by their text.
+    types: Mutex<HashMap<&'static str, Arc<[Type]>>>,
 }
 
 impl Database {
+    /// Connects, and makes or updates the schema.
     pub(super) async fn connect(url: &str, clock: Clock) -> Result<Self, Error> {
-        let pool = connect::connect(url).await?;
-        Ok(Self { pool, clock })
+        let database = Self::open(url, clock)?;
+        database.meet().await?;
+        database.migrate().await?;
+        Ok(database)
+    }
+
+    /// Connects, whatever the schema.
+    pub(super) async fn open_met(url: &str) -> Result<Self, Error> {
+        let database = Self::open(url, Clock::default())?;
+        database.meet().await?;
+        Ok(database)
+    }
+
+    /// Makes what the schema lacks; whether it lacked anything.
+    pub(super) async fn migrate(&self) -> Result<bool, Error> {
+        migrate::bring_up_to_date(&self.pool).await
+    }
+
+    /// The SQL that makes what the schema lacks.
+    pub(super) async fn migration(&self) -> Result<String, Error> {
+        migrate::text_for(&self.pool).await
+    }
+
+    /// Without a connection yet.
+    fn open(url: &str, clock: Clock) -> Result<Self, Error> {
+        let connector = Connector::new(PostgresConfig::parse(url)?)?;
+        let pooler = connector.config.has_transaction_pooler;
+        Ok(Self {
+            pool: Pool::new(Arc::new(connector))?,
+            clock,
+            announcements: Announcements::default(),
+            has_transaction_pooler: AtomicBool::new(pooler == Some(true)),
+            types: Mutex::default(),
+        })
+    }
+
+    /// The first connections: fails at once where there is none.
+    async fn meet(&self) -> Result<(), Error> {
+        let what = "connect to PostgreSQL";
+        let first = self.pool.get_at_once().await;
+        let first = first.map_err(|error| error.into_error(what))?;
+        if self.pool.connector.config.has_transaction_pooler.is_none() {
+            let found = pooler::has_transaction_pooler(&self.pool, &first.client).await?;
+            self.has_transaction_pooler.store(found, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether each transaction may be in another session of the server.
+    pub(super) fn has_transaction_pooler(&self) -> bool {
+        self.has_transaction_pooler.load(Ordering::Relaxed)
+    }
+
+    /// Begins to listen for announcements; once is enough.
+    pub(super) fn listen(&self) {
+        self.announcements.begin(&self.pool.connector);
+    }
+
+    /// Waits for this time, or until a test moves the clock.
+    pub(super) async fn pass_time(&self, time: Duration) {
+        let set = |clock: &Clock| (clock.ahead(), clock.wall_off_millis());
+        let (began, until) = (set(&self.clock), Instant::now() + time);
+        while set(&self.clock) == began && Instant::now() < until {
+            sleep_until(until.min(Instant::now() + CLOCK_LOOKED_AT_EVERY)).await;
+        }
     }
 
     /// Runs a statement; its rows.
@@ -81,24 +179,37 @@ impl Database {
         statement: Statement,
         values: &Values<'_>,
     ) -> Result<Vec<Row>, Error> {
-        let mut tries = 1;
+        let Statement { what, sql, access } = statement;
+        let until = Instant::now() + self.pool.connector.config.answer_timeout;
+        let (mut undone, mut lost, mut is_prepared_again) = (0, 0, false);
         loop {
-            let mut client = self
-                .pool
-                .get()
-                .await
-                .map_err(|e| pool_error(statement.what, e))?;
-            match self.run(&mut client, statement.sql, values).await {
+            let connection = self.pool.get(until).await;
+            let mut connection = connection.map_err(|error| error.into_error(what))?;
+            let ran = timeout_at(until, self.run(&mut connection, sql, values)).await;
+            let Ok(ran) = ran else {
+                // What it answers later is nobody's.
+                drop(deadpool::managed::Object::take(connection));
+                return Err(silence_error(what, access != Access::Read));
+            };
+            let error = match ran {
                 Ok(rows) => return Ok(rows),
-                Err(error) if is_undone_for_now(&error) && tries < TRIES => {}
-                Err(error) => {
-                    let writes = statement.access == Access::Write;
-                    return Err(sql_error(statement.what, error, writes));
-                }
+                Err(error) => error,
+            };
+            if is_undone_for_now(&error) && undone < TRIES {
+                undone += 1;
+                drop(connection);
+                sleep((PAUSE * undone).mul_f64(jitter(1.0))).await;
+            } else if is_other_statement(&error) && !is_prepared_again {
+                // The server did nothing, and a fresh connection knows the statements of now.
+                is_prepared_again = true;
+                drop(deadpool::managed::Object::take(connection));
+            } else if is_lost(&error) && access != Access::Write {
+                drop(deadpool::managed::Object::take(connection));
+                pause(lost).await;
+                lost += 1;
+            } else {
+                return Err(sql_error(what, &error, access != Access::Read));
             }
-            drop(client);
-            sleep((PAUSE * tries).mul_f64(jitter(1.0))).await;
-            tries += 1;
         }
     }
 
@@ -117,27 +228,78 @@ impl Database {
 
     async fn run(
         &self,
-        client: &mut Object,
-        sql: &str,
+        connection: &mut Connection,
+        sql: &'static str,
         values: &Values<'_>,
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let prepared = client.prepare_cached(sql).await?;
+        let form = self.form_of(connection, sql).await?;
         let ahead = self.clock.ahead().as_millis();
         let wall = self.clock.wall_off_millis();
         if ahead == 0 && wall == 0 {
-            return client.query(&prepared, values).await;
+            return form.query(&connection.client, sql, values).await;
         }
-        let transaction = client.transaction().await?;
+        let transaction = connection.client.transaction().await?;
         let settings =
             format!("set local brigade.ahead = {ahead}; set local brigade.wall = {wall}");
         transaction.batch_execute(&settings).await?;
-        let rows = transaction.query(&prepared, values).await?;
+        let rows = form.query(&transaction, sql, values).await?;
         transaction.commit().await?;
         Ok(rows)
+    }
+
+    async fn form_of(
+        &self,
+        connection: &mut Connection,
+        sql: &'static str,
+    ) -> Result<StatementForm, tokio_postgres::Error> {
+        if !self.has_transaction_pooler() {
+            if let Some(prepared) = connection.prepared.get(sql) {
+                return Ok(StatementForm::Prepared(prepared.clone()));
+            }
+            let prepared = connection.client.prepare(sql).await?;
+            connection.prepared.insert(sql, prepared.clone());
+            return Ok(StatementForm::Prepared(prepared));
+        }
+        if let Some(types) = lock(&self.types).get(sql) {
+            return Ok(StatementForm::Typed(Arc::clone(types)));
+        }
+        // Within a transaction the session stays the same; its end closes the statement.
+        let transaction = connection.client.transaction().await?;
+        let types: Arc<[Type]> = transaction.prepare(sql).await?.params().into();
+        transaction.rollback().await?;
+        lock(&self.types).insert(sql, Arc::clone(&types));
+        Ok(StatementForm::Typed(types))
+    }
+}
+
+/// How a statement is known to the server.
+enum StatementForm {
+    /// By a name, on this connection.
+    Prepared(tokio_postgres::Statement),
+    /// By its text each time.
+    Typed(Arc<[Type]>),
+}
+
+impl StatementForm {
+    async fn query(
+        &self,
+        client: &impl GenericClient,
+        sql: &str,
+        values: &Values<'_>,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match self {
+            Self::Prepared(prepared) => client.query(prepared, values).await,
+            Self::Typed(types) => {
+                let typed: Vec<_> = values.iter().copied().zip(types.iter().cloned()).collect();
+                client.query_typed(sql, &typed).await
+            }
+        }
     }
 }
 
 /// Longer times than any clock will see are cut, so that sums of two fit.
 pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.min(FAR).as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(duration.as_millis())
+        .unwrap_or(i64::MAX)
+        .min(crate::clock::FAR.as_millis() as i64)
 }

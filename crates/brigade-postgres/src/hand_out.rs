@@ -7,9 +7,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::time::sleep;
 use tokio_postgres::Row;
 
+use super::announcements::{Announcement, Heard};
 use super::database::{Statement, millis};
 use super::floors::IndexRange;
 use super::sql_error::unreadable;
@@ -17,7 +17,6 @@ use super::store::Postgres;
 use crate::clock::{BootTime, later};
 use crate::error::Error;
 use crate::job::{Job, JobId, Unserved};
-use crate::retry::jitter;
 use brigade_core::store::{DeliveryMode, Disposition, LeaseRequest, Leased, Queues, Settlement};
 use brigade_runtime::owner::own_name;
 
@@ -30,15 +29,13 @@ const READY_QUEUES: Statement = Statement::read(
     "find queues with ready jobs",
     "select queue from brigade.ready_queues($1) as queue",
 );
-const HOLDER: Statement = Statement::write(
+const HOLDER: Statement = Statement::write_again(
     "note a process",
     "insert into brigade.holders as h (name, seen) values ($1, brigade.now()) on conflict (name) do \
         update set seen = excluded.seen returning h.number",
 );
 /// Queues that are looked at one by one, plus two for each job that is asked for.
 const DIRECT_QUEUES: usize = 16;
-/// An idle consumer looks again after this time in any case.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Between two looks.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 
@@ -71,20 +68,40 @@ struct HandedOutJob {
     leased: Result<Leased, (i64, String)>,
 }
 
+/// Whether an announcement is of new jobs of these queues.
+fn is_about(heard: &Announcement, queues: &Queues) -> bool {
+    match heard {
+        Announcement::Pushed(queue) | Announcement::CameBack(queue) => queues.rank(queue).is_some(),
+        Announcement::CancelAsked(_) => false,
+    }
+}
+
 impl Postgres {
-    /// Waits for jobs: for a change, or for what falls due.
+    /// Waits for jobs: for an announcement, or for what falls due.
     pub(super) async fn lease_patiently(&self, ask: &LeaseRequest) -> Result<Vec<Leased>, Error> {
         let until = later(Instant::now(), ask.wait);
+        if !ask.wait.is_zero() {
+            self.database.listen();
+        }
+        let announcements = &self.database.announcements;
+        let mut looks = 0;
         while !ask.enough.is_cancelled() {
+            let seen = announcements.last();
             let leased = self.lease_now(ask).await?;
             let left = until.saturating_duration_since(Instant::now());
             if !leased.is_empty() || left.is_zero() {
                 return Ok(leased);
             }
-            let due_in = self.chores.due_in().unwrap_or(LOOK_AGAIN);
-            let pause = due_in.min(LOOK_AGAIN.mul_f64(jitter(0.2)));
+            let due_in = self.chores.due_in().unwrap_or(Duration::MAX);
+            let pause = due_in.max(PAUSE_MIN).min(announcements.pause(looks));
+            looks += 1;
             tokio::select! {
-                () = sleep(pause.max(PAUSE_MIN).min(left)) => {}
+                () = self.database.pass_time(pause.min(left)) => {}
+                heard = announcements.next(seen, |heard| is_about(heard, &ask.queues)) => {
+                    if heard == Heard::CameBack {
+                        self.floors.want_heads();
+                    }
+                }
                 () = ask.enough.cancelled() => {}
             }
         }

@@ -8,33 +8,45 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `connect` | the pool of connections |
-//! | `database` | one statement: its transaction, its repetition, its errors |
+//! | `url`, `connect`, `pool` | connections: where to, how, how many |
+//! | `pooler`, `announcements` | whether a pooler is in between; what wakes consumers |
+//! | `database` | one statement: its transaction and its repetition |
+//! | `sql_error`, `connect_error` | what errors mean |
+//! | `migrate` | making the schema, and bringing it up to date |
 //! | `schema`, `schema/*.sql` | tables and functions |
 //! | `push`, `hand_out`, `floors`, `settle`, `changes`, `chores`, `look`, `find`, `counts` | what their names say |
 
+mod announcements;
 mod changes;
+mod check;
+mod check_queues;
 mod chores;
 mod connect;
+mod connect_error;
 mod counts;
 mod database;
 mod find;
 mod floors;
 mod hand_out;
 mod look;
+mod migrate;
+mod pool;
+mod pooler;
 mod push;
 mod schema;
 mod settle;
 mod sql_error;
 mod store;
+mod url;
 
 use std::sync::Arc;
 
+use self::database::Database;
 use self::store::Postgres;
 use crate::clock::Clock;
 use crate::error::Error;
 use brigade_core::store::JobStore;
-use brigade_core::{attempt_report, clock, error, job, policy, retry};
+use brigade_core::{attempt_report, clock, error, job, policy, retry, sync};
 use brigade_runtime::shutdown;
 
 /// Connects to the database of a URL: `postgres://user@host/database`.
@@ -44,4 +56,22 @@ use brigade_runtime::shutdown;
 /// Those of `Broker::connect`.
 pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error> {
     Ok(Arc::new(Postgres::connect(url, clock).await?))
+}
+
+/// Makes the schema of a database, or brings it up to date; whether it was not.
+///
+/// # Errors
+///
+/// Those of `Broker::migrate`.
+pub async fn migrate(url: &str) -> Result<bool, Error> {
+    Database::open_met(url).await?.migrate().await
+}
+
+/// The SQL that [`migrate`] would run; empty if there is nothing to do.
+///
+/// # Errors
+///
+/// Those of `Broker::migrate`.
+pub async fn migration(url: &str) -> Result<String, Error> {
+    Database::open_met(url).await?.migration().await
 }

@@ -1,11 +1,11 @@
 //! Errors of PostgreSQL, for people: what failed, what that means, what to do.
 //!
-//! Each SQLSTATE that matters is mapped here, once. A connection that was lost while a statement was
-//! under way makes a change *uncertain*: the server may have committed it.
+//! Each SQLSTATE that matters is mapped here, once. An error that the server gave undid the whole
+//! statement, with the exception of those by which a connection ends ([`is_lost`]): as when it was
+//! lost, the server may have committed the statement, so a change is *uncertain*.
 
 use std::fmt;
 
-use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, ErrorKind};
@@ -19,26 +19,72 @@ pub(super) const STAYS: &str = "BR002";
 pub(super) const FLOW_DUPLICATE: &str = "BR003";
 
 /// An error of a statement, with a sentence for people. `writes`: whether it changes something.
-pub(super) fn sql_error(what: &str, source: tokio_postgres::Error, writes: bool) -> Error {
-    let Some(state) = source.code() else {
-        let text = format!("{what}: the connection to the server was lost");
-        let error = Error::new(ErrorKind::Unreachable, text).with_source(source.to_string());
+pub(super) fn sql_error(what: &str, source: &tokio_postgres::Error, writes: bool) -> Error {
+    if is_lost(source) {
+        let text = format!(
+            "{what}: the connection to the server was lost{}",
+            doubt(writes)
+        );
+        let error =
+            Error::new(ErrorKind::Unreachable, text).with_source(ServerError::text_of(source));
         return if writes { error.uncertain() } else { error };
+    }
+    let Some(state) = source.code() else {
+        // A value that does not fit its column: this program's mistake, or a foreign function.
+        return unreadable(what).with_source(source.to_string());
     };
-    let (kind, hint) = meaning(state);
+    let (kind, hint) = meaning(state.code());
     Error::new(kind, format!("{what}: {hint}")).with_source(ServerError {
         code: state.code().into(),
-        message: source
-            .as_db_error()
-            .map_or_else(|| source.to_string(), |error| error.message().to_owned()),
+        message: message(source),
     })
+}
+
+/// The server did not answer in time.
+pub(super) fn silence_error(what: &str, writes: bool) -> Error {
+    let text = format!(
+        "{what}: the server did not answer within response_timeout{}",
+        doubt(writes)
+    );
+    let error = Error::new(ErrorKind::Unreachable, text);
+    if writes { error.uncertain() } else { error }
+}
+
+fn doubt(writes: bool) -> &'static str {
+    if writes {
+        "; whether it carried this out is not known"
+    } else {
+        ""
+    }
 }
 
 /// What the server said.
 #[derive(Debug)]
-struct ServerError {
+pub(super) struct ServerError {
     code: Box<str>,
     message: String,
+}
+
+impl ServerError {
+    /// Its text with its code, or the text of the connection's error.
+    pub(super) fn text_of(source: &tokio_postgres::Error) -> String {
+        match source.code() {
+            Some(code) => {
+                let (code, message) = (code.code().into(), message(source));
+                Self { code, message }.to_string()
+            }
+            None => match std::error::Error::source(source) {
+                Some(cause) => format!("{source}: {cause}"),
+                None => source.to_string(),
+            },
+        }
+    }
+}
+
+fn message(source: &tokio_postgres::Error) -> String {
+    source
+        .as_db_error()
+        .map_or_else(|| source.to_string(), |error| error.message().to_owned())
 }
 
 impl fmt::Display for ServerError {
@@ -63,46 +109,89 @@ pub(super) fn message_of(error: &Error) -> &str {
     server_error(error).map_or("", |error| &error.message)
 }
 
-/// No connection came about.
-pub(super) fn pool_error(what: &str, source: PoolError) -> Error {
-    match source {
-        PoolError::Backend(error) => sql_error(what, error, false),
-        other => Error::new(
-            ErrorKind::Unreachable,
-            format!("{what}: the server cannot be reached"),
-        )
-        .with_source(other.to_string()),
-    }
-}
-
 /// Whether the server undid the statement for a reason that passes: the same once more may succeed.
 pub(super) fn is_undone_for_now(source: &tokio_postgres::Error) -> bool {
     source.code().is_some_and(|state| {
         [
             &SqlState::T_R_SERIALIZATION_FAILURE,
             &SqlState::T_R_DEADLOCK_DETECTED,
+            // The server ended a connection that was idle: it did not begin the statement.
+            &SqlState::IDLE_SESSION_TIMEOUT,
         ]
         .contains(&state)
     })
 }
 
-fn meaning(state: &SqlState) -> (ErrorKind, &'static str) {
-    match state.code() {
-        "28P01" | "28000" => (
-            ErrorKind::Refused,
-            "the server refused the user or the password; put both into the URL",
+/// Whether the server has other statements under these names than those that were prepared on this
+/// connection, or none, or theirs had another result in the schema of before. It did nothing.
+pub(super) fn is_other_statement(source: &tokio_postgres::Error) -> bool {
+    source
+        .code()
+        .is_some_and(|state| matches!(state.code(), "26000" | "42P05" | "0A000" | "08P01"))
+}
+
+/// Whether the connection ended before the answer. A server that ends it on purpose says so, but
+/// not whether it had committed the statement before.
+pub(super) fn is_lost(source: &tokio_postgres::Error) -> bool {
+    match source.code() {
+        Some(state) => matches!(
+            state.code(),
+            "57P01" | "57P02" | "57P03" | "57P04" | "08000" | "08003" | "08006" | "08007" | "40003"
         ),
-        "3D000" => (
+        None => {
+            source.is_closed()
+                || std::error::Error::source(source)
+                    .is_some_and(|cause| cause.is::<std::io::Error>())
+        }
+    }
+}
+
+/// What an error means while a connection is made.
+pub(super) fn meaning_at_login(code: &str, has_password: bool) -> (ErrorKind, &'static str) {
+    match code {
+        "28P01" if has_password => (
             ErrorKind::Refused,
-            "there is no database of this name; create it, or name another in the URL",
+            "wrong user or password; the server refused what the URL says",
+        ),
+        "28P01" => (
+            ErrorKind::Refused,
+            "the server wants a password; put it into the URL: user:password@",
+        ),
+        "28000" => (
+            ErrorKind::Refused,
+            "the server does not let this user in from here; let its pg_hba.conf do so, write \
+                another user, or use TLS (sslmode=require) if it wants that",
         ),
         "42501" => (
             ErrorKind::Refused,
-            "the user may not do that; grant it the rights on the schema brigade",
+            "the user may not connect to this database; grant it connect",
+        ),
+        "57P03" => (ErrorKind::Unreachable, "the server is starting or stopping"),
+        "57P01" | "57P02" => (ErrorKind::Unreachable, "the server is stopping"),
+        // What a pooler says when it does not reach the server, or does not know the database.
+        "08P01" | "08000" | "08001" | "08004" | "08006" => (
+            ErrorKind::Unreachable,
+            "the server, or the pooler in front of it, refused the connection",
+        ),
+        code => meaning(code),
+    }
+}
+
+fn meaning(code: &str) -> (ErrorKind, &'static str) {
+    match code {
+        "3D000" => (
+            ErrorKind::Refused,
+            "there is no such database; create it, or write another in the URL",
+        ),
+        "42501" => (
+            ErrorKind::Refused,
+            "the user may not do that; grant it the rights on the schema brigade that \
+                docs/brokers.md names for its role",
         ),
         "25006" => (
             ErrorKind::Unreachable,
-            "this server is a standby, which only reads; connect to the primary",
+            "this server only reads: it is a standby, or default_transaction_read_only is on; \
+                connect to the primary, or name all hosts in the URL",
         ),
         "40001" | "40P01" => (
             ErrorKind::Timeout,
@@ -110,27 +199,50 @@ fn meaning(state: &SqlState) -> (ErrorKind, &'static str) {
         ),
         "57014" => (
             ErrorKind::Timeout,
-            "the server ended the statement (statement_timeout); nothing of this was stored",
+            "the server ended the statement; nothing of this was stored. If it took longer than \
+                statement_timeout, set that higher for this user: alter role .. set \
+                statement_timeout = '1min'",
         ),
-        "57P01" | "57P02" | "57P03" => (
-            ErrorKind::Unreachable,
-            "the server is stopping or starting; nothing of this was stored",
+        "55P03" => (
+            ErrorKind::Timeout,
+            "another transaction holds a lock for longer than lock_timeout; nothing of this was \
+                stored, try again",
+        ),
+        "25P02" | "25P03" => (
+            ErrorKind::Timeout,
+            "the server ended the transaction, which was idle for longer than \
+                idle_in_transaction_session_timeout; nothing of this was stored",
         ),
         "53300" => (
             ErrorKind::Unreachable,
-            "the server has no connection left (max_connections)",
+            "the server has no connection left; raise max_connections, or use fewer with \
+                ?connections=",
         ),
-        "53100" | "53200" => (
+        "53100" => (
             ErrorKind::Os,
-            "the server has no room on its disk or in its memory; nothing of this was stored",
+            "the server's disk is full; nothing of this was stored",
         ),
-        "22021" => (
+        "53200" => (
+            ErrorKind::Os,
+            "the server has no memory left for this; nothing of this was stored",
+        ),
+        "22021" | "22P05" => (
             ErrorKind::BadOption,
-            "a name has the character NUL, which PostgreSQL cannot store; leave it out",
+            "a text has the character NUL, which PostgreSQL cannot store; leave it out",
         ),
-        "3F000" | "42P01" | "42883" | "42703" => (
+        "26000" | "42P05" => (
             ErrorKind::Unsupported,
-            "the schema brigade is not as this version made it; restore it from a backup",
+            "a pooler gives the transactions of a connection to different sessions of the server; \
+                write ?pooler=transaction",
+        ),
+        "3F000" | "42P01" | "42883" | "42703" | "42804" | "0A000" => (
+            ErrorKind::Unsupported,
+            "the schema brigade is not as this version made it: somebody changed it, or removed a \
+                part; restore it, or remove it (drop schema brigade cascade) and have it made again",
+        ),
+        "58030" | "58P01" | "XX001" | "XX002" => (
+            ErrorKind::Os,
+            "the server cannot read or write its files; look at its log",
         ),
         DUPLICATE => (
             ErrorKind::Duplicate,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
+use super::announcements::Announcement;
 use super::chores::Chores;
 use super::database::Database;
 use super::floors::Floors;
@@ -19,6 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, JobInfo, JobState};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::shutdown::Scope;
+use brigade_core::finding::Finding;
 use brigade_core::store::{
     CancelOutcome, CancelRequest, Capabilities, Edit, JobFilter, JobPage, JobStore, LeaseRequest,
     Leased, PushOutcome, QueueCounts, Reply, Settled, Settlement,
@@ -170,9 +172,23 @@ impl JobStore for Postgres {
         })
     }
 
-    fn changed(&self) -> Reply<'_, ()> {
+    fn check(&self) -> Reply<'_, Vec<Finding>> {
         Box::pin(async {
-            sleep(LOOK_AGAIN).await;
+            let mut findings = self.database.check_server().await?;
+            findings.extend(self.database.check_queues().await?);
+            Ok(findings)
+        })
+    }
+
+    fn changed(&self) -> Reply<'_, ()> {
+        let seen = self.database.announcements.last();
+        Box::pin(async move {
+            self.database.listen();
+            let is_cancel = |heard: &Announcement| matches!(heard, Announcement::CancelAsked(_));
+            tokio::select! {
+                () = sleep(LOOK_AGAIN) => {}
+                _ = self.database.announcements.next(seen, is_cancel) => {}
+            }
             Ok(())
         })
     }

@@ -155,6 +155,11 @@ impl UrlOptions {
         self.0.remove(name)
     }
 
+    /// Adds one that stands under another name in the URL; whether it was not there.
+    pub fn put(&mut self, name: &str, value: String) -> bool {
+        self.0.insert(name.to_owned(), value).is_none()
+    }
+
     pub fn duration(&mut self, name: &str) -> Parsed<Option<Duration>> {
         let Some(text) = self.take(name) else {
             return Ok(None);

@@ -38,9 +38,9 @@ create function brigade.histogram(millis bigint[]) returns bigint[] language sql
     from unnest(millis) took where took is not null
 $$;
 
--- Tells waiting consumers that these queues have something new.
+-- Lets waiting consumers know that these queues have something new.
 create function brigade.announce(queues text[]) returns void language sql as $$
-  select pg_notify('brigade', queue) from (select distinct unnest(queues) as queue) named
+  select pg_notify('brigade', '+' || queue) from (select distinct unnest(queues) as queue) named
 $$;
 
 -- The same for a job that is back in its queue, maybe before others that were handed out.
