@@ -101,6 +101,7 @@ impl TestedStore for Postgres {
         Capabilities {
             durable: true,
             scheduling: true,
+            schedules: true,
             priorities: true,
             keys: true,
             unique: true,

@@ -15,7 +15,7 @@ use brigade_core::sync::lock;
 
 const CHORES: Statement = Statement::write_again(
     "see to what is due",
-    "select is_more, due_in from brigade.chores($1)",
+    "select is_more, due_in, has_ticks from brigade.chores($1)",
 );
 
 /// Rows of a kind that one step sees to.
@@ -79,9 +79,11 @@ impl Database {
             let read = || {
                 let row = row?;
                 let due_in: Option<i64> = row.try_get(1).ok()?;
-                Some((row.try_get::<_, bool>(0).ok()?, due_in))
+                let has_ticks: bool = row.try_get(2).ok()?;
+                Some((row.try_get::<_, bool>(0).ok()?, due_in, has_ticks))
             };
-            let (is_more, due_in) = read().ok_or_else(|| unreadable("see to what is due"))?;
+            let (is_more, due_in, has_ticks) =
+                read().ok_or_else(|| unreadable("see to what is due"))?;
             let due_in = due_in.map(|millis| Duration::from_millis(millis.unsigned_abs()));
             *lock(&chores.0) = Some(LastChores {
                 at: Instant::now(),
@@ -89,7 +91,12 @@ impl Database {
                 due_at: due_in.map(|due_in| later(Instant::now(), due_in)),
                 clock,
             });
-            if !is_more {
+            let fired = if has_ticks {
+                self.fire_schedules().await?
+            } else {
+                0
+            };
+            if !is_more && fired == 0 {
                 break;
             }
         }

@@ -14,7 +14,7 @@
 //! | `sql_error`, `connect_error` | what errors mean |
 //! | `migrate` | making the schema, and bringing it up to date |
 //! | `schema`, `schema/*.sql` | tables and functions |
-//! | `push`, `hand_out`, `floors`, `settle`, `changes`, `chores`, `look`, `find`, `counts` | what their names say |
+//! | `push`, `hand_out`, `floors`, `settle`, `changes`, `chores`, `look`, `find`, `counts`, `schedules` | what their names say |
 
 mod announcements;
 mod changes;
@@ -33,6 +33,7 @@ mod migrate;
 mod pool;
 mod pooler;
 mod push;
+mod schedules;
 mod schema;
 mod settle;
 mod sql_error;

@@ -7,6 +7,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
 use super::database::{Database, Statement, millis};
 use super::sql_error::{FLOW_DUPLICATE, code_of, message_of, unreadable};
 use crate::error::{Error, ErrorKind};
@@ -31,7 +34,7 @@ pub(super) fn weight_of(jobs: &[Job]) -> usize {
 
 /// Jobs as `brigade.push_many` takes them: an element of each array for each job.
 #[derive(Default)]
-struct PushColumns<'a> {
+pub(super) struct PushColumns<'a> {
     queues: Vec<&'a str>,
     tasks: Vec<Option<&'a str>>,
     payloads: Vec<&'a str>,
@@ -51,7 +54,7 @@ struct PushColumns<'a> {
 
 impl<'a> PushColumns<'a> {
     /// `first`: how many jobs of other pushes stand before those of this one.
-    fn add(&mut self, job: &'a Job, first: usize) -> Result<(), Error> {
+    pub(super) fn add(&mut self, job: &'a Job, first: usize) -> Result<(), Error> {
         let options = &job.options;
         let time = |time: Option<Duration>| time.map(millis);
         self.queues.push(&job.queue);
@@ -74,6 +77,27 @@ impl<'a> PushColumns<'a> {
         let kind = link.and_then(|link| link.dependent_kind);
         self.kinds.push(kind.map(DependentKind::name));
         Ok(())
+    }
+
+    /// In the order of the function's parameters.
+    pub(super) fn values(&self) -> [&(dyn ToSql + Sync); 15] {
+        [
+            &self.queues,
+            &self.tasks,
+            &self.payloads,
+            &self.options,
+            &self.priorities,
+            &self.dues,
+            &self.delays,
+            &self.withins,
+            &self.keeps,
+            &self.keys,
+            &self.partitions,
+            &self.uniques,
+            &self.unique_fors,
+            &self.dependents,
+            &self.kinds,
+        ]
     }
 }
 
@@ -129,61 +153,26 @@ impl Database {
             jobs.iter().try_for_each(|job| columns.add(job, first))?;
             first += jobs.len();
         }
-        let PushColumns {
-            queues,
-            tasks,
-            payloads,
-            options,
-            priorities,
-            dues,
-            delays,
-            withins,
-            keeps,
-            keys,
-            partitions,
-            uniques,
-            unique_fors,
-            dependents,
-            kinds,
-        } = &columns;
         let row = self
-            .row(
-                PUSH,
-                &[
-                    queues,
-                    tasks,
-                    payloads,
-                    options,
-                    priorities,
-                    dues,
-                    delays,
-                    withins,
-                    keeps,
-                    keys,
-                    partitions,
-                    uniques,
-                    unique_fors,
-                    dependents,
-                    kinds,
-                ],
-            )
+            .row(PUSH, &columns.values())
             .await
             .map_err(flow_error)?;
-        let read = || {
-            let row = row?;
-            let ids: Vec<i64> = row.try_get(0).ok()?;
-            let is_new: Vec<bool> = row.try_get(1).ok()?;
-            (ids.len() == first && is_new.len() == first).then_some((ids, is_new))
-        };
-        let (ids, is_new) = read().ok_or_else(|| unreadable("push").uncertain())?;
-        let outcome = |(id, is_new): (i64, bool)| {
-            let id = JobId::new(id.to_string());
-            if is_new {
-                PushOutcome::New(id)
-            } else {
-                PushOutcome::Duplicate(id)
-            }
-        };
-        Ok(ids.into_iter().zip(is_new).map(outcome).collect())
+        outcomes_of(row.as_ref(), first).ok_or_else(|| unreadable("push").uncertain())
     }
+}
+
+/// The outcomes of so many jobs, from the arrays that a function gave.
+pub(super) fn outcomes_of(row: Option<&Row>, count: usize) -> Option<Vec<PushOutcome>> {
+    let ids: Vec<i64> = row?.try_get(0).ok()?;
+    let is_new: Vec<bool> = row?.try_get(1).ok()?;
+    let outcome = |(id, is_new): (i64, bool)| {
+        let id = JobId::new(id.to_string());
+        if is_new {
+            PushOutcome::New(id)
+        } else {
+            PushOutcome::Duplicate(id)
+        }
+    };
+    let is_whole = ids.len() == count && is_new.len() == count;
+    is_whole.then(|| ids.into_iter().zip(is_new).map(outcome).collect())
 }

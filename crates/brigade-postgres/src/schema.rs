@@ -14,7 +14,7 @@ use brigade_core::policy::{
 };
 
 /// The files, in an order in which each knows what it uses.
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     include_str!("schema/tables.sql"),
     include_str!("schema/clocks.sql"),
     include_str!("schema/note.sql"),
@@ -27,6 +27,7 @@ const FILES: [&str; 12] = [
     include_str!("schema/chores.sql"),
     include_str!("schema/change.sql"),
     include_str!("schema/find.sql"),
+    include_str!("schema/schedules.sql"),
 ];
 
 /// How deep a transaction follows a flow, each end within the one that brought it about: the server

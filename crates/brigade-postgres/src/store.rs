@@ -5,7 +5,7 @@
 //! queues (`floors`), when it sees to what is due (`chores`), and its number among the holders.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
@@ -21,6 +21,7 @@ use crate::job::{Job, JobId, JobInfo, JobState};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::shutdown::Scope;
 use brigade_core::finding::Finding;
+use brigade_core::schedule::{Schedule, Scheduled};
 use brigade_core::store::{
     CancelOutcome, CancelRequest, Capabilities, Edit, JobFilter, JobPage, JobStore, LeaseRequest,
     Leased, PushOutcome, QueueCounts, Reply, Settled, Settlement,
@@ -129,6 +130,7 @@ impl JobStore for Postgres {
         Capabilities {
             durable: true,
             scheduling: true,
+            schedules: true,
             priorities: true,
             keys: true,
             unique: true,
@@ -237,6 +239,24 @@ impl JobStore for Postgres {
 
     fn withdraw<'a>(&'a self, id: &'a JobId, reason: &'a str) -> Reply<'a, bool> {
         Box::pin(self.database.withdraw(id, reason))
+    }
+
+    fn schedules(&self) -> Reply<'_, Vec<Scheduled>> {
+        Box::pin(self.database.schedules())
+    }
+
+    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, SystemTime> {
+        Box::pin(async {
+            let tick = self.database.schedule(schedule).await?;
+            let now = self.database.clock.now();
+            self.chores
+                .expect(tick.duration_since(now).unwrap_or_default());
+            Ok(tick)
+        })
+    }
+
+    fn unschedule<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {
+        Box::pin(self.database.unschedule(name))
     }
 
     fn pause<'a>(&'a self, queue: &'a str) -> Reply<'a, ()> {

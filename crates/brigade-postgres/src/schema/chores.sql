@@ -4,8 +4,8 @@
 -- whose time to begin is over is not handed out.
 
 -- At most `most` rows of each kind; `is_more`: there may be more of some kind. `due_in`: in how many
--- milliseconds something else falls due, null if nothing does.
-create function brigade.chores(most integer, out is_more boolean, out due_in bigint) language plpgsql
+-- milliseconds something else falls due, null if nothing does; `has_ticks`: schedules are due.
+create function brigade.chores(most integer, out is_more boolean, out due_in bigint, out has_ticks boolean) language plpgsql
     set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
 #variable_conflict use_column
 declare
@@ -13,6 +13,7 @@ declare
   wall timestamptz := brigade.wall();
 begin
   is_more := false;
+  has_ticks := exists (select from brigade.schedules where next_at <= wall);
   if exists (select from brigade.jobs where state = 3 and at < moment) then
     is_more := brigade.expire_leases(moment, most) >= most;
   end if;
