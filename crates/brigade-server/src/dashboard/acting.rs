@@ -84,7 +84,7 @@ impl<N> Acting<N> {
     pub(super) async fn answer(&self, outcome: Result<String, Failed>) -> Response {
         // An error of the broker may come after a change.
         if matches!(outcome, Ok(_) | Err(Failed::Broker(_))) {
-            self.watch.changed().await;
+            self.watch.changed();
         }
         match outcome {
             Ok(path) => back(&self.viewer, &path),

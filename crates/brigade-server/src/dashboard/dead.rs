@@ -20,6 +20,7 @@ use serde::Deserialize;
 use super::ansi::plain;
 use super::job_filter::FilterQuery;
 use super::job_row::start_of;
+use super::sentence::jobs_in;
 use super::shell::{Failed, PageShell, page};
 use super::viewer::{Viewer, encoded};
 use super::watch::{BrokerWatch, Snapshot};
@@ -52,6 +53,8 @@ struct GroupView {
 struct DeadPage {
     page: PageShell,
     lists: bool,
+    /// Otherwise the broker still reads them.
+    is_read: bool,
     queue: String,
     groups: Vec<GroupView>,
     hidden: usize,
@@ -90,12 +93,17 @@ async fn show(
     queue: String,
 ) -> Result<Response, Failed> {
     let lists = app.broker.capabilities().listing;
-    let groups = match lists {
+    let read = match lists {
         true => watch.dead_groups(&app.broker, &queue).await?,
-        false => Vec::new(),
+        false => Some(Vec::new()),
     };
+    let is_read = read.is_some();
+    let groups = read.unwrap_or_default();
     let now = app.broker.clock().now();
-    let all: u64 = groups.iter().map(|group| group.count).sum();
+    let all: u64 = match is_read {
+        true => groups.iter().map(|group| group.count).sum(),
+        false => counted(snapshot, &queue),
+    };
     let mut views = Vec::new();
     for (place, group) in groups.iter().take(GROUPS).enumerate() {
         // One example of each of the first groups is open.
@@ -114,12 +122,23 @@ async fn show(
     Ok(page(&DeadPage {
         page: PageShell::new(viewer, "dead", "Dead letters", snapshot),
         lists,
+        is_read,
         hidden: groups.len().saturating_sub(GROUPS),
         groups: views,
         all: number(all),
         query,
         queue,
     }))
+}
+
+/// How many dead letters the snapshot has of a queue, or of all with an empty name.
+fn counted(snapshot: &Snapshot, queue: &str) -> u64 {
+    match queue {
+        "" => snapshot.jobs_in(JobState::Dead),
+        queue => snapshot
+            .queue(queue)
+            .map_or(0, |counts| jobs_in(counts, JobState::Dead)),
+    }
 }
 
 fn view(group: &DeadGroup, example_text: String, now: std::time::SystemTime) -> GroupView {

@@ -18,6 +18,7 @@ use brigade::{
     StatisticsFilter, TaskCounts,
 };
 use futures_util::future::join_all;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::sentence::{self, Mood, Sentence, SentenceFacts, waiting_long};
@@ -29,6 +30,10 @@ const FRESH: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The longest that a refresh may take.
 const REFRESH_MAX: Duration = Duration::from_secs(20);
+/// Groups of dead letters of this age are as good as new ones.
+const GROUPS_FRESH: Duration = Duration::from_secs(4);
+/// The longest that a page waits for groups of dead letters.
+const GROUPS_PATIENCE: Duration = Duration::from_millis(100);
 /// How often the broker is checked.
 const CHECK_EACH: Duration = Duration::from_secs(300);
 /// Queues that are asked for the reason of their wait.
@@ -98,8 +103,19 @@ struct WatchShared {
     ended: tokio::sync::watch::Sender<u64>,
     /// The minutes of the last day, and when they were read.
     day: tokio::sync::Mutex<Option<(Instant, BTreeMap<u64, TaskCounts>)>>,
-    /// Groups of dead letters: of which queue, and when they were read.
-    groups: tokio::sync::Mutex<Option<(String, Instant, Vec<DeadGroup>)>>,
+    /// The groups of dead letters that were read last.
+    groups: Mutex<Option<KeptGroups>>,
+    /// Held while groups are read.
+    groups_read: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Groups of dead letters.
+struct KeptGroups {
+    /// Of this queue, or of all with an empty name.
+    queue: String,
+    groups: Vec<DeadGroup>,
+    /// When they are read again.
+    until: Instant,
 }
 
 #[derive(Default)]
@@ -121,7 +137,8 @@ impl BrokerWatch {
             tasks: TaskTracker::new(),
             ended: tokio::sync::watch::Sender::new(0),
             day: tokio::sync::Mutex::new(None),
-            groups: tokio::sync::Mutex::new(None),
+            groups: Mutex::new(None),
+            groups_read: Arc::default(),
         }))
     }
 
@@ -130,8 +147,8 @@ impl BrokerWatch {
     }
 
     /// The next request waits for a snapshot that is begun after now.
-    pub(super) async fn changed(&self) {
-        *self.0.groups.lock().await = None;
+    pub(super) fn changed(&self) {
+        *self.groups() = None;
         self.state().changed = true;
     }
 
@@ -194,27 +211,53 @@ impl BrokerWatch {
         })
     }
 
-    /// The groups of dead letters of a queue, or of all with an empty name; read again after a few
-    /// seconds.
+    fn groups(&self) -> std::sync::MutexGuard<'_, Option<KeptGroups>> {
+        self.0.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The groups of dead letters of a queue, or of all with an empty name. They may come from every
+    /// dead letter there is, so a page waits for them at most [`GROUPS_PATIENCE`]: without groups of
+    /// before it gets `None`, and asks again.
     pub(super) async fn dead_groups(
         &self,
         broker: &Broker,
         queue: &str,
-    ) -> Result<Vec<DeadGroup>, Error> {
-        const GROUPS_FRESH: Duration = Duration::from_secs(4);
-        // Held while they are read: all others wait for the one that reads.
-        let mut kept = self.0.groups.lock().await;
-        if let Some((of, at, groups)) = &*kept
-            && of == queue
-            && at.elapsed() < GROUPS_FRESH
-        {
-            return Ok(groups.clone());
+    ) -> Result<Option<Vec<DeadGroup>>, Error> {
+        let read = timeout(GROUPS_PATIENCE, self.read_groups(broker, queue)).await;
+        if let Ok(Err(error)) = read {
+            return Err(error);
         }
-        let groups = broker
-            .dead_groups((!queue.is_empty()).then_some(queue))
-            .await?;
-        *kept = Some((queue.to_owned(), Instant::now(), groups.clone()));
-        Ok(groups)
+        let kept = self.groups();
+        let kept = kept.as_ref().filter(|kept| kept.queue == queue);
+        Ok(kept.map(|kept| kept.groups.clone()))
+    }
+
+    /// Reads the groups if those that are kept are of another queue, or old. Cancel safe: the reading
+    /// goes on in a task of its own.
+    async fn read_groups(&self, broker: &Broker, queue: &str) -> Result<(), Error> {
+        // All others wait for the one that reads.
+        let reads = Arc::clone(&self.0.groups_read).lock_owned().await;
+        let is_fresh = |kept: &KeptGroups| kept.queue == queue && Instant::now() < kept.until;
+        if self.groups().as_ref().is_some_and(is_fresh) {
+            return Ok(());
+        }
+        let (watch, broker, queue) = (self.clone(), broker.clone(), queue.to_owned());
+        let reading = self.0.tasks.spawn(async move {
+            let began = Instant::now();
+            let of = (!queue.is_empty()).then_some(queue.as_str());
+            let groups = broker.dead_groups(of).await?;
+            // A broker that takes long for them is asked less often.
+            let fresh = GROUPS_FRESH.max(4 * began.elapsed());
+            let until = Instant::now() + fresh;
+            *watch.groups() = Some(KeptGroups {
+                queue,
+                groups,
+                until,
+            });
+            drop(reads);
+            Ok(())
+        });
+        reading.await.unwrap_or(Ok(()))
     }
 
     /// Begins a refresh in a task of its own, which ends by itself.

@@ -28,7 +28,7 @@ pub(crate) struct Site {
     auth: Auth,
     stop: CancellationToken,
     server: Option<JoinHandle<()>>,
-    _redis: Option<Redis>,
+    pub(crate) redis: Option<Redis>,
 }
 
 /// Takes its worker down until there is this file, with colours and a tag in its last words.
@@ -94,7 +94,7 @@ impl Site {
             auth,
             stop: CancellationToken::new(),
             server: None,
-            _redis: redis,
+            redis,
         };
         site.start_server().await;
         site

@@ -6,6 +6,7 @@ const main = () => document.getElementById("main");
 const lost = document.getElementById("lost");
 const help = document.getElementById("help");
 const every = 2000;
+const soon = 300;
 let seen = Date.now();
 let waiting = null;
 let updates = false;
@@ -18,8 +19,7 @@ function theme(name) {
   if (name === "auto") delete root.dataset.theme;
   else root.dataset.theme = name;
   const button = document.querySelector("[data-do=theme]");
-  button.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[name];
-  button.setAttribute("aria-label", `Theme: ${name}`);
+  button.textContent = `Theme: ${name}`;
 }
 function stored(key) {
   try { return localStorage.getItem(key); } catch { return null; }
@@ -170,11 +170,15 @@ async function update() {
   } finally {
     updates = false;
   }
-  waiting = setTimeout(update, every);
+  waiting = setTimeout(update, pace());
+}
+// A page that waits for the broker asks again soon.
+function pace() {
+  return main().querySelector("[data-soon]") ? soon : every;
 }
 if (main()?.dataset.live !== "off") {
   document.addEventListener("visibilitychange", update);
-  waiting = setTimeout(update, every);
+  waiting = setTimeout(update, pace());
 }
 
 // --- times -------------------------------------------------------------------------------------
