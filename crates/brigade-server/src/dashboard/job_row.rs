@@ -39,6 +39,8 @@ impl JobRow {
             JobState::Leased => job.leased_at.map(|at| ("since", at)),
             _ => job.ended_at.map(|at| ("ended", at)),
         };
+        // The counters have those that did not end well.
+        let last = u32::from(matches!(job.state, JobState::Leased | JobState::Done));
         let name = job
             .task
             .as_ref()
@@ -54,7 +56,7 @@ impl JobRow {
             state: state_word(job.state),
             pushed: ShownTime::new(job.pushed_at, now),
             then: then.map(|(word, at)| (word, ShownTime::new(at, now))),
-            attempts: job.failed + job.crashed + job.interrupted,
+            attempts: job.failed + job.crashed + job.interrupted + last,
             text: start_of(&reason.map_or_else(|| job.payload.clone(), plain)),
             is_reason: reason.is_some(),
             can_retry: job.state == JobState::Dead,
