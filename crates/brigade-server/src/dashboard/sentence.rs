@@ -14,6 +14,9 @@ use super::words::{count, number, rate, span};
 /// Jobs that wait longer than this are worth a sentence.
 pub(super) const WAITS_LONG: Duration = Duration::from_secs(60);
 
+/// Findings of the check that have a sentence each.
+const FINDINGS_MAX: usize = 2;
+
 /// How things are, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mood {
@@ -139,7 +142,7 @@ pub(super) fn sentences(facts: &SentenceFacts<'_>) -> Vec<Sentence> {
     let is_asked = |queue: &QueueCounts| facts.reasons.iter().any(|(name, _)| *name == queue.queue);
     let others = waiting.iter().filter(|queue| !is_asked(queue));
     let others: Vec<&QueueCounts> = others.copied().collect();
-    let is_summed = others.len() > 1;
+    let is_summed = !others.is_empty();
     let mut found: Vec<Sentence> = waiting
         .iter()
         .filter(|queue| !is_summed || is_asked(queue))
@@ -166,7 +169,7 @@ pub(super) fn sentences(facts: &SentenceFacts<'_>) -> Vec<Sentence> {
             .filter(|queue| queue.paused && !waiting.iter().any(|long| long.queue == queue.queue))
             .filter_map(paused),
     );
-    found.extend(facts.findings.iter().filter_map(of_finding));
+    found.extend(of_findings(facts.findings));
     // Stable: within one mood, the longest wait stays first.
     found.sort_by_key(|sentence| std::cmp::Reverse(sentence.mood));
     if found.is_empty() {
@@ -196,7 +199,7 @@ pub(super) fn without_list(
             Sentence::plain(Mood::Unknown, text).with_action("See them", "/consumers", false)
         }
     };
-    let mut found: Vec<Sentence> = findings.iter().filter_map(of_finding).collect();
+    let mut found = of_findings(findings);
     found.push(first);
     found.sort_by_key(|sentence| std::cmp::Reverse(sentence.mood));
     found
@@ -254,8 +257,11 @@ fn waits(queue: &QueueCounts, reason: Option<&Explanation>, now: SystemTime) -> 
 fn others_wait(queues: &[&QueueCounts], now: SystemTime) -> Sentence {
     let longest = queues.first().and_then(|queue| oldest_wait(queue, now));
     let text = format!(
-        "{} more queues wait long, up to {}",
-        number(queues.len() as u64),
+        "{} long, up to {}",
+        match queues.len() {
+            1 => "1 more queue waits".to_owned(),
+            more => format!("{} more queues wait", number(more as u64)),
+        },
         span(longest.unwrap_or_default())
     );
     Sentence {
@@ -326,6 +332,19 @@ fn blocked(blocker: &Blocker, queue: &QueueCounts, path: &str) -> Option<Blocked
         }
         _ => return None,
     })
+}
+
+/// What the check has found; one sentence for all if there are many.
+fn of_findings(findings: &[Finding]) -> Vec<Sentence> {
+    let mut found: Vec<Sentence> = findings.iter().filter_map(of_finding).collect();
+    if found.len() <= FINDINGS_MAX {
+        return found;
+    }
+    found.sort_by_key(|sentence| std::cmp::Reverse(sentence.mood));
+    let (more, mut first) = (found.len() - 1, found.swap_remove(0));
+    let more = format!(", and {} of the check", count(more as u64, "more finding"));
+    first.pieces.push(text(more));
+    vec![first]
 }
 
 fn of_finding(finding: &Finding) -> Option<Sentence> {

@@ -13,6 +13,9 @@ use super::watch::BrokerWatch;
 use super::words::{ShownTime, bytes};
 use crate::app::App;
 
+/// Findings that the page shows.
+const FINDINGS: usize = 20;
+
 #[derive(Template)]
 #[template(path = "settings.html")]
 struct SettingsPage {
@@ -20,6 +23,7 @@ struct SettingsPage {
     version: &'static str,
     checked: Option<ShownTime>,
     findings: Vec<(&'static str, String, String)>,
+    hidden: usize,
     can_read: bool,
     abilities: Vec<(bool, &'static str)>,
     payload: String,
@@ -44,6 +48,7 @@ pub(super) async fn settings(
         };
         (mood, finding.what.clone(), finding.advice.clone())
     });
+    let hidden = known.map_or(0, |findings| findings.len().saturating_sub(FINDINGS));
     page(&SettingsPage {
         page: PageShell::new(&viewer, "settings", "Settings", &snapshot)
             .with_notice(Notice::of_list(&done, &viewer.undos)),
@@ -51,7 +56,8 @@ pub(super) async fn settings(
         checked: snapshot
             .checked
             .map(|at| ShownTime::new(at, std::time::SystemTime::now())),
-        findings: findings.collect(),
+        findings: findings.take(FINDINGS).collect(),
+        hidden,
         can_read: viewer.can_read(),
         abilities: vec![
             (can.durable, "jobs survive the end of every process"),

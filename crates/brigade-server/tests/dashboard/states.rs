@@ -252,6 +252,8 @@ async fn every_page_of_a_broker_in_use_fits_every_width() {
     let browser = Browser::start();
     browser.open(&site.url("/"));
     browser.until_text("more queues wait long, up to 4 min");
+    browser.open(&site.url("/settings"));
+    browser.until_text("brigade check lists all of them");
     let more = [
         format!("/jobs/{id}"),
         format!("/jobs/{slow}"),

@@ -17,18 +17,22 @@ fn queue(name: &str, waits: u64) -> QueueCounts {
 
 /// The sentences for queues of which the first waits for this reason.
 fn found_for(queues: &[QueueCounts], blocker: Option<Blocker>) -> Vec<Sentence> {
-    let reasons = blocker.map(|blocker| {
-        let id = JobId::new("1");
+    let explanation = blocker.map(|blocker| {
         let name = queues[0].queue.clone();
-        (
-            name.clone(),
-            Some(Explanation::new(id, name, JobState::Ready, vec![blocker])),
-        )
+        Explanation::new(JobId::new("1"), name, JobState::Ready, vec![blocker])
     });
+    // Of the first queues, only that one has a reason.
+    let asked = queues.iter().take(2).enumerate();
+    let reasons: Vec<(String, Option<Explanation>)> = asked
+        .map(|(place, queue)| {
+            let explanation = explanation.clone().filter(|_| place == 0);
+            (queue.queue.clone(), explanation)
+        })
+        .collect();
     sentences(&SentenceFacts {
         now: now(),
         queues,
-        reasons: reasons.as_slice(),
+        reasons: &reasons,
         findings: &[],
         recent_dead: &[],
         per_minute: Some(412.3),
@@ -117,7 +121,19 @@ fn queues_without_a_known_reason_share_a_sentence() {
     let texts: Vec<String> = found.iter().map(Sentence::text).collect();
     let expected = [
         "Queue `a` waits 4 min: no consumer has asked for its jobs in the last 60 s",
-        "3 more queues wait long, up to 4 min",
+        "Queue `b` waits 4 min: its consumers are busy with 5 jobs",
+        "2 more queues wait long, up to 4 min",
     ];
     assert_eq!(texts, expected);
+}
+
+#[test]
+fn many_findings_of_the_check_share_a_sentence() {
+    let finding = |name: &str| Finding::new(Level::Warning, format!("{name} is odd"), "look");
+    let found = without_list(Some(&[]), &["a", "b", "c"].map(finding));
+    assert_eq!(found.len(), 2);
+    let text = "A is odd, and 2 more findings of the check";
+    assert_eq!(found[0].text(), text);
+    let few = without_list(Some(&[]), &["a", "b"].map(finding));
+    assert_eq!(few.len(), 3);
 }
