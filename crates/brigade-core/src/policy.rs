@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use admission::{check_call, check_job, check_name, check_payload, delay_of};
 pub use history::add_record;
-pub use reasons::reason_pattern;
+pub use reasons::{PATTERN_BYTES_MAX, reason_pattern};
 pub use retries::{Charged, ChargedEnd, NoRetry, RetryDecision, RetryPolicy, RetryRule};
 
 /// Largest payload of a job, and of the results that a job of a flow collects: far below what each

@@ -149,9 +149,9 @@ pub trait JobStore: Send + Sync {
     }
 
     /// Jobs that meet a filter ([`listing`](Capabilities::listing)). A page has less than
-    /// [`limit`](JobFilter::limit) jobs only at the end of the list, or if the filter
-    /// [reads jobs](JobFilter::reads_jobs) and [`READ_MAX`](JobFilter::READ_MAX) were read, or that
-    /// took long.
+    /// [`limit`](JobFilter::limit) jobs only at the end of the list, or if
+    /// [`READ_MAX`](JobFilter::READ_MAX) jobs were read that do not meet the filter, or that took
+    /// long; it names the job to go on after then.
     fn jobs(&self, _filter: JobFilter) -> Reply<'_, JobPage> {
         unsupported("jobs", "listing")
     }

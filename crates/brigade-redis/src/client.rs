@@ -46,6 +46,8 @@ pub(super) struct RedisClient {
     pub(super) asked_cancels: Mutex<HashMap<Box<str>, Vec<CancelRequest>>>,
     /// Connections on which requests for events have waited.
     pub(super) waiting: Mutex<Vec<Connection>>,
+    /// When this process last had the log of a queue go on, and the number before its first event.
+    pub(super) recorded: Mutex<HashMap<Box<str>, (Instant, u64)>>,
     /// Schedules that could not be fired, and until when they are left alone.
     pub(super) put_off: Mutex<HashMap<Box<str>, Instant>>,
 }
@@ -112,6 +114,7 @@ impl RedisClient {
             next_tick: Mutex::default(),
             asked_cancels: Mutex::default(),
             waiting: Mutex::default(),
+            recorded: Mutex::default(),
             put_off: Mutex::default(),
         };
         if away.is_none() {

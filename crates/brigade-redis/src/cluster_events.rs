@@ -13,24 +13,32 @@ use tokio::time::sleep;
 
 use super::arguments::millis;
 use super::client::RedisClient;
-use super::events::{LogEntry, LogPlace, LogState, READ};
+use super::events::{LogEntry, LogPlace, READ};
 use super::keys::{COUNTED, key};
 use super::reply::convert;
 use crate::error::Error;
+use crate::sync::lock;
 use brigade_core::job_event::{EVENTS_PER_PAGE_MAX, EventPage, EventRequest, RECORDED_FOR};
 
 /// Events are read.
 pub(super) const RECORDED: &str = "brigade:{brigade:queues}:recorded";
 /// An event is given when it is so old, by the clock of the node that is behind most.
 const HELD_BACK: Duration = Duration::from_millis(500);
-/// Between two looks of a request that waits.
+/// Between two looks of a request that waits, at least.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The same as a multiple of what a look took: many queues are looked at less often.
+const PAUSE_OF_LOOK: u32 = 10;
+/// A log that this process asked to go on is not asked again for this time.
+const RENEWED_EVERY: Duration = Duration::from_secs(60);
+/// Entries that are read of each of many logs, at least.
+const READ_OF_EACH: usize = 16;
 const WHAT: &str = "read events";
 
 /// What is read of the logs of some queues.
 struct MergedLogs<'a> {
     queues: &'a [String],
-    states: &'a [LogState],
+    /// The number before the first event of each that is recorded.
+    begun: &'a [u64],
     /// What comes after this.
     place: &'a LogPlace,
     /// Up to this moment.
@@ -60,15 +68,17 @@ impl RedisClient {
             missed: after.is_some() && !was_recorded,
         };
         loop {
+            let began = Instant::now();
             let queues = match &request.queue {
                 Some(queue) => vec![queue.to_string()],
                 None => self.logged_queues().await?,
             };
-            let logs = try_join_all(queues.iter().map(|queue| self.record_events(queue))).await?;
+            let begun = try_join_all(queues.iter().map(|queue| self.go_on_recording(queue)));
+            let begun = begun.await?;
             let (oldest, _) = self.moments().await?;
             let logs = MergedLogs {
                 queues: &queues,
-                states: &logs,
+                begun: &begun,
                 place: &place,
                 last: oldest.saturating_sub(millis(HELD_BACK)),
             };
@@ -76,8 +86,23 @@ impl RedisClient {
             if !page.events.is_empty() || page.missed || Instant::now() >= until {
                 return Ok(page);
             }
-            sleep(PAUSE).await;
+            sleep(PAUSE.max(began.elapsed().saturating_mul(PAUSE_OF_LOOK))).await;
         }
+    }
+
+    /// Has the log of a queue go on, unless that was done lately. The number before its first event.
+    async fn go_on_recording(&self, queue: &str) -> Result<u64, Error> {
+        let known = lock(&self.recorded).get(queue).copied();
+        if let Some((at, begun)) = known
+            && at.elapsed() < RENEWED_EVERY
+        {
+            return Ok(begun);
+        }
+        let (now, state) = (Instant::now(), self.record_events(queue).await?);
+        let mut recorded = lock(&self.recorded);
+        recorded.retain(|_, (at, _)| at.elapsed() < RENEWED_EVERY);
+        recorded.insert(queue.into(), (now, state.begun));
+        Ok(state.begun)
     }
 
     /// Queues that may have events.
@@ -130,6 +155,11 @@ impl RedisClient {
         max: usize,
         page: &mut EventPage,
     ) -> Result<(), Error> {
+        if logs.queues.is_empty() {
+            return Ok(());
+        }
+        let wanted = max.clamp(1, EVENTS_PER_PAGE_MAX);
+        let count = (4 * wanted / logs.queues.len()).clamp(READ_OF_EACH, READ);
         let mut pipeline = pipe();
         for queue in logs.queues {
             let log = key(queue, "events");
@@ -139,31 +169,34 @@ impl RedisClient {
             pipeline.add_command(command);
             let mut command = cmd("XRANGE");
             command.arg(&log).arg(from).arg(logs.last);
-            command.arg("COUNT").arg(READ);
+            command.arg("COUNT").arg(count);
             pipeline.add_command(command);
-        }
-        if logs.queues.is_empty() {
-            return Ok(());
         }
         type Entries = Vec<(String, Vec<Vec<u8>>)>;
         let answers: Vec<Entries> = self.ask_all(WHAT, &pipeline).await?;
         let mut answers = answers.into_iter();
-        let mut all = Vec::new();
-        for log in logs.states {
-            let mut next = || LogEntry::read_all(answers.next().unwrap_or_default());
-            let (before, entries) = (next(), next());
+        let (mut all, mut end) = (Vec::new(), None);
+        for begun in logs.begun {
+            let mut next = || answers.next().unwrap_or_default();
+            let (before, entries) = (LogEntry::read_all(next()), next());
+            let is_all = entries.len() < count;
+            let entries = LogEntry::read_all(entries);
+            // Of a log that was not read to its end there may be more behind its last entry.
+            if let Some(last) = entries.last().filter(|_| !is_all) {
+                end = [end, Some(last.place.clone())].into_iter().flatten().min();
+            }
             let mut number = before
                 .first()
                 .map_or(0, |entry| entry.place.number)
-                .max(log.begun);
+                .max(*begun);
             for entry in entries {
                 let is_gap = entry.place.number > number.saturating_add(1);
                 number = entry.place.number;
                 all.push((is_gap, entry));
             }
         }
+        all.retain(|(_, entry)| end.as_ref().is_none_or(|end| entry.place <= *end));
         all.sort_by(|(_, one), (_, other)| one.place.cmp(&other.place));
-        let wanted = max.clamp(1, EVENTS_PER_PAGE_MAX);
         for (is_gap, entry) in all.into_iter().take(wanted) {
             page.missed |= is_gap;
             let cursor = entry.place.cursor();

@@ -65,6 +65,35 @@ local function within(other, act, ...)
   return answer
 end
 
+-- -- groups of dead letters, kept while somebody looks at them (`dead.lua`)
+--
+-- `dead_groups` has the number of each group by its task and the pattern of its reasons, `:next` the last number, and `:at` the job up to which the dead letters are in
+-- groups, or `end`. `dead_by_group` has them: number of the group, moment of the push, id. What finds no room for a group of its own is in group 0.
+
+-- Puts a dead letter into its group, or takes it out, by what its hash says.
+local function change_group(id, is_new)
+  local groups, members = key('dead_groups'), key('dead_by_group')
+  local at = redis.call('HGET', groups, ':at')
+  if not at or (at ~= 'end' and id > at) then return end
+  local of = redis.pcall('HMGET', job(id), 'task', 'reason', 'pushed_at')
+  local reason = of[2] or ''
+  local line = string.match(reason, '^(.-)\r?\n') or reason
+  local name = (of[1] and '+' .. of[1] or '-') .. '\n' .. cut_at((string.gsub(line, '#?%d+', '#')), PATTERN_BYTES_MAX)
+  local place = string.format(':%013.0f:', number(of[3])) .. id
+  local group = redis.call('HGET', groups, name)
+  if is_new then
+    if not group and redis.call('HLEN', groups) < GROUPS_READ_MAX then
+      group = redis.call('HINCRBY', groups, ':next', 1)
+      redis.call('HSET', groups, name, group)
+    end
+    redis.call('ZADD', members, 0, (group or '0') .. place)
+  elseif not group or redis.call('ZREM', members, group .. place) == 0 then
+    redis.call('ZREM', members, '0' .. place)
+  elseif redis.call('ZLEXCOUNT', members, '[' .. group .. ':', '(' .. group .. ';') == 0 then
+    redis.call('HDEL', groups, name)
+  end
+end
+
 -- -- state: each job is in the sorted set of its state
 
 local function leave(id)
@@ -72,6 +101,7 @@ local function leave(id)
   local state, partition = fields[1], fields[3]
   if not state then return end
   redis.call('ZREM', key(state), id)
+  if state == 'dead' then pcall(change_group, id, false) end
   if fields[2] and redis.call('HGET', key('out'), fields[2]) == id then redis.call('HDEL', key('out'), fields[2]) end
   if limits[7] and partition then
     if state == 'leased' then redis.call('ZREM', key('leased:' .. partition), id) end
@@ -91,6 +121,7 @@ local function enter(id, state, score)
     redis.call('HSET', job(id), 'state', state)
   end
   redis.call('ZADD', key(state), score, id)
+  if state == 'dead' then pcall(change_group, id, true) end
 end
 
 -- The keys of one job: what a transition of it, and of the one that comes after it in its key, may change.
@@ -397,7 +428,7 @@ end
 -- A queue that is empty leaves nothing behind: its numbers need no memory, as they are times.
 local function tidy()
   if redis.call('EXISTS', key('jobs'), key('inbox'), key('incoming'), key('paused'), key('limits'), key('plans')) > 0 then return end
-  redis.call('DEL', key('seq'), key('holders'))
+  redis.call('DEL', key('seq'), key('holders'), key('dead_groups'), key('dead_by_group'))
   if LIST then redis.call('SREM', LIST, queue_name()) end
 end
 

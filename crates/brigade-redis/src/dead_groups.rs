@@ -1,12 +1,15 @@
 //! Dead letters in groups: of one queue and task, with reasons of one pattern.
 //!
-//! Scripts give a piece of the dead letters of a queue each, and of them only what the groups need.
+//! The server keeps the groups of a queue for an hour after the last look at them (`dead.lua`): the
+//! first look puts the dead letters into groups piece by piece, and from then on each script that
+//! makes a dead letter, or takes one away, changes its group. So a later look reads no dead letter.
 
 use std::collections::HashMap;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::{Value, pipe};
 
+use super::arguments::Arguments;
 use super::client::RedisClient;
 use super::keys::{check_name, id_of, key};
 use super::reply::read;
@@ -17,6 +20,9 @@ use crate::store::DeadGroup;
 
 /// Queues that are looked at in one round trip.
 const QUEUES_PAGE: usize = 500;
+/// Groups that a server keeps of a queue, as many again as are given. What comes later and fits into
+/// none of them is in one more.
+pub(super) const GROUPS_READ_MAX: usize = 2 * DeadGroup::GROUPS_MAX;
 
 /// The groups of a queue, by task and pattern.
 type Groups = HashMap<(Option<String>, String), DeadGroup>;
@@ -42,6 +48,7 @@ impl RedisClient {
                 groups.extend(self.dead_groups_of(queue).await?.into_values());
             }
         }
+        let mut groups = DeadGroup::bounded(groups);
         groups.sort_by(|one: &DeadGroup, other| {
             let place = |group: &DeadGroup| {
                 let (queue, task) = (group.queue.clone(), group.task.clone());
@@ -54,50 +61,67 @@ impl RedisClient {
     }
 
     async fn dead_groups_of(&self, queue: &str) -> Result<Groups, Error> {
-        let (mut groups, mut after) = (Groups::new(), String::new());
+        let what = "group dead letters";
         loop {
-            let answer: Vec<Value> = self
-                .run("group dead letters", scripts::dead(), queue, &after)
-                .await?;
-            let mut values = answer.into_iter();
-            after = read(values.next().unwrap_or(Value::Nil))?;
-            while let Some(number) = values.next() {
-                let mut next = || values.next().unwrap_or(Value::Nil);
-                let number: String = read(number)?;
-                let (task, reason) = (text_of(next())?, text_of(next())?.unwrap_or_default());
-                let pushed: u64 = read::<String>(next())?.parse().unwrap_or(0);
-                add(&mut groups, queue, &number, (task, &reason, pushed));
+            let run = self.run(what, scripts::dead(), queue, Arguments::default());
+            let answer: Vec<Value> = run.await?;
+            if !answer.is_empty() {
+                return groups_of(queue, answer);
             }
-            if after.is_empty() {
-                return Ok(groups);
+            // They may all have gone meanwhile.
+            let mut command = redis::cmd("ZCARD");
+            if self
+                .ask::<u64>(what, command.arg(key(queue, "dead")))
+                .await?
+                == 0
+            {
+                return Ok(Groups::new());
             }
         }
     }
 }
 
-/// What other programs have pushed may be no text.
-fn text_of(value: Value) -> Result<Option<String>, Error> {
-    let bytes: Option<Vec<u8>> = read(value)?;
-    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// Adds a dead letter, of a task, with a reason and the millisecond of its push.
-fn add(groups: &mut Groups, queue: &str, number: &str, of: (Option<String>, &str, u64)) {
-    let (task, reason, pushed) = of;
-    let pushed = UNIX_EPOCH + Duration::from_millis(pushed);
-    let reason = reason_pattern(reason);
-    let group = groups
-        .entry((task, reason))
-        .or_insert_with_key(|(task, reason)| DeadGroup {
+/// What the script answered.
+fn groups_of(queue: &str, answer: Vec<Value>) -> Result<Groups, Error> {
+    let mut groups = Groups::new();
+    let mut values = answer.into_iter();
+    while let Some(name) = values.next() {
+        let mut next = || values.next().unwrap_or(Value::Nil);
+        let (name, count) = (read::<Vec<u8>>(name)?, read::<u64>(next())?);
+        let (first, last): (String, String) = (read(next())?, read(next())?);
+        let (task, reason) = name_of(&name);
+        let (first, example) = place_of(&first);
+        let group = DeadGroup {
             queue: queue.to_owned(),
             task: task.clone(),
             reason: reason.clone(),
-            count: 0,
-            first: pushed,
-            last: pushed,
-            example: id_of(queue, number),
-        });
-    group.count += 1;
-    group.first = group.first.min(pushed);
-    group.last = group.last.max(pushed);
+            count,
+            first,
+            last: place_of(&last).0,
+            example: id_of(queue, example),
+        };
+        groups
+            .entry((task, reason))
+            .and_modify(|known| known.add(&group))
+            .or_insert(group);
+    }
+    Ok(groups)
+}
+
+/// Task and pattern of a group. What other programs have pushed may be no text.
+fn name_of(name: &[u8]) -> (Option<String>, String) {
+    let name = String::from_utf8_lossy(name);
+    let Some((task, reason)) = name.rsplit_once('\n') else {
+        return (None, DeadGroup::OTHER_REASONS.to_owned());
+    };
+    let task = task.strip_prefix('+').map(str::to_owned);
+    (task, reason_pattern(reason))
+}
+
+/// The moment of the push of a job in a group, and its number.
+fn place_of(member: &str) -> (SystemTime, &str) {
+    let mut words = member.splitn(3, ':').skip(1);
+    let pushed = words.next().and_then(|millis| millis.parse().ok());
+    let pushed = UNIX_EPOCH + Duration::from_millis(pushed.unwrap_or(0));
+    (pushed, words.next().unwrap_or_default())
 }

@@ -30,8 +30,8 @@ const LOG: &str = "brigade:events";
 const EVENTS_QUEUE: &str = "brigade.events";
 /// Events that one command reads.
 pub(super) const READ: usize = EVENTS_PER_PAGE_MAX;
-/// Connections that are kept for requests that wait.
-const WAITING_MAX: usize = 4;
+/// Connections that are kept for requests that wait: as many readers open none each time.
+const WAITING_MAX: usize = 64;
 const WHAT: &str = "read events";
 
 /// A place in a log, and where logs are merged, the queue whose log it is of.

@@ -23,6 +23,8 @@ const NUMBERS: usize = 500;
 const NUMBERS_OF_MANY: usize = 16;
 /// Jobs that are read in one round trip.
 const JOBS: usize = 500;
+/// Bytes of payloads that are read in one round trip to look for a text, unless one alone has more.
+const TEXT_BYTES_MAX: usize = 16 << 20;
 /// Queues whose sets are looked at in one round trip.
 const QUEUES: usize = 500;
 /// A set of a state is read whole if it has at most so many; those of larger ones are found among
@@ -135,9 +137,11 @@ impl RedisClient {
                 page.next = None;
                 return Ok(page);
             }
-            seen += numbers.len();
+            let before = (numbers.len(), page.jobs.len());
             page.next = self.add_jobs(&mut numbers, filter, &mut page.jobs).await?;
-            if filter.reads_jobs() && seen >= JobFilter::READ_MAX {
+            // Those of a large state are found among all jobs, too.
+            seen += (before.0 - numbers.len()) - (page.jobs.len() - before.1);
+            if seen >= JobFilter::READ_MAX {
                 break;
             }
         }
@@ -339,18 +343,22 @@ impl RedisClient {
         if names.is_empty() {
             return Ok(vec![true; numbers.len()]);
         }
-        let mut pipeline = pipe();
-        for (queue, number) in numbers {
-            pipeline
-                .cmd("HMGET")
-                .arg(key(queue, &format!("job:{number}")))
-                .arg(&names);
-        }
-        let values: Vec<Vec<Option<Vec<u8>>>> = self.ask_all("list jobs", &pipeline).await?;
-        Ok(numbers
-            .iter()
-            .zip(values)
-            .map(|((queue, number), values)| {
+        let pieces = match filter.text {
+            Some(_) => pieces_of(&self.payload_sizes(numbers).await?),
+            None => vec![numbers.len()],
+        };
+        let (mut left, mut fits) = (numbers.iter(), Vec::new());
+        for piece in pieces {
+            let jobs: Vec<_> = left.by_ref().take(piece).collect();
+            let mut pipeline = pipe();
+            for (queue, number) in &jobs {
+                pipeline
+                    .cmd("HMGET")
+                    .arg(key(queue, &format!("job:{number}")))
+                    .arg(&names);
+            }
+            let values: Vec<Vec<Option<Vec<u8>>>> = self.ask_all("list jobs", &pipeline).await?;
+            fits.extend(jobs.iter().zip(values).map(|((queue, number), values)| {
                 let fields = names
                     .iter()
                     .zip(values)
@@ -360,9 +368,38 @@ impl RedisClient {
                     })
                     .collect();
                 filter.matches(&info(queue, number, &fields, &[]))
-            })
-            .collect())
+            }));
+        }
+        Ok(fits)
     }
+
+    async fn payload_sizes(
+        &self,
+        numbers: &VecDeque<(String, String)>,
+    ) -> Result<Vec<usize>, Error> {
+        let mut pipeline = pipe();
+        for (queue, number) in numbers {
+            let job = key(queue, &format!("job:{number}"));
+            pipeline.cmd("HSTRLEN").arg(job).arg("payload");
+        }
+        self.ask_all("list jobs", &pipeline).await
+    }
+}
+
+/// How many jobs are read in each round trip, of those whose payloads have these sizes.
+fn pieces_of(sizes: &[usize]) -> Vec<usize> {
+    let (mut pieces, mut bytes) = (Vec::new(), 0_usize);
+    for size in sizes {
+        bytes = bytes.saturating_add(*size);
+        match pieces.last_mut() {
+            Some(piece) if bytes <= TEXT_BYTES_MAX => *piece += 1,
+            _ => {
+                pieces.push(1);
+                bytes = *size;
+            }
+        }
+    }
+    pieces
 }
 
 /// The fields that decide whether a job meets a filter; none for one that every job meets.
@@ -379,4 +416,18 @@ fn fields_for(filter: &JobFilter) -> Vec<&'static str> {
     ];
     let needed = fields.into_iter().filter(|(_, is_needed)| *is_needed);
     needed.map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_payloads_are_read_a_few_at_a_time() {
+        let whole = TEXT_BYTES_MAX;
+        assert_eq!(pieces_of(&[1; 500]), [500]);
+        assert_eq!(pieces_of(&[whole / 4; 10]), [4, 4, 2]);
+        assert_eq!(pieces_of(&[whole, whole, 2 * whole, 0, 1]), [1, 1, 1, 2]);
+        assert!(pieces_of(&[]).is_empty());
+    }
 }

@@ -81,9 +81,12 @@ local function move(to)
   return number
 end
 
--- A dead letter is a job again.
-local function revive(one)
+-- A dead letter is a job again. `edit`: names and values of what is changed of it before.
+local function revive(one, edit)
   leave(one)
+  for _, field in ipairs({'payload', 'task'}) do
+    if edit[field] then redis.call('HSET', job(one), field, edit[field]) end
+  end
   bind(one)
   redis.call('HDEL', job(one), 'failed', 'crashed', 'lost', 'unserved', 'unserved_at', 'reason', 'ended_at')
   -- It begins again, with all the time that it had.
@@ -124,15 +127,12 @@ local function retry()
     end)
   end
   for _, one in ipairs(others) do within(one.queue, wait_again, one) end
-  for _, field in ipairs({'payload', 'task'}) do
-    if edit[field] then redis.call('HSET', job(id), field, edit[field]) end
-  end
   if not edit.queue then
-    revive(id)
+    revive(id, edit)
     return tonumber(id)
   end
   local number = move(edit.queue)
-  within(edit.queue, revive, number)
+  within(edit.queue, revive, number, edit)
   return tonumber(number)
 end
 

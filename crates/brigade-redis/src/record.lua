@@ -165,7 +165,8 @@ end
 local function end_attempt(id, kind, ran)
   local fields = redis.call('HMGET', job(id), 'task', 'token', 'attempts')
   local task, place = fields[1], number_of(kind)
-  if place and kind ~= 'cancelled' then count(task, place) end
+  -- A job that ended badly counts as that, however it came to it.
+  if place and kind ~= 'cancelled' and kind ~= 'dead' then count(task, place) end
   if kind == 'done' or kind == 'failed' or kind == 'crashed' then count_run(task, ran, fields[2]) end
   return {kind = kind, task = task, number = fields[3] or 0, cost = ran}
 end
@@ -174,7 +175,7 @@ end
 local function happened(kind, id, state, reason, attempt)
   local task = attempt and attempt.task
   if not attempt then task = get(id, 'task') end
-  if not attempt or attempt.kind ~= kind or kind == 'cancelled' then count(task, number_of(kind)) end
+  if not attempt or attempt.kind ~= kind or kind == 'cancelled' or kind == 'dead' then count(task, number_of(kind)) end
   if attempt then
     record(attempt.kind, id, state, task, attempt.number, reason, attempt.cost)
   else

@@ -7,10 +7,11 @@ use std::time::Duration;
 use redis::{Arg, Cmd, Script, cmd};
 
 use super::count_letters::{LETTERS, RUNS, WAITS};
+use super::dead_groups::GROUPS_READ_MAX;
 use super::keys::COUNTED;
 use crate::policy::{
     CANCELLED_KEPT, HISTORY_MAX, MISSED_BYTES_MAX, MISSED_NAMED_MAX, NEVER_BEGAN, NEXT_TOO_LATE,
-    OUT_OF_TIME, PAYLOAD_BYTES_MAX,
+    OUT_OF_TIME, PATTERN_BYTES_MAX, PAYLOAD_BYTES_MAX,
 };
 use brigade_core::job_event::{
     EVENT_REASON_BYTES_MAX, EVENTS_KEPT, PURGE_EVENTS_MAX, RECORDED_FOR,
@@ -61,6 +62,8 @@ fn constants() -> Vec<(&'static str, String)> {
         ("EVENT_REASON_BYTES_MAX", EVENT_REASON_BYTES_MAX.to_string()),
         ("PURGE_EVENTS_MAX", PURGE_EVENTS_MAX.to_string()),
         ("RECORDED_FOR", millis(RECORDED_FOR)),
+        ("PATTERN_BYTES_MAX", PATTERN_BYTES_MAX.to_string()),
+        ("GROUPS_READ_MAX", GROUPS_READ_MAX.to_string()),
         // Places among the letters.
         ("PUSHED", "1".to_owned()),
         ("DONE", "2".to_owned()),

@@ -35,8 +35,9 @@ local function back(id, where, entry, counter, reason, cost)
   give_back(id, entry, counter, state, tonumber(after), reason, cost)
 end
 
-local function set_apart(id, reason, state, entry, cost, counter)
-  local attempt = end_attempt(id, (counter or '') == '' and state or counter, cost)
+-- `what`: how the attempt ended, unless it is charged.
+local function set_apart(id, what, reason, state, entry, cost, counter)
+  local attempt = end_attempt(id, (counter or '') == '' and what or counter, cost)
   if entry ~= '' then note(id, entry) end
   count_attempt(id, counter)
   if state == 'dead' then dead(id, reason, attempt) else cancelled(id, reason, attempt) end
@@ -58,12 +59,12 @@ local function apply(id, what, first, ...)
   elseif what == 'back' then
     back(id, first, ...)
   elseif what == 'cancelled' then
-    set_apart(id, first, 'cancelled', ...)
+    set_apart(id, what, first, 'cancelled', ...)
   else
     local entry, counter, cost = ...
     -- A cancel that was accepted holds, however the attempt ended but well.
     local cancel = get(id, 'cancel')
-    set_apart(id, cancel or first, cancel and 'cancelled' or 'dead', entry, cost, counter)
+    set_apart(id, what, cancel or first, cancel and 'cancelled' or 'dead', entry, cost, counter)
   end
   return 1
 end

@@ -1,5 +1,5 @@
--- What was counted. ARGV: clock, then hours. Returns the number of the minute that is being counted or '', its hash, and the hash of each hour.
-local minute = redis.call('GET', key('minute'))
-local answers = {minute or '', minute and redis.call('HGETALL', key('minute:' .. minute)) or {}}
-for at = 2, #ARGV do answers[at + 1] = redis.call('HGETALL', key('minutes:' .. ARGV[at])) end
-return answers
+-- What is being counted. ARGV: clock. Returns the number of the minute or '', its hash, and the hash of the hour into which it is packed at its end.
+local minute = tonumber(redis.call('GET', key('minute')) or nil)
+if not minute then return {''} end
+local current = redis.call('HGETALL', key('minute:' .. text(minute)))
+return {text(minute), current, redis.call('HGETALL', key('minutes:' .. text(math.floor(minute / 60))))}

@@ -1,7 +1,8 @@
 //! Statistics, as the scripts have counted them (`record.lua`).
 //!
-//! One script per queue gives the minute that is being counted, and the hours that are asked for;
-//! here they become [`TaskCounts`]. [`COUNTED`] has the queues that were counted lately, by
+//! One script per queue gives the minute that is being counted, and the hour that it will be packed
+//! into: so it is in one of them. All other hours are read by a command each, as a busy hour of many
+//! tasks has thousands of fields. Here they become [`TaskCounts`]. [`COUNTED`] has the queues that were counted lately, by
 //! their last minute: on one server the scripts keep it, in a cluster each process that uses a
 //! queue (`listing`).
 
@@ -9,11 +10,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use redis::{Value, cmd};
+use redis::{Value, cmd, pipe};
 
+use super::arguments::Arguments;
 use super::client::RedisClient;
 use super::count_letters::{LETTERS, RUNS, WAITS};
-use super::keys::{COUNTED, check_name};
+use super::keys::{COUNTED, check_name, key};
 use super::reply::read;
 use super::scripts;
 use crate::error::Error;
@@ -23,6 +25,8 @@ use brigade_core::statistics::{
 
 /// Queues that are asked at the same time.
 const QUEUES_PAGE: usize = 250;
+/// Hours of queues that are read in one round trip.
+const HOURS_PAGE: usize = 500;
 const MINUTE_MILLIS: i64 = 60_000;
 const MINUTES_PER_HOUR: i64 = 60;
 /// Minute, queue and task of counts.
@@ -48,10 +52,8 @@ impl MinuteRange {
         }
     }
 
-    fn hours(&self) -> Vec<String> {
-        (self.first / MINUTES_PER_HOUR..=self.last / MINUTES_PER_HOUR)
-            .map(|hour| hour.to_string())
-            .collect()
+    fn hours(&self) -> Vec<i64> {
+        (self.first / MINUTES_PER_HOUR..=self.last / MINUTES_PER_HOUR).collect()
     }
 }
 
@@ -78,17 +80,43 @@ impl RedisClient {
         for page in queues.chunks(QUEUES_PAGE) {
             let asked = page.iter().map(async |queue| {
                 check_name(queue)?;
-                self.run::<Vec<Value>>("read statistics", scripts::statistics(), queue, &hours)
+                let script = scripts::statistics();
+                self.run::<Vec<Value>>("read statistics", script, queue, Arguments::default())
                     .await
             });
+            let mut rest = Vec::new();
             for (queue, answer) in page.iter().zip(join_all(asked).await) {
-                add_queue(queue, &hours, answer?, &mut all)?;
+                let read_hour = add_current(queue, answer?, &mut all)?;
+                let left = hours.iter().filter(|hour| read_hour != Some(**hour));
+                rest.extend(left.map(|hour| (queue.as_str(), *hour)));
+            }
+            for page in rest.chunks(HOURS_PAGE) {
+                self.add_hours(page, &mut all).await?;
             }
         }
         all.retain(|(minute, ..), counts| {
             (range.first..=range.last).contains(minute) && !counts.is_empty()
         });
         Ok(listed(all, filter.summed))
+    }
+
+    /// Adds hours that were packed before.
+    async fn add_hours(
+        &self,
+        hours: &[(&str, i64)],
+        all: &mut BTreeMap<CountsOf, TaskCounts>,
+    ) -> Result<(), Error> {
+        let mut pipeline = pipe();
+        for (queue, hour) in hours {
+            pipeline
+                .cmd("HGETALL")
+                .arg(key(queue, &format!("minutes:{hour}")));
+        }
+        let packed: Vec<Value> = self.ask_all("read statistics", &pipeline).await?;
+        for ((queue, hour), packed) in hours.iter().zip(packed) {
+            add_hour(queue, *hour, read(packed)?, all);
+        }
+        Ok(())
     }
 
     async fn counted_queues(&self, first: i64) -> Result<Vec<String>, Error> {
@@ -100,47 +128,58 @@ impl RedisClient {
     }
 }
 
-/// Adds what a script answered.
-fn add_queue(
+fn task_of(task: &[u8]) -> Option<String> {
+    (!task.is_empty()).then(|| String::from_utf8_lossy(task).into_owned())
+}
+
+/// Adds what a script answered; which hour that was.
+fn add_current(
     queue: &str,
-    hours: &[String],
     answer: Vec<Value>,
     all: &mut BTreeMap<CountsOf, TaskCounts>,
-) -> Result<(), Error> {
-    let task_of =
-        |task: &[u8]| (!task.is_empty()).then(|| String::from_utf8_lossy(task).into_owned());
+) -> Result<Option<i64>, Error> {
     let mut values = answer.into_iter();
     let mut next = || values.next().unwrap_or(Value::Nil);
-    let minute = read::<String>(next())?.parse::<i64>().ok();
+    let Ok(minute) = read::<String>(next())?.parse::<i64>() else {
+        return Ok(None);
+    };
     let current: Vec<(Vec<u8>, u64)> = read(next())?;
     for (field, many) in current {
-        if let (Some(minute), Some((letter, task))) = (minute, field.split_first()) {
+        if let Some((letter, task)) = field.split_first() {
             let of = (minute, queue.to_owned(), task_of(task));
             add(all.entry(of).or_default(), *letter, many);
         }
     }
-    for hour in hours {
-        let packed: Vec<(Vec<u8>, String)> = read(next())?;
-        for (field, numbers) in packed {
-            let Some((minute, task)) = minute_of(hour, &field) else {
-                continue;
-            };
-            let counts = all
-                .entry((minute, queue.to_owned(), task_of(task)))
-                .or_default();
-            for (letter, many) in numbers_of(&numbers) {
-                add(counts, letter, many);
-            }
+    let hour = minute / MINUTES_PER_HOUR;
+    add_hour(queue, hour, read(next())?, all);
+    Ok(Some(hour))
+}
+
+/// Adds the packed minutes of an hour.
+fn add_hour(
+    queue: &str,
+    hour: i64,
+    packed: Vec<(Vec<u8>, String)>,
+    all: &mut BTreeMap<CountsOf, TaskCounts>,
+) {
+    for (field, numbers) in packed {
+        let Some((minute, task)) = minute_of(hour, &field) else {
+            continue;
+        };
+        let counts = all
+            .entry((minute, queue.to_owned(), task_of(task)))
+            .or_default();
+        for (letter, many) in numbers_of(&numbers) {
+            add(counts, letter, many);
         }
     }
-    Ok(())
 }
 
 /// The minute and the task of a field of an hour.
-fn minute_of<'a>(hour: &str, field: &'a [u8]) -> Option<(i64, &'a [u8])> {
+fn minute_of(hour: i64, field: &[u8]) -> Option<(i64, &[u8])> {
     let (minute, task) = field.split_at_checked(2)?;
     let minute: i64 = std::str::from_utf8(minute).ok()?.parse().ok()?;
-    Some((hour.parse::<i64>().ok()? * MINUTES_PER_HOUR + minute, task))
+    Some((hour * MINUTES_PER_HOUR + minute, task))
 }
 
 /// `A12b3` as letters and numbers.

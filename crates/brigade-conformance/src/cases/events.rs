@@ -242,17 +242,17 @@ async fn a_job_that_waits_ends_with_one_event(subject: Subject) {
 async fn a_cancel_of_a_leased_job_shows_in_the_event_of_its_end(subject: Subject) {
     let broker = &subject.broker;
     let mut reader = EventReader::start(broker).await;
-    for is_obeyed in [true, false] {
+    for kind in [Cancelled, Failed, Dead] {
         let id = push(broker, job(broker).retries(5)).await;
         let held = lease(broker).await;
         let outcome = broker.cancel(&id, "user left").await.unwrap();
         assert_eq!(outcome, CancelOutcome::Asked);
-        let settled = match is_obeyed {
-            true => held.cancelled("user left").await,
-            false => held.nack("broken").await,
+        let settled = match kind {
+            Cancelled => held.cancelled("user left").await,
+            Failed => held.nack("broken").await,
+            _ => held.dead_letter("broken").await,
         };
         settled.unwrap();
-        let kind = if is_obeyed { Cancelled } else { Failed };
         let wanted = [
             (Pushed, Ready),
             (Leased, JobState::Leased),

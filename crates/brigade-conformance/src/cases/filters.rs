@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use brigade::policy::reason_pattern;
-use brigade::{Broker, Job, JobFilter, JobId, JobInfo, JobState, Retry};
+use brigade::{Broker, Edit, Job, JobFilter, JobId, JobInfo, JobState, Retry};
 use fastrand::Rng;
 
 use crate::case::{Case, case};
@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_page_that_reads_many_jobs_in_vain_says_where_to_go_on: listing, statistics),
     case!(pages_neither_skip_nor_repeat_while_jobs_come_and_go: listing, statistics),
     case!(dead_letters_are_grouped_by_task_and_reason: listing, statistics),
+    case!(groups_of_dead_letters_follow_what_happens_to_them: listing, statistics),
     case!(a_queue_says_since_when_its_next_job_waits: listing, statistics, clock, scheduling),
     case!(a_job_shows_its_options_and_when_it_was_handed_out_and_ended: listing, statistics, clock),
 ];
@@ -239,6 +240,14 @@ async fn dead_letters_are_grouped_by_task_and_reason(subject: Subject) {
         lease.unwrap().dead_letter(reason).await.unwrap();
     }
     broker.queue("one").push(&"not dead").await.unwrap();
+    let dead = assert_groups(broker).await;
+    assert!(broker.retry(&dead[0].id).await.unwrap());
+    let groups = broker.dead_groups(None).await.unwrap();
+    assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 99);
+}
+
+/// Compares the groups with the dead letters one by one, which it returns.
+async fn assert_groups(broker: &Broker) -> Vec<JobInfo> {
     let dead = JobFilter {
         state: Some(JobState::Dead),
         limit: 1000,
@@ -281,9 +290,40 @@ async fn dead_letters_are_grouped_by_task_and_reason(subject: Subject) {
             assert!(jobs.iter().all(|job| of_group.contains(&job.id)));
         }
     }
-    assert!(broker.retry(&dead[0].id).await.unwrap());
-    let groups = broker.dead_groups(None).await.unwrap();
-    assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 99);
+    dead
+}
+
+async fn groups_of_dead_letters_follow_what_happens_to_them(subject: Subject) {
+    let (broker, mut random) = (&subject.broker, Rng::with_seed(seed()));
+    let mut dead = assert_groups(broker).await;
+    for _ in 0..count(60, 600) {
+        let queue = broker.queue(one(&mut random, &QUEUES));
+        match (random.u8(..5), dead.is_empty()) {
+            (0, false) => {
+                let id = &one(&mut random, &dead.iter().collect::<Vec<_>>()).id;
+                assert!(broker.delete(id).await.unwrap());
+            }
+            (1, false) => {
+                let id = &one(&mut random, &dead.iter().collect::<Vec<_>>()).id;
+                let edit = Edit {
+                    task: some(&mut random, &NAMES, 2).map(Into::into),
+                    queue: some(&mut random, &QUEUES, 2).map(Into::into),
+                    ..Edit::default()
+                };
+                assert!(broker.retry_with(id, edit).await.unwrap().is_some());
+            }
+            _ => {
+                let mut job = queue.job(&1).unwrap();
+                job.task = some(&mut random, &NAMES, 2).map(Into::into);
+                broker.push(job).await.unwrap();
+                if let Some(lease) = queue.lease(LONG, NOW).await.unwrap() {
+                    let reason = format!("{} after {}", one(&mut random, &REASONS), random.u8(..));
+                    lease.dead_letter(reason).await.unwrap();
+                }
+            }
+        }
+        dead = assert_groups(broker).await;
+    }
 }
 
 async fn a_queue_says_since_when_its_next_job_waits(subject: Subject) {

@@ -3,7 +3,7 @@
 use crate::printable::shorten;
 
 /// Longest pattern.
-const PATTERN_BYTES_MAX: usize = 200;
+pub const PATTERN_BYTES_MAX: usize = 200;
 
 /// The pattern of a reason: its first line with `#` in place of each number, at most 200 bytes. Dead
 /// letters of one pattern belong together in a list.

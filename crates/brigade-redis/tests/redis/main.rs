@@ -14,6 +14,7 @@ mod crash;
 mod gives_up;
 mod gone;
 mod idle_crowd;
+mod look_costs;
 mod lost_server;
 mod many_queues;
 mod memory;

@@ -7,6 +7,7 @@ use brigade::{
     Broker, ErrorKind, EventRequest, JobState, PushOutcome, Queue, Schedule, StatisticsFilter,
 };
 use brigade_testkit::places::Cluster;
+use brigade_testkit::redis::Redis;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
@@ -73,6 +74,7 @@ fn queues_on_all_nodes() {
         );
 
         events_and_statistics_are_of_every_node(&broker).await;
+        waiting_for_events_costs_the_nodes_little(&cluster, &broker).await;
         ticks_are_fired_for_every_node(&broker).await;
         a_waiting_consumer_is_woken(&broker).await;
         a_slot_moves(&cluster, &broker).await;
@@ -113,6 +115,65 @@ async fn events_and_statistics_are_of_every_node(broker: &Broker) {
     );
     for name in QUEUES.into_iter().chain(["g", "h"]) {
         assert_eq!(broker.queue(name).purge().await.unwrap(), 1);
+    }
+}
+
+/// A number of `INFO`, of all nodes together.
+fn info(cluster: &Cluster, section: &str, name: &str) -> u64 {
+    let of_node = |node: &Redis| {
+        let text = node.ask(&format!("INFO {section}")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok());
+        number.unwrap_or(0)
+    };
+    cluster.nodes.iter().map(of_node).sum()
+}
+
+/// Neither a script for each queue at each look, nor all that the logs have for a small page.
+async fn waiting_for_events_costs_the_nodes_little(cluster: &Cluster, broker: &Broker) {
+    let mut request = EventRequest {
+        max: 4,
+        wait: Duration::from_secs(1),
+        ..EventRequest::default()
+    };
+    request.after = Some(broker.events(EventRequest::default()).await.unwrap().next);
+    let scripts = || info(cluster, "commandstats", "cmdstat_evalsha:calls=");
+    let before = scripts();
+    let page = broker.events(request.clone()).await.unwrap();
+    assert!(page.events.is_empty(), "{page:?}");
+    let run = scripts() - before;
+    assert!(run <= 2, "{run} scripts");
+
+    let mut pushed = BTreeSet::new();
+    for name in QUEUES {
+        let queue = broker.queue(name);
+        let jobs = (0..300).map(|number| queue.job(&number).unwrap()).collect();
+        for outcome in broker.push_many(jobs).await.unwrap() {
+            pushed.insert(outcome.id().clone());
+        }
+    }
+    // Until the last of them is old enough to be given.
+    sleep(Duration::from_secs(1)).await;
+    let sent = || info(cluster, "stats", "total_net_output_bytes:");
+    let before = sent();
+    let page = broker.events(request.clone()).await.unwrap();
+    assert_eq!(page.events.len(), 4);
+    let bytes = sent() - before;
+    assert!(bytes < 200_000, "{bytes} bytes for a page of four events");
+
+    request.max = 100;
+    let mut seen = BTreeSet::new();
+    while seen.len() < pushed.len() {
+        let page = broker.events(request.clone()).await.unwrap();
+        assert!(!page.missed && !page.events.is_empty(), "{page:?}");
+        for event in page.events {
+            assert!(seen.insert(event.job), "each once");
+        }
+        request.after = Some(page.next);
+    }
+    assert_eq!(seen, pushed);
+    for name in QUEUES {
+        assert_eq!(broker.queue(name).purge().await.unwrap(), 300);
     }
 }
 
