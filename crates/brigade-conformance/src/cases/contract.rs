@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use brigade::policy::{KEY_BYTES_MAX, NAME_BYTES_MAX};
-use brigade::{AttemptKind, JobId, JobState, Settled};
+use brigade::{AttemptKind, JobId, JobState, Retry, Settled};
 use serde_json::{Value, json};
 
 use crate::case::{Case, case};
@@ -89,9 +89,11 @@ async fn a_payload_at_the_limit_fits(subject: Subject) {
 
 async fn failures_are_retried_after_a_pause_and_end_as_a_dead_letter(subject: Subject) {
     let queue = subject.broker.queue("q");
+    // Longer than the steps between two looks take, however busy the machine is.
+    let pause = Retry::exponential(Duration::from_secs(30), Duration::from_secs(30));
     let id = subject
         .broker
-        .push(queue.job(&1).unwrap().retries(2))
+        .push(queue.job(&1).unwrap().retries(2).retry(pause))
         .await
         .unwrap()
         .id()
