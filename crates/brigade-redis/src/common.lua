@@ -1,58 +1,32 @@
 -- What all scripts share behind `begin.lua` and `record.lua`: the states of a job, flows, and what is new.
 
--- A server whose memory is full refuses a script at its first write that could need more; after one that needs none, it lets it go on. So
--- what is there can always be handed out and settled, which frees memory; only pushes are refused.
-local function go_on_without_memory() redis.call('DEL', key('none')) end
+-- -- ends of attempts, as statistics and events know them
 
--- What one script does at most of what may be many: so the server is never held up for long. What is left is the next one's.
-local PIECE = 250
-local budget = PIECE
-local function spend(count)
-  budget = budget - count
-  return count
+local function number_of(kind)
+  return ({pushed = PUSHED, done = DONE, failed = FAILED, crashed = CRASHED, interrupted = INTERRUPTED, dead = DEAD, cancelled = CANCELLED})[kind]
 end
 
--- Changing this key wakes the consumers that wait for the queue, once the script has ended. It goes by itself.
-local BELL_KEPT = 30000
-local rung = {}
-local function ring()
-  if rung[prefix] then return end
-  rung[prefix] = true
-  redis.call('SET', 'brigade:bell:{' .. queue_name() .. '}', '1', 'PX', BELL_KEPT)
+-- An attempt ended so; `ran` is its cost, as its holder says: microseconds of time and of CPU, and bytes of memory, or nothing.
+local function end_attempt(id, kind, ran)
+  local fields = redis.call('HMGET', job(id), 'task', 'token', 'attempts')
+  local task, place = fields[1], number_of(kind)
+  -- A job that ended badly counts as that, however it came to it.
+  if place and kind ~= 'cancelled' and kind ~= 'dead' then count(task, place) end
+  if kind == 'done' or kind == 'failed' or kind == 'crashed' then count_run(task, ran, fields[2]) end
+  return {kind = kind, task = task, number = fields[3] or 0, cost = ran}
 end
 
--- Puts the queue on the list of queues. It is taken off when it is empty, see `tidy`.
-local function list() if LIST then redis.call('SADD', LIST, queue_name()) end end
-
--- A command that meets a key of another type ends the script, and what the script did before stays done. So a script reads the keys that it is
--- going to change before its first write: that read fails as the write would.
-local SETS = {'ready', 'scheduled', 'blocked', 'leased', 'retrying', 'done', 'dead', 'cancelled', 'jobs', 'late'}
-local checked = {}
-local function check_sets(names) for _, name in ipairs(names) do redis.call('ZCARD', key(name)) end end
-local function check_numbers()
-  local last = redis.call('GET', key('seq'))
-  if last and not tonumber(last) then redis.call('HLEN', key('seq')) end
-  if LIST then redis.call('SISMEMBER', LIST, '') end
+-- A job changed its state in a way that is counted. `attempt`: of `end_attempt`, if one was under way.
+local function happened(kind, id, state, reason, attempt)
+  local task = attempt and attempt.task
+  if not attempt then task = get(id, 'task') end
+  if not attempt or attempt.kind ~= kind or kind == 'cancelled' or kind == 'dead' then count(task, number_of(kind)) end
+  if attempt then
+    record(attempt.kind, id, state, task, attempt.number, reason, attempt.cost)
+  else
+    record(kind, id, state, task, 0, reason)
+  end
 end
-local function check_queue()
-  if checked[prefix] then return end
-  checked[prefix] = true
-  check_sets(SETS)
-  redis.call('HLEN', key('out'))
-  redis.call('SCARD', key('stops'))
-  check_numbers()
-end
-
--- What the queue is limited to.
-local limits
-
-local function read_limits()
-  limits = {}
-  local names = {'running', 'starts', 'per', 'running_per_partition', 'starts_per_partition', 'per_per_partition', 'by_partition', 'turns'}
-  for index, value in ipairs(redis.call('HMGET', key('limits'), unpack(names))) do limits[index] = tonumber(value) or false end
-end
-
-read_limits()
 
 -- Does something in the queue whose keys begin so. Only jobs of a flow have to do with another queue than their own.
 local function within(other, act, ...)
@@ -65,7 +39,7 @@ local function within(other, act, ...)
   return answer
 end
 
--- -- groups of dead letters, kept while somebody looks at them (`dead.lua`)
+-- -- groups of dead letters, kept for an hour after a look at them (`dead.lua`)
 --
 -- `dead_groups` has the number of each group by its task and the pattern of its reasons, `:next` the last number, and `:at` the job up to which the dead letters are in
 -- groups, or `end`. `dead_by_group` has them: number of the group, moment of the push, id. What finds no room for a group of its own is in group 0.
@@ -271,10 +245,6 @@ local function cut(reason) return cut_at(reason, MISSED_BYTES_MAX) end
 
 local function hands_on(dependent_kind) return dependent_kind == 'front' or dependent_kind == 'collect' or dependent_kind == 'barrier' end
 
--- Ends that the waiting jobs have not counted yet: counting one may end another.
-local untold = {}
-local telling = false
-
 -- The time in which attempts of a job have to begin, if it is bounded, begins now.
 local function begin_time(id)
   local within_time = get(id, 'within')
@@ -425,13 +395,6 @@ local function remove_job(id, fate)
   tell_all()
 end
 
--- A queue that is empty leaves nothing behind: its numbers need no memory, as they are times.
-local function tidy()
-  if redis.call('EXISTS', key('jobs'), key('inbox'), key('incoming'), key('paused'), key('limits'), key('plans')) > 0 then return end
-  redis.call('DEL', key('seq'), key('holders'), key('dead_groups'), key('dead_by_group'))
-  if LIST then redis.call('SREM', LIST, queue_name()) end
-end
-
 -- Settles a job for good. It is removed at `remove_at`, or stays. `attempt`: of `end_attempt`, if one was under way.
 local function end_job(id, state, reason, remove_at, fate, attempt)
   leave(id)
@@ -499,15 +462,6 @@ local function give_back(id, rest, counter, state, after, reason, ran)
 end
 
 -- -- what is new
-
--- So many numbers; gives the first. They are the microseconds of the server's clock, or go on from the last if that is ahead: so none comes again
--- after the server has lost what it knew, or the queue was empty.
-local function take_numbers(count)
-  local first = math.max(number(redis.call('GET', key('seq'))) + 1, clock[1] * 1000000 + clock[2])
-  redis.call('SET', key('seq'), text(first + count - 1))
-  return first
-end
-local function id_text(value) return string.format('%016.0f', value) end
 
 -- Stores a job. Its tokens begin at the time, so that those of a job that was lost with its server's memory never hold one that
 -- got its number later. `fields` are names and values of its hash; one that waits for others is held. Its id is given, if it has one already.

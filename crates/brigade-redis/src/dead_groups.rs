@@ -20,10 +20,6 @@ use crate::store::DeadGroup;
 
 /// Queues that are looked at in one round trip.
 const QUEUES_PAGE: usize = 500;
-/// Groups that a server keeps of a queue, as many again as are given. What comes later and fits into
-/// none of them is in one more.
-pub(super) const GROUPS_READ_MAX: usize = 2 * DeadGroup::GROUPS_MAX;
-
 /// The groups of a queue, by task and pattern.
 type Groups = HashMap<(Option<String>, String), DeadGroup>;
 

@@ -28,15 +28,6 @@ local function store_plain(begins)
   local many = #begins - 1
   check_numbers()
   check_sets({'ready', 'jobs'})
-  if limits[7] then check_queue() end
-  if limits[7] then
-    local first
-    for place = 1, many do
-      local id = store({'plain', '1', unpack(ARGV, begins[place] + 1, begins[place + 1] - 1)}, 0)
-      first = first or id
-    end
-    return first
-  end
   local before, began = take_numbers(many) - 1, text(now)
   local is_recorded = open_log()
   local ids, ready, all = {}, {}, {}

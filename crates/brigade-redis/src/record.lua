@@ -8,10 +8,6 @@
 
 -- What is counted, by the places of the letters: seven numbers, then waits and runs, each by the bounds of `Durations`, one for what took longer, and one for their sum.
 -- PUSHED, DONE .. CANCELLED, WAITS and RUNS are those places.
-local function number_of(kind)
-  return ({pushed = PUSHED, done = DONE, failed = FAILED, crashed = CRASHED, interrupted = INTERRUPTED, dead = DEAD, cancelled = CANCELLED})[kind]
-end
-
 -- By the beginning of a queue's keys, task and place.
 local counted = {}
 local last_queue, last_task, last_counts
@@ -158,28 +154,3 @@ local function write_down()
     if log and #log > 0 then pcall(write_events, name, log) end
   end
 end
-
--- -- both
-
--- An attempt ended so; `ran` is its cost, as its holder says: microseconds of time and of CPU, and bytes of memory, or nothing.
-local function end_attempt(id, kind, ran)
-  local fields = redis.call('HMGET', job(id), 'task', 'token', 'attempts')
-  local task, place = fields[1], number_of(kind)
-  -- A job that ended badly counts as that, however it came to it.
-  if place and kind ~= 'cancelled' and kind ~= 'dead' then count(task, place) end
-  if kind == 'done' or kind == 'failed' or kind == 'crashed' then count_run(task, ran, fields[2]) end
-  return {kind = kind, task = task, number = fields[3] or 0, cost = ran}
-end
-
--- A job changed its state in a way that is counted. `attempt`: of `end_attempt`, if one was under way.
-local function happened(kind, id, state, reason, attempt)
-  local task = attempt and attempt.task
-  if not attempt then task = get(id, 'task') end
-  if not attempt or attempt.kind ~= kind or kind == 'cancelled' or kind == 'dead' then count(task, number_of(kind)) end
-  if attempt then
-    record(attempt.kind, id, state, task, attempt.number, reason, attempt.cost)
-  else
-    record(kind, id, state, task, 0, reason)
-  end
-end
-

@@ -1,4 +1,4 @@
-//! The scripts that run on the server. All begin with `begin.lua`, `record.lua` and `common.lua`; a server that does not know one
+//! The scripts that run on the server. All begin with `begin.lua`, `record.lua` and `first.lua`; a server that does not know one
 //! yet gets its code with the call.
 
 use std::sync::OnceLock;
@@ -7,7 +7,6 @@ use std::time::Duration;
 use redis::{Arg, Cmd, Script, cmd};
 
 use super::count_letters::{LETTERS, RUNS, WAITS};
-use super::dead_groups::GROUPS_READ_MAX;
 use super::keys::COUNTED;
 use crate::policy::{
     CANCELLED_KEPT, HISTORY_MAX, MISSED_BYTES_MAX, MISSED_NAMED_MAX, NEVER_BEGAN, NEXT_TOO_LATE,
@@ -17,6 +16,11 @@ use brigade_core::job_event::{
     EVENT_REASON_BYTES_MAX, EVENTS_KEPT, PURGE_EVENTS_MAX, RECORDED_FOR,
 };
 use brigade_core::statistics::{Durations, OTHER_TASKS, STATISTICS_KEPT, TASKS_COUNTED_MAX};
+use brigade_core::store::DeadGroup;
+
+/// Groups of dead letters that a server keeps of a queue: twice as many as are given. What comes
+/// later and fits into none of them is in one more.
+const GROUPS_READ_MAX: usize = 2 * DeadGroup::GROUPS_MAX;
 
 /// A script, which a server knows by its hash once it was loaded.
 pub(super) struct Lua {
@@ -77,28 +81,43 @@ fn constants() -> Vec<(&'static str, String)> {
     ]
 }
 
-// Each is loaded by the first call that finds it missing on the server.
+// Each is loaded by the first call that finds it missing on the server. What is in braces becomes the function `rest`, which a script calls if it
+// has more to do than plain jobs need: then its functions are made, and not before.
 macro_rules! scripts {
-    ($($name:ident: $($part:literal)*),*) => {
+    ($($name:ident: $($part:literal)* $({ $($rest:literal)* })?),*) => {
         $(pub(super) fn $name() -> &'static Lua {
             static SCRIPT: OnceLock<Lua> = OnceLock::new();
             SCRIPT.get_or_init(|| {
                 Lua::new(&[
                     include_str!("begin.lua"),
                     include_str!("record.lua"),
-                    include_str!("common.lua"),
-                $(include_str!($part),)*
-                include_str!(concat!(stringify!($name), ".lua")),
-            ])
+                    include_str!("first.lua"),
+                    $(include_str!($part),)*
+                    $("local function rest()\n", $(include_str!($rest),)* "end\n",)?
+                    include_str!(concat!(stringify!($name), ".lua")),
+                ])
             })
         })*
     };
 }
 
 scripts! {
-    push: "plain.lua" "chores.lua", lease: "plain.lua" "chores.lua" "time.lua", settle: "plain.lua", order: "chores.lua", schedule:,
-    why: "chores.lua" "time.lua", commit:, merge: "chores.lua", look: "plain.lua" "chores.lua" "time.lua",
-    probe: "chores.lua" "time.lua", rights:, takeover:, clock:, statistics:, watch:, dead:
+    push: "plain.lua" { "common.lua" "chores.lua" "push_jobs.lua" },
+    settle: "plain.lua" { "common.lua" "settle_jobs.lua" },
+    lease: "plain.lua" "asks.lua" "lease_answers.lua" { "common.lua" "chores.lua" "time.lua" "lease_jobs.lua" },
+    order: "common.lua" "chores.lua",
+    schedule: "common.lua",
+    why: "common.lua" "chores.lua" "time.lua",
+    commit: "common.lua",
+    merge: "common.lua" "chores.lua",
+    look: "plain.lua" "common.lua" "chores.lua" "time.lua",
+    probe: "common.lua" "chores.lua" "time.lua" "asks.lua",
+    rights:,
+    takeover: "common.lua",
+    clock:,
+    statistics:,
+    watch:,
+    dead: "common.lua"
 }
 
 /// A call of a script by its hash, as one with its code.
