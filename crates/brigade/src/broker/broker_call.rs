@@ -37,9 +37,10 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// The handle gives what became of the call. A broker that keeps results as jobs (SQLite,
-    /// Redis) gives `Failed` with the reason of the last attempt if the job became a dead letter.
-    /// `TimedOut` if it waited for longer than its queue timeout. `Rejected` if the broker could
+    /// The handle gives what became of the call. At a broker that keeps results as jobs (SQLite,
+    /// Redis), the call fails when the job has become a dead letter: with the outcome of its last
+    /// attempt (`Failed`, `Panicked`, `Crashed`, `TimedOut`), or with `Failed` and the reason if
+    /// another cause made it one. The job stays as a dead letter. `TimedOut` if it waited for longer than its queue timeout. `Rejected` if the broker could
     /// not carry it; where that error [is uncertain](Error::is_uncertain), it may have run.
     pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
         self.call_in(None, call)

@@ -18,10 +18,10 @@ use serde::de::DeserializeOwned;
 
 use super::Broker;
 use super::stopped::{last_report, last_stop};
-use crate::attempt_report::{Step, StopReceipt};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Step, StopReceipt};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, JobInfo, JobState};
+use crate::job::{AttemptKind, JobId, JobInfo, JobState};
 use crate::outcome::{CallError, Cancelled, Failure, TimedOut};
 use crate::shutdown::Scope;
 use crate::store::{CallerLink, CancelOutcome, PushOutcome};
@@ -56,8 +56,9 @@ impl Broker {
         caller.job = Awaited::Nothing;
         let mut ended = ended
             .ok_or_else(|| Error::new(ErrorKind::Protocol, "wait for a result: the job is gone"))?;
-        if let Some(report) = last_report(&mut ended) {
-            asks.set_report(report);
+        let report = last_report(&mut ended);
+        if let Some(report) = &report {
+            asks.set_report(report.clone());
         }
         match ended.state {
             JobState::Done => {
@@ -71,9 +72,12 @@ impl Broker {
                 let reason = ended.reason.unwrap_or_default();
                 Err(CallError::Cancelled(Cancelled::new(reason, report)))
             }
-            _ => Err(CallError::Failed(Box::new(Failure::new(
-                ended.reason.unwrap_or_default(),
-            )))),
+            _ => {
+                let reason = ended.reason.unwrap_or_default();
+                let last = ended.history.last().filter(|last| last.reason == reason);
+                let cause = last.map(|last| last.kind).zip(report);
+                Err(dead_call(reason, cause))
+            }
         }
     }
 
@@ -130,6 +134,23 @@ impl Broker {
         self.store()
             .withdraw(id, "its caller did not wait any longer")
             .await
+    }
+}
+
+/// How a call ended whose job is a dead letter: as `cause`, the attempt that made it one. A job that
+/// is dead for another reason (its time was over, a job before it in its flow failed) has none.
+fn dead_call(reason: String, cause: Option<(AttemptKind, Box<AttemptReport>)>) -> CallError {
+    match cause {
+        Some((AttemptKind::Failed, report)) if report.ended == AttemptOutcome::TimedOut => {
+            CallError::TimedOut(TimedOut::Run(report))
+        }
+        Some((AttemptKind::Failed, report))
+            if matches!(report.ended, AttemptOutcome::Panicked { .. }) =>
+        {
+            CallError::Panicked(report)
+        }
+        Some((AttemptKind::Crashed, report)) => CallError::from_report(report),
+        _ => CallError::Failed(Box::new(Failure::new(reason))),
     }
 }
 

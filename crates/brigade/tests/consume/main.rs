@@ -85,6 +85,11 @@ fn poison() {
     std::process::abort();
 }
 
+#[task]
+fn panics(message: String) {
+    panic!("{message}");
+}
+
 /// Ends when it is asked to.
 #[task]
 fn waits_for_cancel(cx: &Context, started: String) {

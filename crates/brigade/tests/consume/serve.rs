@@ -1,6 +1,6 @@
 //! Jobs that are served: values, failures, crashes, passes.
 
-use brigade::{AttemptOutcome, Broker, CallError, JobState, ToJob as _};
+use brigade::{AttemptOutcome, Broker, CallError, JobState, TimedOut, ToJob as _};
 use serde_json::json;
 
 use crate::*;
@@ -37,6 +37,33 @@ async fn a_call_through_the_broker_gives_its_value() {
     stop.send(()).unwrap();
     let served = serving.await.unwrap();
     assert_eq!((served.done, served.failed), (1, 1));
+    setting.pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_call_whose_job_is_a_dead_letter_ends_as_the_last_attempt_did() {
+    let setting = Setting::new(1).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let consumer = setting.consumer();
+    let serving = tokio::spawn(async move { consumer.run_until(stopped).await.unwrap() });
+    let crashed = setting.broker.call(poison()).await.unwrap_err();
+    let CallError::Crashed(report) = &crashed else {
+        panic!("{crashed}");
+    };
+    assert_eq!((report.task.as_str(), report.attempt), ("poison", 2));
+    assert_eq!(crashed.signal(), Some(6), "{crashed}");
+    let late = never_ends(setting.path("started")).timeout(Duration::from_millis(50));
+    let late = setting.broker.call(late).await.unwrap_err();
+    assert!(
+        matches!(&late, CallError::TimedOut(TimedOut::Run(report)) if report.task == "never_ends"),
+        "{late}"
+    );
+    let panicked = setting.broker.call(panics("no paper".to_owned())).await;
+    let panicked = panicked.unwrap_err();
+    assert_eq!(panicked.reason(), "the task panicked: no paper");
+    assert_eq!(panicked.outcome(), "panicked");
+    stop.send(()).unwrap();
+    serving.await.unwrap();
     setting.pool.shutdown().await;
 }
 
