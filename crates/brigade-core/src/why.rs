@@ -27,7 +27,7 @@ pub struct Explanation {
     pub queue: String,
     /// Where it is in its life.
     pub state: JobState,
-    /// Every reason; none if the next worker that asks gets it.
+    /// Every reason; none if the next consumer that asks gets it.
     pub reasons: Vec<Blocker>,
 }
 
@@ -40,6 +40,13 @@ impl Explanation {
             state,
             reasons,
         }
+    }
+
+    /// Whether the reason of the last attempt, which is printed with the due time, has this text.
+    fn ended_with(&self, text: &str) -> bool {
+        self.reasons.iter().any(|reason| {
+            matches!(reason, Blocker::NotDue { last: Some(last), .. } if last.contains(text))
+        })
     }
 }
 
@@ -122,7 +129,7 @@ pub enum Blocker {
         given_back: Unserved,
     },
     /// No consumer has asked for jobs of its queue for this long.
-    NoWorker {
+    NoConsumer {
         /// How long it is looked back.
         #[serde(with = "crate::codec::seconds")]
         since: Duration,
@@ -140,7 +147,11 @@ impl fmt::Display for Explanation {
             return f.write_str(": the next consumer that asks for jobs of its queue gets it");
         }
         let mut before = ": ";
-        for reason in &self.reasons {
+        let is_printed = |reason: &Blocker| match reason {
+            Blocker::Unserved { given_back } => self.ended_with(&given_back.to_string()),
+            _ => false,
+        };
+        for reason in self.reasons.iter().filter(|reason| !is_printed(reason)) {
             write!(f, "{before}{reason}")?;
             before = "; ";
         }
@@ -182,7 +193,11 @@ impl fmt::Display for Blocker {
                 partition,
                 limit,
                 running,
-            } => write!(f, "{running} jobs {} run and {limit} may", of(partition)),
+            } => write!(
+                f,
+                "the limit of running jobs {} is used up: {running} of {limit}",
+                of(partition)
+            ),
             Self::RateLimit {
                 partition,
                 rate,
@@ -202,7 +217,7 @@ impl fmt::Display for Blocker {
             Self::Unserved { given_back } => {
                 write!(f, "no consumer that got it could run it: {given_back}")
             }
-            Self::NoWorker { since } => write!(
+            Self::NoConsumer { since } => write!(
                 f,
                 "no consumer has asked for jobs of its queue in the last {}",
                 short(*since)
@@ -276,5 +291,30 @@ pub fn short(duration: Duration) -> String {
         seconds @ 120..7200 => format!("{} min", seconds / 60),
         seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
         seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_last_attempt_says_of_consumers_is_not_repeated() {
+        let given_back = Unserved::again(None, SystemTime::UNIX_EPOCH);
+        let last = format!("no consumer that asked knows task \"x\"; {given_back}");
+        let explain = |last: &str| {
+            let due = SystemTime::UNIX_EPOCH;
+            let reasons = vec![
+                Blocker::NotDue {
+                    due,
+                    last: Some(last.to_owned()),
+                },
+                Blocker::Unserved { given_back },
+            ];
+            let job = JobId::new("7");
+            Explanation::new(job, "q".to_owned(), JobState::Scheduled, reasons).to_string()
+        };
+        assert_eq!(explain(&last).matches("given back once").count(), 1);
+        assert!(explain("exit code 3").contains("; no consumer that got it could run it"));
     }
 }

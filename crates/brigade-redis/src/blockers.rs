@@ -120,7 +120,7 @@ impl FoundReasons {
                 .map(|given_back| Blocker::Unserved { given_back }),
         );
         reasons.extend(self.is_paused.then_some(Blocker::Paused));
-        reasons.extend((self.asked == 0).then_some(Blocker::NoWorker {
+        reasons.extend((self.asked == 0).then_some(Blocker::NoConsumer {
             since: ASKED_WITHIN,
         }));
     }

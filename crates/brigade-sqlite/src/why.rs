@@ -92,7 +92,7 @@ impl Store<'_> {
                 reasons.push(Blocker::Paused);
             }
             if !self.has_consumer(&job.queue)? {
-                reasons.push(Blocker::NoWorker {
+                reasons.push(Blocker::NoConsumer {
                     since: super::asks::ASKED_WITHIN,
                 });
             }

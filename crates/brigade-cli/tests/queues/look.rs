@@ -64,6 +64,12 @@ fn dead_letters_are_listed_retried_and_deleted() {
     );
     assert!(desk.ok(&["dead", "show", "1"]).contains("no luck"));
     assert_eq!(desk.run(&["dead", "show", "2"]).code, Some(3));
+    let waits = desk.run(&["dead", "show", "3"]);
+    assert!(
+        waits.code == Some(3) && waits.stderr.contains("not a dead letter: job 3 is"),
+        "{}",
+        waits.stderr
+    );
     assert_eq!(
         desk.run(&["dead", "delete", "3"]).code,
         Some(3),
@@ -283,7 +289,7 @@ fn why_says_what_a_job_waits_for_and_check_what_is_wrong() {
     let second: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
     assert_eq!(
         (&second["state"], &second["reasons"][0]["why"]),
-        (&json!("ready"), &json!("no_worker"))
+        (&json!("ready"), &json!("no_consumer"))
     );
     assert_eq!(second["reasons"][0]["since"], json!(60.0));
     assert_eq!(desk.run(&["why", "77"]).code, Some(3));

@@ -86,7 +86,7 @@ async fn by_why(broker: &Broker, ids: &[JobId], moment: &str) -> States {
             if why
                 .reasons
                 .iter()
-                .any(|reason| matches!(reason, Blocker::NoWorker { .. }))
+                .any(|reason| matches!(reason, Blocker::NoConsumer { .. }))
             {
                 lonely.insert(why.queue.clone());
             }

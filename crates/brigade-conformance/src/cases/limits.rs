@@ -314,7 +314,7 @@ async fn why_tells_what_stands_in_the_way(subject: Subject) {
     assert!(
         matches!(
             reasons(&subject, &first).await[..],
-            [Blocker::NoWorker { .. }]
+            [Blocker::NoConsumer { .. }]
         ),
         "nobody has asked yet"
     );

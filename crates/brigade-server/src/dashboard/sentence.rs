@@ -313,7 +313,7 @@ fn blocked(blocker: &Blocker, queue: &QueueCounts, path: &str) -> Option<Blocked
             );
             (Mood::Warning, why, "Change the limit", limits(), false)
         }
-        Blocker::NoWorker { since } => {
+        Blocker::NoConsumer { since } => {
             let why = format!(
                 "no consumer has asked for its jobs in the last {}",
                 span(*since)

@@ -65,7 +65,7 @@ fn a_queue_at_its_limit_is_told_with_the_limit_and_the_way_to_it() {
 
 #[test]
 fn a_queue_without_consumers_is_worse_than_one_that_is_busy() {
-    let blocker = Blocker::NoWorker {
+    let blocker = Blocker::NoConsumer {
         since: Duration::from_secs(60),
     };
     let found = found_for(&[queue("mail", 70), queue("slow", 7_200)], Some(blocker));
@@ -113,7 +113,7 @@ fn a_rate_limit_is_told_with_its_time() {
 
 #[test]
 fn queues_without_a_known_reason_share_a_sentence() {
-    let blocker = Blocker::NoWorker {
+    let blocker = Blocker::NoConsumer {
         since: Duration::from_secs(60),
     };
     let queues = ["a", "b", "c", "d"].map(|name| queue(name, 240));
