@@ -37,6 +37,34 @@ impl Finding {
             advice: advice.into(),
         }
     }
+
+    /// A queue with `jobs` that wait, for which no consumer asks.
+    #[doc(hidden)]
+    pub fn without_consumers(queue: &str, jobs: u64) -> Self {
+        let (wait, them) = if jobs == 1 {
+            ("1 job waits".to_owned(), "it")
+        } else {
+            (format!("{jobs} jobs wait"), "them")
+        };
+        Self::new(
+            Level::Warning,
+            format!(
+                "{wait} in queue {queue}, and no consumer has asked for {them} in the last minute"
+            ),
+            "start one, or check the name of the queue",
+        )
+    }
+
+    /// A queue with dead letters.
+    #[doc(hidden)]
+    pub fn dead_letters(queue: &str, jobs: u64) -> Self {
+        let letters = if jobs == 1 { "letter" } else { "letters" };
+        Self::new(
+            Level::Note,
+            format!("queue {queue} has {jobs} dead {letters}"),
+            "`brigade dead ls` lists them with their reasons; retry or delete them",
+        )
+    }
 }
 
 impl fmt::Display for Level {

@@ -67,15 +67,7 @@ impl Store<'_> {
                     "resume it",
                 ));
             } else if !served.contains(&queue) {
-                let what = format!(
-                    "{jobs} jobs wait in queue {queue}, and no consumer has asked for them in the \
-                        last minute"
-                );
-                findings.push(Finding::new(
-                    Level::Warning,
-                    what,
-                    "start one, or check the name of the queue",
-                ));
+                findings.push(Finding::without_consumers(&queue, jobs));
             }
         }
         let sql = "SELECT queue, count(*) FROM brigade_jobs WHERE state = 6 GROUP BY queue ORDER \
@@ -83,12 +75,7 @@ impl Store<'_> {
         for (queue, jobs) in self.rows("count dead letters", sql, &[], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
         })? {
-            let advice = "look at them, then retry or delete them";
-            findings.push(Finding::new(
-                Level::Note,
-                format!("queue {queue} has {jobs} dead letters"),
-                advice,
-            ));
+            findings.push(Finding::dead_letters(&queue, jobs));
         }
         findings.extend(self.clock_that_was_set_back()?);
         Ok(findings)

@@ -418,11 +418,11 @@ async fn a_check_finds_what_is_wrong() {
             .any(|finding| finding.level == level && finding.what.contains(text));
         assert!(known, "{text:?} is not in {findings:#?}");
     };
-    found(Level::Note, "queue q has 1 dead letters");
+    found(Level::Note, "queue q has 1 dead letter");
     found(Level::Note, "power loss takes the last transactions");
     found(
         Level::Warning,
-        "1 jobs wait in queue lonely, and no consumer",
+        "1 job waits in queue lonely, and no consumer",
     );
     found(Level::Warning, "queue paused is paused");
     let memory = Broker::connect("sqlite::memory:")
