@@ -232,11 +232,15 @@ impl AttemptReport {
 
     fn write(&self, f: &mut fmt::Formatter<'_>, tell_end: bool) -> fmt::Result {
         let task = one_line(&self.task, NAME_BYTES_MAX);
-        write!(
-            f,
-            "{task} (call {}, attempt {}) on worker {}, pid {}",
-            self.call, self.attempt, self.worker, self.pid
-        )?;
+        let (attempt, pid) = (self.attempt, self.pid);
+        // Workers and calls of a pool are numbered from 1: without a pool there are none.
+        match (self.call, self.worker) {
+            (0, 0) => write!(f, "{task} (attempt {attempt}), pid {pid}")?,
+            (call, worker) => write!(
+                f,
+                "{task} (call {call}, attempt {attempt}) on worker {worker}, pid {pid}"
+            )?,
+        }
         if let Some(host) = &self.host {
             write!(f, " on {}", one_line(host, NAME_BYTES_MAX))?;
         }

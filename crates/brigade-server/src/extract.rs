@@ -100,7 +100,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
             _room,
         } = RawBody::from_request(request, app).await?;
         if media != Media::Json {
-            return Err(wrong_media("application/json"));
+            return Err(wrong_media("`Content-Type: application/json`"));
         }
         let text: &[u8] = match bytes.is_empty() {
             true => b"{}",
@@ -136,13 +136,13 @@ fn media_of(request: &Request) -> Result<Media, Problem> {
         "application/json" => Ok(Media::Json),
         "application/x-ndjson" | "application/jsonl" => Ok(Media::Lines),
         _ => Err(wrong_media(
-            "application/json, for pushes also application/x-ndjson",
+            "`Content-Type: application/json`, or for a push `application/x-ndjson`",
         )),
     }
 }
 
 fn wrong_media(expected: &str) -> Problem {
-    let detail = format!("the body has another media type; send `Content-Type: {expected}`");
+    let detail = format!("the body has another media type; send {expected}");
     let (kind, title) = ("wrong_media_type", "the body has the wrong media type");
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, title, detail)
 }

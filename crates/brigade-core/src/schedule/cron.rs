@@ -274,7 +274,7 @@ fn fault_of_name(name: &str) -> Option<String> {
         return None;
     }
     let every = if name.to_ascii_lowercase().starts_with("@every") {
-        "; an interval is Schedule::every"
+        "; an interval is Schedule::every, on the command line '@every 15m'"
     } else {
         ""
     };

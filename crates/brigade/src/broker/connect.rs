@@ -107,7 +107,7 @@ fn feature_of(url: &str) -> Option<&'static str> {
 /// Quotes no more of the text than a scheme: any other part may be a password.
 fn no_store(url: &str, stores: &[StoreEntry]) -> Error {
     let Some((scheme, _)) = split_scheme(url) else {
-        let text = "connect to a broker by a text that has no scheme: write sqlite:jobs.db, \
+        let text = "the URL of the broker begins with no known scheme: write sqlite:jobs.db, \
             postgres://user@host/database, redis://host or amqp://host";
         return Error::new(ErrorKind::BadOption, text);
     };
@@ -125,7 +125,7 @@ fn no_store(url: &str, stores: &[StoreEntry]) -> Error {
         [] => "none in this program, which was built without a store".to_owned(),
         on => on.join(", "),
     };
-    let text = format!("connect to a broker of scheme {scheme:?}: the schemes are {on}");
+    let text = format!("unknown broker scheme {scheme:?} (supported: {on})");
     Error::new(ErrorKind::BadOption, text)
 }
 
@@ -153,10 +153,10 @@ mod tests {
             (
                 "mysql://me:secret@host",
                 ErrorKind::BadOption,
-                "the schemes are sqlite",
+                "(supported: sqlite",
             ),
-            ("me:secret@host", ErrorKind::BadOption, "no scheme"),
-            ("secret", ErrorKind::BadOption, "no scheme"),
+            ("me:secret@host", ErrorKind::BadOption, "no known scheme"),
+            ("secret", ErrorKind::BadOption, "no known scheme"),
         ] {
             let error = no_store(url, &stores);
             let text = error.to_string();
