@@ -86,13 +86,7 @@ impl Dead {
                 .await
             }
             Action::Show { ids } => {
-                job::show_each(
-                    &broker,
-                    &ids,
-                    |job| job.state == JobState::Dead,
-                    globals.json,
-                )
-                .await
+                job::show_each(&broker, &ids, Some(JobState::Dead), globals.json).await
             }
             Action::Retry(targets) if targets.all => {
                 Deed::Retry

@@ -26,27 +26,27 @@ const STDERR_LINES_MAX: usize = 20;
 impl Job {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         let broker = globals.connect().await?;
-        show_each(&broker, &self.ids, |_| true, globals.json).await
+        show_each(&broker, &self.ids, None, globals.json).await
     }
 }
 
-/// Shows those that are there and fit; exit code 3 if one is not.
+/// Shows those that are there, in the given state if one is given; exit code 3 if one is not.
 pub(super) async fn show_each(
     broker: &Broker,
     ids: &[String],
-    fits: impl Fn(&JobInfo) -> bool,
+    state: Option<JobState>,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let mut all = true;
     for (index, id) in ids.iter().enumerate() {
-        match broker
-            .job(&JobId::new(id.as_str()))
-            .await?
-            .filter(|job| fits(job))
-        {
+        match broker.job(&JobId::new(id.as_str())).await? {
             None => {
                 all = false;
-                note!("there is no job {}", escape(id));
+                note!("{}", nothing(id, None));
+            }
+            Some(job) if state.is_some_and(|state| state != job.state) => {
+                all = false;
+                note!("not a dead letter: {}", nothing(id, Some(job.state)));
             }
             Some(job) if json => show::json(&JobDocument::new(&job))?,
             Some(job) => {

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use brigade::remote::generate_key;
 
 /// Make a shared key for a pool that listens and the remote hosts that join it
@@ -29,7 +29,14 @@ impl Key {
                     .create_new(true)
                     .mode(0o600)
                     .open(&path);
-                let mut file = file.with_context(|| format!("create {}", path.display()))?;
+                let mut file = file.map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => anyhow!(
+                        "{} exists already, and hosts may use its key: give another name, or \
+                            remove it first",
+                        path.display()
+                    ),
+                    _ => anyhow::Error::from(error).context(format!("create {}", path.display())),
+                })?;
                 writeln!(file, "{key}")
                     .and_then(|()| file.sync_all())
                     .with_context(|| format!("write {}", path.display()))?;

@@ -42,7 +42,7 @@ use crate::times;
 #[derive(clap::Args)]
 pub(crate) struct Serve {
     /// Address and port to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:7420")]
     listen: SocketAddr,
 
     /// File with the tokens, made by `brigade token`; or `none`, on a loopback address only
@@ -98,6 +98,11 @@ pub(crate) struct Serve {
     /// Longest time for requests to come to their end after a stop
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "25s")]
     drain: Duration,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write an IP address and a port, as 127.0.0.1:7420 or [::1]:7420".to_owned())
 }
 
 /// Between two attempts to reach the broker.

@@ -72,7 +72,9 @@ impl Work {
         let tell = || match runner.running.get() {
             0 => {}
             running => {
-                note!("{running} running, waiting for the end; once more to kill and give back")
+                note!(
+                    "waiting for the end of {running} running; a second signal kills them and gives their jobs back"
+                )
             }
         };
         tokio::select! {

@@ -44,7 +44,11 @@ pub(super) fn schedule_of(
                 "an interval has no time zone: it counts from 1970, UTC",
             ));
         }
-        Some(interval) => Schedule::every(name, times::duration(interval).map_err(usage)?, job)?,
+        Some(interval) => {
+            let interval = times::duration(interval)
+                .map_err(|help| usage(format!("schedule by {when:?}: {help}")))?;
+            Schedule::every(name, interval, job)?
+        }
         None => Schedule::cron(name, when, job)?.zone(zone.unwrap_or_else(|| "UTC".to_owned())),
     })
 }

@@ -92,6 +92,11 @@ impl TokenFile {
         // Before the text, so that a change between the two is seen by the next look.
         self.stamp = Stamp::of(&self.path);
         let name = self.path.display();
+        if !self.is_own && !self.path.exists() {
+            return Err(usage(format!(
+                "there is no file {name}: make it with `brigade token {name} NAME ROLES`"
+            )));
+        }
         let text = read_safe(&self.path)?;
         if self.is_own {
             return own_token(text.trim()).map_err(|problem| usage(format!("{name} {problem}")));

@@ -21,6 +21,10 @@ use crate::times;
 /// programs; the second kills them and gives their jobs back, uncharged. If the same signal also
 /// ends a program, its job is given back, uncharged.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  brigade work emails -j 4 -- python3 send.py
+  brigade work images --until-empty -- convert {file} -resize {width} out/{file}")]
 pub(crate) struct Work {
     /// Queue to serve
     #[arg(value_name = "QUEUE")]
