@@ -149,10 +149,8 @@ impl Drop for Running {
 
 async fn own_pool() -> Result<Pool, Error> {
     Pool::builder().start().await.map_err(|error| {
-        let text = format!(
-            "start worker processes for a consumer (.on(&pool) takes yours, \
-            .in_process() needs none): {error}"
-        );
+        let text = "start worker processes for a consumer (.on(&pool) takes yours, .in_process() \
+            needs none)";
         Error::new(error.kind(), text).with_source(error)
     })
 }
