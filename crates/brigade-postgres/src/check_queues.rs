@@ -46,22 +46,11 @@ impl Database {
                     "resume it",
                 ));
             } else if waiting > 0 && of(&[JobState::Leased]) == 0 && !served.contains(queue) {
-                findings.push(Finding::new(
-                    Level::Warning,
-                    format!(
-                        "{waiting} jobs wait in queue {queue}, and no consumer has asked for them \
-                            in the last minute"
-                    ),
-                    "start one, or check the name of the queue",
-                ));
+                findings.push(Finding::without_consumers(queue, waiting));
             }
             let dead = of(&[JobState::Dead]);
             if dead > 0 {
-                findings.push(Finding::new(
-                    Level::Note,
-                    format!("queue {queue} has {dead} dead letters"),
-                    "look at them, then retry or delete them",
-                ));
+                findings.push(Finding::dead_letters(queue, dead));
             }
         }
         Ok(findings)
