@@ -13,6 +13,7 @@ chapters! {
     "first-queue.md": first_queue,
     "ordering.md": ordering,
     "at-least-once.md": at_least_once,
+    "transactions.md": transactions,
     "testing.md": testing,
     "deploying.md": deploying,
     "operating.md": operating,

@@ -14,6 +14,7 @@
 //! | `sql_error`, `connect_error` | what errors mean |
 //! | `migrate` | making the schema, and bringing it up to date |
 //! | `schema`, `schema/*.sql` | tables and functions |
+//! | `push_in` | pushes within transactions of applications |
 //! | `push`, `hand_out`, `floors`, `settle`, `changes`, `chores`, `look`, `find`, `counts`, `schedules` | what their names say |
 
 mod announcements;
@@ -33,6 +34,7 @@ mod migrate;
 mod pool;
 mod pooler;
 mod push;
+mod push_in;
 mod schedules;
 mod schema;
 mod settle;
@@ -41,6 +43,8 @@ mod store;
 mod url;
 
 use std::sync::Arc;
+
+pub use self::push_in::{DriverError, PostgresTransaction, PushIn, push_all_in};
 
 use self::database::Database;
 use self::store::Postgres;

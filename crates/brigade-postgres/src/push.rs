@@ -101,7 +101,7 @@ impl<'a> PushColumns<'a> {
     }
 }
 
-fn text_of(options: &Options) -> Result<Option<String>, Error> {
+pub(super) fn text_of(options: &Options) -> Result<Option<String>, Error> {
     if *options == Options::default() {
         return Ok(None);
     }

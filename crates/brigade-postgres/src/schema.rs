@@ -7,14 +7,16 @@
 use std::fmt::Write as _;
 
 use brigade_core::Durations;
+use brigade_core::clock::FAR;
 use brigade_core::job_event::EVENT_REASON_BYTES_MAX;
 use brigade_core::policy::{
-    CANCELLED_KEPT, HISTORY_MAX, MISSED_BYTES_MAX, MISSED_NAMED_MAX, NEVER_BEGAN, NEXT_TOO_LATE,
-    OUT_OF_TIME, PAYLOAD_BYTES_MAX,
+    CANCELLED_KEPT, HISTORY_MAX, KEY_BYTES_MAX, MISSED_BYTES_MAX, MISSED_NAMED_MAX, NAME_BYTES_MAX,
+    NEVER_BEGAN, NEXT_TOO_LATE, OUT_OF_TIME, PAYLOAD_BYTES_MAX,
 };
+use brigade_core::retry::Retry;
 
 /// The files, in an order in which each knows what it uses.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     include_str!("schema/tables.sql"),
     include_str!("schema/clocks.sql"),
     include_str!("schema/note.sql"),
@@ -27,6 +29,7 @@ const FILES: [&str; 13] = [
     include_str!("schema/chores.sql"),
     include_str!("schema/change.sql"),
     include_str!("schema/find.sql"),
+    include_str!("schema/push_function.sql"),
     include_str!("schema/schedules.sql"),
 ];
 
@@ -64,13 +67,24 @@ fn with_constants(text: &str) -> String {
         ("{flow_depth_max}", FLOW_DEPTH_MAX.to_string()),
         ("{flow_ends_max}", FLOW_ENDS_MAX.to_string()),
         ("{flow_steps_max}", FLOW_STEPS_MAX.to_string()),
+        ("{far_seconds}", FAR.as_secs().to_string()),
         ("{history_max}", HISTORY_MAX.to_string()),
+        ("{key_bytes_max}", KEY_BYTES_MAX.to_string()),
         ("{missed_bytes_max}", MISSED_BYTES_MAX.to_string()),
         ("{missed_named_max}", MISSED_NAMED_MAX.to_string()),
+        ("{name_bytes_max}", NAME_BYTES_MAX.to_string()),
         ("{never_began}", literal(NEVER_BEGAN)),
         ("{next_too_late}", literal(NEXT_TOO_LATE)),
         ("{out_of_time}", literal(OUT_OF_TIME)),
         ("{payload_bytes_max}", PAYLOAD_BYTES_MAX.to_string()),
+        (
+            "{retry_base_ms}",
+            Retry::default().base.as_millis().to_string(),
+        ),
+        (
+            "{retry_cap_ms}",
+            Retry::default().cap.as_millis().to_string(),
+        ),
     ];
     constants
         .iter()

@@ -33,10 +33,15 @@ pub(super) fn sql_error(what: &str, source: &tokio_postgres::Error, writes: bool
         // A value that does not fit its column: this program's mistake, or a foreign function.
         return unreadable(what).with_source(source.to_string());
     };
-    let (kind, hint) = meaning(state.code());
+    of_state(what, state.code(), message(source))
+}
+
+/// An error of a statement, from its SQLSTATE and what the server said.
+pub(super) fn of_state(what: &str, code: &str, message: String) -> Error {
+    let (kind, hint) = meaning(code);
     Error::new(kind, format!("{what}: {hint}")).with_source(ServerError {
-        code: state.code().into(),
-        message: message(source),
+        code: code.into(),
+        message,
     })
 }
 

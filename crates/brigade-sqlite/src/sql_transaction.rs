@@ -23,7 +23,7 @@ use brigade_core::store::PushOutcome;
 /// program has one):
 ///
 /// ```
-/// use brigade::{SqlTransaction, SqlValue};
+/// use brigade::sqlite::{SqlTransaction, SqlValue};
 /// use rusqlite::types::{ToSqlOutput, Value};
 ///
 /// struct Tx<'a>(&'a rusqlite::Transaction<'a>);
@@ -72,7 +72,8 @@ pub trait PushIn: ToJob + Sized {
     /// `sqlite:app.db?shared=true` if the application's tables were there first.
     ///
     /// ```
-    /// # use brigade::{Broker, PushIn as _, SqlTransaction, task};
+    /// # use brigade::sqlite::{PushIn as _, SqlTransaction};
+    /// # use brigade::task;
     /// # #[task] fn welcome(name: String) {}
     /// # fn example(tx: impl SqlTransaction) -> Result<(), brigade::Error> {
     /// // tx is made of the application's transaction, as SqlTransaction's page shows it.

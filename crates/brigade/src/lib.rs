@@ -157,9 +157,20 @@ pub use brigade_pool::{
     Neighbours, Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState, init,
 };
 
+/// Pushing within a transaction of the application's own, in the SQLite file that has the jobs.
 #[cfg(feature = "sqlite")]
-#[doc(inline)]
-pub use brigade_sqlite::{PushIn, SqlTransaction, SqlValue};
+pub mod sqlite {
+    #[doc(inline)]
+    pub use brigade_sqlite::{PushIn, SqlTransaction, SqlValue};
+}
+
+/// Pushing within a transaction of the application's own, in the PostgreSQL database that has the
+/// jobs.
+#[cfg(feature = "postgres")]
+pub mod postgres {
+    #[doc(inline)]
+    pub use brigade_postgres::{DriverError, PostgresTransaction, PushIn, push_all_in};
+}
 pub use broker::{Broker, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob};
 pub use consume::{
     Consumer, ConsumerHandle, ConsumerStats, HandlerEnd, HandlerStop, LeasedJob, Served,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use brigade::sqlite::{PushIn as _, SqlTransaction, SqlValue};
 use brigade::{
-    Broker, ErrorKind, EventRequest, JobEventKind, JobState, Level, Limits, MinuteCounts,
-    PushIn as _, Schedule, SqlTransaction, SqlValue, StatisticsFilter,
+    Broker, ErrorKind, EventRequest, JobEventKind, JobState, Level, Limits, MinuteCounts, Schedule,
+    StatisticsFilter,
 };
 use rusqlite::Connection;
 

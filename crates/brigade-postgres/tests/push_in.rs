@@ -1,0 +1,255 @@
+//! Jobs that applications push within transactions of their own: by tokio-postgres, by sqlx, by SQL.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use brigade::postgres::{PushIn as _, push_all_in};
+use brigade::{Broker, ErrorKind, Job, JobState};
+use brigade_testkit::postgres::Postgres;
+use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _};
+use tokio_postgres::{Client, NoTls};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn StdError + Send + Sync>>;
+
+const WAIT: Duration = Duration::from_secs(30);
+
+struct Opened {
+    broker: Broker,
+    url: String,
+    client: Client,
+}
+
+/// A fresh database with the schema, a table of an application's own, and a connection of its own.
+async fn opened() -> Result<Opened> {
+    let url = Postgres::shared()?.fresh_database()?;
+    let broker = Broker::connect(&url).await?;
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+    tokio::spawn(connection);
+    client
+        .batch_execute("create table orders (id bigserial primary key, item text not null)")
+        .await?;
+    Ok(Opened {
+        broker,
+        url,
+        client,
+    })
+}
+
+impl Opened {
+    async fn count(&self, sql: &str) -> Result<i64> {
+        Ok(self.client.query_one(sql, &[]).await?.try_get(0)?)
+    }
+
+    async fn stored_jobs(&self) -> Result<i64> {
+        self.count("select count(*) from brigade.jobs").await
+    }
+
+    /// The SQLSTATE and the text with which the server refuses a statement.
+    async fn refused(&self, sql: &str) -> (String, String) {
+        let error = self.client.batch_execute(sql).await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        (error.code().code().to_owned(), error.message().to_owned())
+    }
+}
+
+fn mail(order: i64) -> Job {
+    Job::new("mail", None, json!({ "order": order }).to_string())
+}
+
+#[tokio::test]
+async fn a_job_and_the_row_that_made_it_necessary_are_committed_or_not_together() -> Result {
+    let mut opened = opened().await?;
+    let mut tx = opened.client.transaction().await?;
+    let insert = "insert into orders (item) values ('soap') returning id";
+    let order: i64 = tx.query_one(insert, &[]).await?.try_get(0)?;
+    mail(order).push_in(&mut tx).await?;
+    tx.rollback().await?;
+    assert_eq!(opened.stored_jobs().await?, 0);
+    assert_eq!(opened.count("select count(*) from orders").await?, 0);
+
+    let mut tx = opened.client.transaction().await?;
+    let order: i64 = tx.query_one(insert, &[]).await?.try_get(0)?;
+    let pushed = mail(order).label("hello").push_in(&mut tx).await?;
+    // A consumer that waits already is woken by the commit, and finds nothing before it.
+    let queue = opened.broker.queue("mail");
+    assert!(queue.take(Duration::ZERO).await?.is_none());
+    tx.commit().await?;
+    let job = queue.take(WAIT).await?.unwrap();
+    assert_eq!(job.id(), pushed.id());
+    assert_eq!(job.payload::<Value>()?, json!({ "order": order }));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_of_sqlx_rolls_back_and_commits() -> Result {
+    let opened = opened().await?;
+    let mut sqlx = sqlx::PgConnection::connect(&opened.url).await?;
+    let insert = "insert into orders (item) values ('soap')";
+
+    let mut tx = sqlx.begin().await?;
+    tx.execute(insert).await?;
+    mail(1).push_in(&mut tx).await?;
+    tx.rollback().await?;
+    assert_eq!(opened.stored_jobs().await?, 0);
+
+    let mut tx = sqlx.begin().await?;
+    tx.execute(insert).await?;
+    let unique = mail(2).unique("order-2").push_in(&mut tx).await?;
+    let again = mail(2).unique("order-2").push_in(&mut tx).await?;
+    assert_eq!(unique.id(), again.id());
+    // As a bare connection within a transaction, too.
+    mail(3).push_in(&mut *tx).await?;
+    tx.commit().await?;
+    assert_eq!(opened.stored_jobs().await?, 2);
+    let info = opened.broker.job(unique.id()).await?.unwrap();
+    assert_eq!((info.state, info.queue.as_str()), (JobState::Ready, "mail"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_job_leaves_the_transaction_as_it_was() -> Result {
+    let mut opened = opened().await?;
+    let mut tx = opened.client.transaction().await?;
+    let error = Job::new("mail", None, "no JSON").push_in(&mut tx).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Decode);
+    mail(1).push_in(&mut tx).await?;
+    tx.commit().await?;
+    assert_eq!(opened.stored_jobs().await?, 1);
+
+    let bare = Postgres::shared()?.fresh_database()?;
+    let (mut client, connection) = tokio_postgres::connect(&bare, NoTls).await?;
+    tokio::spawn(connection);
+    let mut tx = client.transaction().await?;
+    let error = mail(1).push_in(&mut tx).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_jobs_are_one_call() -> Result {
+    let mut opened = opened().await?;
+    let mut tx = opened.client.transaction().await?;
+    let pushed = push_all_in(&mut tx, (0..100_000).map(mail)).await?;
+    tx.commit().await?;
+    assert_eq!(pushed.len(), 100_000);
+    assert_eq!(opened.stored_jobs().await?, 100_000);
+    // In this order.
+    let queue = opened.broker.queue("mail");
+    for order in 0..3 {
+        let job = queue.take(Duration::ZERO).await?.unwrap();
+        assert_eq!(job.payload::<Value>()?, json!({ "order": order }));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn any_client_pushes_by_sql_and_from_a_trigger() -> Result {
+    let opened = opened().await?;
+    let sql = r#"select brigade.push('mail', '{"to": "ada"}', '{"task": "welcome", "priority": 7, "retries": 3,
+        "backoff": {"base": 1, "cap": "5 minutes"}, "within": "2 hours", "timeout": 1.5, "memory": 1048576,
+        "key": "ada", "partition": "eu", "unique": "ada-1", "unique_for": "1 day", "keep": 60,
+        "label": "hello", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}')"#;
+    let id = opened.count(sql).await?;
+    let info = opened
+        .broker
+        .job(&brigade::JobId::new(id.to_string()))
+        .await?
+        .unwrap();
+    let options = &info.options;
+    assert_eq!((info.task.as_deref(), info.priority), (Some("welcome"), 7));
+    assert_eq!(
+        (options.retries, options.timeout),
+        (Some(3), Some(Duration::from_millis(1500)))
+    );
+    let retry = options.retry.unwrap();
+    assert_eq!(
+        (retry.base, retry.cap),
+        (Duration::from_secs(1), Duration::from_secs(300))
+    );
+    assert_eq!(retry.within, Some(Duration::from_secs(7200)));
+    assert_eq!(
+        (options.memory, options.label.as_deref()),
+        (Some(1 << 20), Some("hello"))
+    );
+    assert_eq!(
+        (options.keep, options.unique_for),
+        (
+            Some(Duration::from_secs(60)),
+            Some(Duration::from_secs(86_400))
+        )
+    );
+    assert!(options.traceparent.is_some());
+    // Its unique key is held.
+    let again = r#"select brigade.push('mail', '{}', '{"unique": "ada-1"}')"#;
+    assert_eq!(opened.count(again).await?, id);
+
+    let trigger = "
+        create function order_placed() returns trigger language plpgsql as $$
+        begin
+          perform brigade.push('orders', jsonb_build_object('order', new.id), '{\"delay\": 3600}');
+          return null;
+        end $$;
+        create trigger order_placed after insert on orders for each row execute function order_placed();
+        insert into orders (item) values ('soap'), ('sponge')";
+    opened.client.batch_execute(trigger).await?;
+    let due = "select count(*) from brigade.jobs where queue = 'orders' and state = 1 and at > now() + interval '59 minutes'";
+    assert_eq!(opened.count(due).await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sql_that_makes_no_sense_is_refused_with_what_to_do() -> Result {
+    let opened = opened().await?;
+    for (call, state, text) in [
+        ("'', '1'", "22023", "a queue has 1 to"),
+        ("null, '1'", "22023", "a queue has 1 to"),
+        ("E'a\\nb', '1'", "22023", "no control characters"),
+        ("'q', null", "22004", "the payload is null"),
+        ("'q', '1', '[]'", "22023", "a JSON object"),
+        (
+            "'q', '1', '{\"dleay\": 1}'",
+            "22023",
+            "there is no option dleay",
+        ),
+        (
+            "'q', '1', '{\"delay\": -1}'",
+            "22023",
+            "delay is a number of seconds",
+        ),
+        (
+            "'q', '1', '{\"delay\": \"soon\"}'",
+            "22023",
+            "delay is a number of seconds",
+        ),
+        (
+            "'q', '1', '{\"unique_for\": 1}'",
+            "22023",
+            "unique_for needs unique",
+        ),
+        ("'q', '\"\\u0000\"'", "22P05", "unsupported Unicode"),
+        (
+            "'q', to_jsonb(repeat('x', 17000000))",
+            "54000",
+            "16777216 are allowed",
+        ),
+    ] {
+        let (found, message) = opened
+            .refused(&format!("select brigade.push({call})"))
+            .await;
+        assert_eq!(found, state, "{call}: {message}");
+        assert!(message.contains(text), "{call}: {message}");
+    }
+    assert_eq!(opened.stored_jobs().await?, 0);
+    // A payload that is JSON and no jsonb is stored as it is by a push of the library.
+    let nul = Job::new("q", None, "\"\\u0000\"");
+    opened.broker.push(nul).await?;
+    let job = opened
+        .broker
+        .queue("q")
+        .take(Duration::ZERO)
+        .await?
+        .unwrap();
+    assert_eq!(job.payload::<String>()?, "\0");
+    Ok(())
+}
