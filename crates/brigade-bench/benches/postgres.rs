@@ -1,4 +1,4 @@
-//! Jobs in PostgreSQL, beside raw SQL that does the same: one JSON line per result.
+//! Jobs in PostgreSQL, and raw SQL that does the same: one JSON line per result.
 //!
 //!     cargo bench -p brigade-bench --bench postgres -- [--seconds S] [--turns N] [workload ...]
 //!

@@ -10,7 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
-use brigade::postgres::PushIn as _;
+use brigade::postgres::PushInPostgres as _;
 use brigade::{Broker, task};
 use sqlx::PgPool;
 

@@ -44,7 +44,7 @@ mod url;
 
 use std::sync::Arc;
 
-pub use self::push_in::{DriverError, PostgresTransaction, PushIn, push_all_in};
+pub use self::push_in::{DriverError, PostgresTransaction, PushInPostgres, push_all_in};
 
 use self::database::Database;
 use self::store::Postgres;

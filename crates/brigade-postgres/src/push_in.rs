@@ -26,7 +26,7 @@ const SQL: &str = "select id, is_new from brigade.push_jobs($1)";
 pub type DriverError = Box<dyn StdError + Send + Sync>;
 
 /// A transaction of the application's own, by whatever driver, on a database that has the schema
-/// `brigade`: what [`PushIn::push_in`] needs of it.
+/// `brigade`: what [`PushInPostgres::push_in`] needs of it.
 ///
 /// It is there for `tokio_postgres::Transaction` and, with the cargo feature `sqlx`, for
 /// `sqlx::Transaction` and `sqlx::PgConnection`.
@@ -75,7 +75,7 @@ impl PostgresTransaction for sqlx::Transaction<'_, sqlx::Postgres> {
 }
 
 /// Pushing within a transaction of the application's own, in the database that has the jobs.
-pub trait PushIn: ToJob + Sized + Send {
+pub trait PushInPostgres: ToJob + Sized + Send {
     /// Pushes it within a transaction of the application's own: the job is there if the transaction
     /// is committed, and never was if it is not. Consumers are woken by the commit.
     ///
@@ -83,7 +83,7 @@ pub trait PushIn: ToJob + Sized + Send {
     ///
     /// ```
     /// # use brigade::{Error, task};
-    /// use brigade::postgres::PushIn as _;
+    /// use brigade::postgres::PushInPostgres as _;
     ///
     /// # #[task] fn confirm(order: i64) {}
     /// # async fn example(client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -111,14 +111,14 @@ pub trait PushIn: ToJob + Sized + Send {
     }
 }
 
-impl<T: ToJob + Send> PushIn for T {}
+impl<T: ToJob + Send> PushInPostgres for T {}
 
-/// Pushes any number of jobs with one statement, as [`PushIn::push_in`] does it for one. One outcome
+/// Pushes any number of jobs with one statement, as [`PushInPostgres::push_in`] does it for one. One outcome
 /// for each, in order.
 ///
 /// # Errors
 ///
-/// As [`PushIn::push_in`]; nothing is pushed then.
+/// As [`PushInPostgres::push_in`]; nothing is pushed then.
 pub async fn push_all_in(
     transaction: &mut impl PostgresTransaction,
     jobs: impl IntoIterator<Item = impl ToJob, IntoIter: Send> + Send,
@@ -153,7 +153,7 @@ fn refused(source: DriverError) -> Error {
 
 /// A job as `brigade.push_jobs` reads it. Times are milliseconds.
 #[derive(Serialize)]
-struct PushedJob<'a> {
+struct JobForSql<'a> {
     queue: &'a str,
     task: Option<&'a str>,
     payload: &'a str,
@@ -169,7 +169,7 @@ struct PushedJob<'a> {
     unique_for: Option<i64>,
 }
 
-impl<'a> PushedJob<'a> {
+impl<'a> JobForSql<'a> {
     fn of(job: &'a Job) -> Result<Self, Error> {
         let options = &job.options;
         let time = |time: Option<Duration>| time.map(millis);
@@ -205,7 +205,7 @@ fn text_of_jobs(jobs: impl IntoIterator<Item = impl ToJob>) -> Result<(String, u
     for job in jobs {
         let job = job.to_job()?;
         check_job(&job, PAYLOAD_BYTES_MAX)?;
-        let json = serde_json::to_string(&PushedJob::of(&job)?);
+        let json = serde_json::to_string(&JobForSql::of(&job)?);
         let json = json.map_err(|e| Error::new(ErrorKind::Encode, WHAT).with_source(e))?;
         if count > 0 {
             text.push(',');

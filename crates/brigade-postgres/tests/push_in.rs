@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use brigade::postgres::{PushIn as _, push_all_in};
+use brigade::postgres::{PushInPostgres as _, push_all_in};
 use brigade::{Broker, ErrorKind, Job, JobState};
 use brigade_testkit::postgres::Postgres;
 use serde_json::{Value, json};

@@ -169,7 +169,7 @@ pub mod sqlite {
 #[cfg(feature = "postgres")]
 pub mod postgres {
     #[doc(inline)]
-    pub use brigade_postgres::{DriverError, PostgresTransaction, PushIn, push_all_in};
+    pub use brigade_postgres::{DriverError, PostgresTransaction, PushInPostgres, push_all_in};
 }
 pub use broker::{Broker, Lease, Manager, Queue, ScheduleChanges, Stopped, TakenJob};
 pub use consume::{

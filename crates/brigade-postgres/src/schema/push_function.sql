@@ -108,7 +108,7 @@ begin
     end;
   end if;
   if seconds is null or seconds < 0 then
-    raise exception 'push: % is a number of seconds, or a text such as "90 s" or "2 hours", and not %', name, value
+    raise exception 'push: % is a number of seconds, or a text like "90 s" or "2 hours", and not %', name, value
       using errcode = '22023';
   end if;
   return round(least(seconds, {far_seconds}) * 1000);
