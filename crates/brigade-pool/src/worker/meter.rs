@@ -26,9 +26,10 @@ thread_local! {
     static LAST: Cell<Option<CpuLook>> = const { Cell::new(None) };
 }
 
-/// The CPU time at a moment.
+/// The CPU time at a moment, by one of the clocks.
 #[derive(Clone, Copy)]
 struct CpuLook {
+    clock: ClockId,
     at: Instant,
     cpu: Duration,
 }
@@ -50,9 +51,10 @@ impl Meter {
             ClockId::ProcessCPUTime
         };
         let since = Instant::now();
-        let last = LAST
-            .get()
-            .filter(|last| since.saturating_duration_since(last.at) <= LOOK_AGE_MAX);
+        let last = LAST.get().filter(|last| {
+            let age = since.saturating_duration_since(last.at);
+            last.clock == cpu_clock && age <= LOOK_AGE_MAX
+        });
         let last = last.unwrap_or_else(|| look(cpu_clock, since));
         Self {
             since,
@@ -85,6 +87,7 @@ fn look(cpu_clock: ClockId, at: Instant) -> CpuLook {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
     let look = CpuLook {
+        clock: cpu_clock,
         at,
         cpu: Duration::new(seconds, nanos),
     };
@@ -113,6 +116,18 @@ mod tests {
                 "{cost:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_look_at_the_clock_of_the_process_is_none_at_that_of_the_thread() {
+        let ages = Duration::from_secs(3600 * 24 * 365);
+        LAST.set(Some(CpuLook {
+            clock: ClockId::ProcessCPUTime,
+            // As recent as any look, however late this thread runs on.
+            at: Instant::now() + Duration::from_secs(60),
+            cpu: ages,
+        }));
+        assert!(Meter::begin(true).cpu.unwrap() < ages);
     }
 
     fn cpu_of_this_thread() -> Duration {
