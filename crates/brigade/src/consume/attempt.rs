@@ -26,7 +26,7 @@ use tracing::{Instrument as _, Span};
 use super::consumer::RunningConsumer;
 use super::disposition::{EndedAttempt, disposition_of};
 use super::handler::{Handled, HandlerStop};
-use super::held::{HeldJob, LOSSES_BESIDE_OTHERS, Why};
+use super::held::{HeldJob, LOSSES_BESIDE_OTHERS, ShownProgress, Why};
 use super::here::Here;
 use super::job_call::job_context;
 use super::panic_text::text_of;
@@ -418,13 +418,14 @@ impl RunningConsumer {
     /// Notes the progress of an attempt for the next announcement, and passes that of a call to its
     /// caller.
     fn note_progress(&self, number: u64, progress: Progress) {
-        let text = progress.payload::<String>().unwrap_or_default();
+        let is_shown = self.store.capabilities().consumers;
+        let shown = is_shown.then(|| ShownProgress::of(&progress));
         let leased = {
             let mut held = lock(&self.held);
             let Some(held) = held.get_mut(&number) else {
                 return;
             };
-            held.progress = Some((progress.fraction, text));
+            held.progress = shown;
             Arc::clone(&held.leased)
         };
         self.held_changed.notify_one();

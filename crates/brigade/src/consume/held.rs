@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::BootTime;
+use crate::progress::Progress;
 use crate::store::{Leased, RunningJob};
 use brigade_core::printable::shorten;
 
@@ -17,8 +18,8 @@ pub(super) struct HeldJob {
     pub(super) leased: Arc<Leased>,
     /// When it came, by the wall clock.
     pub(super) since: SystemTime,
-    /// The last progress of its attempt, with its text.
-    pub(super) progress: Option<(f64, String)>,
+    /// The last progress of its attempt, as the list of live consumers shows it.
+    pub(super) progress: Option<ShownProgress>,
     /// Until when the lease can be trusted unless it is renewed.
     pub(super) until: BootTime,
     /// Its attempt has ended, and its settlement is under way.
@@ -41,11 +42,27 @@ impl HeldJob {
             leased.attempt,
         );
         running.since = self.since;
-        running.progress = self.progress.as_ref().map(|(fraction, text)| {
-            let text = shorten(text, RunningJob::PROGRESS_TEXT_BYTES_MAX);
-            (*fraction, text.to_owned())
-        });
+        running.progress = self
+            .progress
+            .as_ref()
+            .map(|shown| (shown.fraction, shown.text.as_ref().into()));
         running
+    }
+}
+
+/// What of a progress the list of live consumers shows. A task may attach much more.
+pub(super) struct ShownProgress {
+    fraction: f64,
+    text: Box<str>,
+}
+
+impl ShownProgress {
+    pub(super) fn of(progress: &Progress) -> Self {
+        let text = progress.payload::<String>().unwrap_or_default();
+        Self {
+            fraction: progress.fraction,
+            text: shorten(&text, RunningJob::PROGRESS_TEXT_BYTES_MAX).into(),
+        }
     }
 }
 
@@ -70,5 +87,24 @@ impl Why {
             Self::Lost => "its lease was lost".to_owned(),
             Self::No | Self::Shutdown => "its consumer is ending".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Codec;
+
+    #[test]
+    fn of_a_large_progress_only_the_shown_beginning_is_kept() {
+        let text = "é".repeat(20_000);
+        let progress = Progress {
+            fraction: 0.5,
+            codec: Codec::Json,
+            payload: serde_json::to_vec(&text).unwrap().into(),
+        };
+        let shown = ShownProgress::of(&progress);
+        assert!(shown.text.len() <= RunningJob::PROGRESS_TEXT_BYTES_MAX);
+        assert!(!shown.text.is_empty() && text.starts_with(&*shown.text));
     }
 }
