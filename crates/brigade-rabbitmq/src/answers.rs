@@ -168,6 +168,8 @@ impl Answers {
         }
     }
 
+    /// Publishes a message; a call whose queue may stand still until the broker has it, or says that
+    /// it will not take it.
     async fn publish(&self, request: PublishRequest) -> Published {
         if !self.storage.goes_alone(&request.message) {
             let outcome = self.publisher.publish_all([request]).await.pop();
@@ -175,7 +177,12 @@ impl Answers {
         }
         loop {
             let stored = self.storage.store_request(request.again()).await;
-            if let Published::Safe = stored {
+            let is_over = match &stored {
+                Published::Safe | Published::Declined => true,
+                Published::Failed { fault, .. } => fault.is_lasting(),
+                Published::Unroutable => false,
+            };
+            if is_over {
                 return stored;
             }
             // No other code sends this call again.

@@ -6,9 +6,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use brigade::{CallError, Pass, task};
+use brigade::{Broker, CallError, Pass, task};
 use brigade_testkit::random::Random;
 use futures_util::future::join_all;
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::sync::Semaphore;
 
 use crate::stage::*;
 
@@ -240,4 +244,56 @@ async fn another_takes_it_at_once_if_it_is_free_and_soon_after_if_it_is_not() {
     // While the other was busy, the passer was not given it again and again.
     let given_back = passes.end().await.given_back;
     assert!(given_back < 60, "{given_back}");
+}
+
+static HELD: Semaphore = Semaphore::const_new(0);
+static HAS_PASSED: AtomicBool = AtomicBool::new(false);
+
+/// Passes its first call, once it may.
+#[task(queue = "narrow")]
+async fn passes_once(_number: u32) -> Result<(), Boxed> {
+    HELD.acquire().await?.forget();
+    match HAS_PASSED.swap(true, Ordering::AcqRel) {
+        false => Err(Pass::new("reloading").into()),
+        true => Ok(()),
+    }
+}
+
+/// A quorum queue that is full: the call has nowhere to go, and its caller gets the reason.
+#[tokio::test]
+async fn a_call_that_is_passed_while_its_queue_has_no_room_is_rejected() {
+    let stage = Stage::new().await;
+    let plain = stage.plain().await;
+    let queue = stage.name("narrow");
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    plain
+        .channel
+        .queue_declare(
+            queue.as_str().into(),
+            QueueDeclareOptions::durable(),
+            arguments,
+        )
+        .await
+        .unwrap();
+    let (server, namespace) = (stage.server.url(), &stage.namespace);
+    let url = format!("{server}/?ns={namespace}&queues=quorum");
+    let broker = Broker::connect(&url).await.unwrap();
+    let consumer = broker.consumer().task(passes_once).prefetch(1);
+    let serving = Serving::start(consumer.in_process());
+    let call = broker.call(passes_once(1));
+    until("it runs", async || serving.handle.stats().held == 1).await;
+    // The server takes some more than the limit before it refuses.
+    for _ in 0..20 {
+        plain
+            .publish(&queue, b"[2]", BasicProperties::default())
+            .await;
+    }
+    HELD.add_permits(1000);
+    let error = soon("its end", call).await.unwrap_err();
+    assert!(error.rejected().is_some(), "{error:?}");
+    serving.end().await;
 }
