@@ -47,6 +47,8 @@ pub(super) enum Announcement {
     CameBack(Box<str>),
     /// A running job of a queue is to be cancelled.
     CancelAsked(Box<str>),
+    /// A schedule was stored, so something may fall due sooner.
+    ScheduleStored,
 }
 
 impl Announcement {
@@ -58,6 +60,7 @@ impl Announcement {
             '+' => Some(Self::Pushed(queue)),
             '<' => Some(Self::CameBack(queue)),
             '!' => Some(Self::CancelAsked(queue)),
+            '@' => Some(Self::ScheduleStored),
             _ => None,
         }
     }

@@ -73,6 +73,7 @@ fn is_about(heard: &Announcement, queues: &Queues) -> bool {
     match heard {
         Announcement::Pushed(queue) | Announcement::CameBack(queue) => queues.rank(queue).is_some(),
         Announcement::CancelAsked(_) => false,
+        Announcement::ScheduleStored => true,
     }
 }
 
