@@ -112,6 +112,12 @@ impl TestedStore for Postgres {
             pauses: true,
             cancels: true,
             clock: true,
+            listing: true,
+            results: true,
+            statistics: true,
+            events: true,
+            consumers: true,
+            limits: true,
             payload_bytes_max: 16 << 20,
             ..Capabilities::minimal()
         }

@@ -1,30 +1,25 @@
 //! What `check` finds in queues: those that no consumer serves, paused ones, dead letters.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use super::database::{Database, Statement, millis};
+use super::database::{Database, Statement};
 use crate::error::Error;
 use crate::job::JobState;
 use brigade_core::finding::{Finding, Level};
 
-/// Queues that consumers asked for within so many milliseconds.
 const SERVED: Statement = Statement::read(
     "look at consumers",
-    "select distinct unnest(queues) from brigade.asks where asked_at > brigade.wall() - \
-        make_interval(secs => $1::bigint / 1000.0)",
+    "select queue from unnest($1::text[]) queue where brigade.has_consumer(queue)",
 );
-const ASKED_WITHIN: Duration = Duration::from_secs(60);
 
 impl Database {
     pub(super) async fn check_queues(&self) -> Result<Vec<Finding>, Error> {
-        let served = self.rows(SERVED, &[&millis(ASKED_WITHIN)]).await?;
-        let served: HashSet<String> = served
-            .iter()
-            .filter_map(|row| row.try_get(0).ok())
-            .collect();
+        let queues = self.counts().await?;
+        let names: Vec<&str> = queues.iter().map(|counts| &*counts.queue).collect();
+        let rows = self.rows(SERVED, &[&names]).await?;
+        let served: HashSet<&str> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
         let mut findings = Vec::new();
-        for counts in self.counts().await? {
+        for counts in &queues {
             let of = |states: &[JobState]| {
                 let of = counts
                     .jobs
@@ -45,7 +40,7 @@ impl Database {
                     format!("queue {queue} is paused, and {waiting} jobs wait in it"),
                     "resume it",
                 ));
-            } else if waiting > 0 && of(&[JobState::Leased]) == 0 && !served.contains(queue) {
+            } else if waiting > 0 && !served.contains(&**queue) {
                 findings.push(Finding::without_consumers(queue, waiting));
             }
             let dead = of(&[JobState::Dead]);

@@ -98,19 +98,26 @@ impl Database {
         jobs: &mut Vec<JobInfo>,
     ) -> Result<i64, Error> {
         let mut last = 0;
+        // The server cannot decide on all of these.
+        let is_decided_here = filter.reason.is_some() || filter.label.is_some();
         for ids in ids.chunks(READ_BATCH) {
             let room = filter.limit - jobs.len();
-            if room == 0 {
+            let most = if is_decided_here { ids.len() } else { room };
+            let rows = self.matching(filter, ids, most).await?;
+            for row in &rows {
+                if jobs.len() == filter.limit {
+                    return Ok(last);
+                }
+                last = row.try_get("id").map_err(|_| unreadable(MATCHING.what))?;
+                jobs.extend(Some(info(row)).filter(|job| filter.matches(job)));
+            }
+            if rows.len() == most && most < ids.len() {
+                return Ok(last);
+            }
+            last = ids.last().copied().unwrap_or(last);
+            if jobs.len() == filter.limit {
                 break;
             }
-            let rows = self.matching(filter, ids, room).await?;
-            let is_full = rows.len() == room;
-            let end = rows.last().filter(|_| is_full);
-            last = match end.and_then(|row| row.try_get("id").ok()) {
-                Some(end) => end,
-                None => ids.last().copied().unwrap_or(last),
-            };
-            jobs.extend(rows.iter().map(info).filter(|job| filter.matches(job)));
         }
         Ok(last)
     }

@@ -86,7 +86,10 @@ impl Postgres {
         }
         let announcements = &self.database.announcements;
         let mut looks = 0;
+        let holder = self.holder().await?;
         while !ask.enough.is_cancelled() {
+            self.asks.note(&self.database, holder, &ask.queues).await?;
+            self.keep_up_if_due();
             let seen = announcements.last();
             let leased = self.lease_now(ask).await?;
             let left = until.saturating_duration_since(Instant::now());

@@ -15,20 +15,27 @@
 //! | `migrate` | making the schema, and bringing it up to date |
 //! | `schema`, `schema/*.sql` | tables and functions |
 //! | `push_in` | pushes within transactions of applications |
-//! | `push`, `hand_out`, `floors`, `settle`, `changes`, `chores`, `look`, `find`, `counts`, `schedules` | what their names say |
+//! | `push`, `hand_out`, `floors`, `limits`, `settle`, `changes`, `chores`, `schedules` | what their names say |
+//! | `look`, `find`, `counts`, `dead_groups`, `why`, `asks`, `check`, `check_queues` | what people ask, and what is noted for it |
+//! | `statistics`, `events`, `upkeep`, `consumers` | what happened, and who takes jobs |
 
 mod announcements;
+mod asks;
 mod changes;
 mod check;
 mod check_queues;
 mod chores;
 mod connect;
 mod connect_error;
+mod consumers;
 mod counts;
 mod database;
+mod dead_groups;
+mod events;
 mod find;
 mod floors;
 mod hand_out;
+mod limits;
 mod look;
 mod migrate;
 mod pool;
@@ -39,8 +46,11 @@ mod schedules;
 mod schema;
 mod settle;
 mod sql_error;
+mod statistics;
 mod store;
+mod upkeep;
 mod url;
+mod why;
 
 use std::sync::Arc;
 
@@ -51,7 +61,7 @@ use self::store::Postgres;
 use crate::clock::Clock;
 use crate::error::Error;
 use brigade_core::store::JobStore;
-use brigade_core::{attempt_report, clock, error, job, policy, retry, sync};
+use brigade_core::{attempt_report, clock, error, finding, job, policy, retry, sync};
 use brigade_runtime::shutdown;
 
 /// Connects to the database of a URL: `postgres://user@host/database`.

@@ -5,18 +5,30 @@
 //! one that was released, and describe the new column in `docs/brokers.md`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use brigade_core::Durations;
 use brigade_core::clock::FAR;
-use brigade_core::job_event::EVENT_REASON_BYTES_MAX;
+use brigade_core::job_event::{EVENT_REASON_BYTES_MAX, EVENTS_KEPT};
 use brigade_core::policy::{
     CANCELLED_KEPT, HISTORY_MAX, KEY_BYTES_MAX, MISSED_BYTES_MAX, MISSED_NAMED_MAX, NAME_BYTES_MAX,
     NEVER_BEGAN, NEXT_TOO_LATE, OUT_OF_TIME, PAYLOAD_BYTES_MAX,
 };
 use brigade_core::retry::Retry;
+use brigade_core::statistics::{OTHER_TASKS, STATISTICS_KEPT, TASKS_COUNTED_MAX};
+
+/// A consumer that has not asked for this long is none.
+pub(super) const ASKED_WITHIN: Duration = Duration::from_secs(60);
+/// Rows of statistics that are kept at most, however many queues there are.
+const STATISTICS_ROWS_MAX: u64 = 200_000;
+/// Advisory locks, each of a part of one transaction: who adds statistics up, and who numbers events.
+const FOLD_LOCK: i64 = 0x6272_6967_6164_6502;
+const EVENTS_LOCK: i64 = 0x6272_6967_6164_6503;
+/// Of the numbers of the locks under which limited queues hand out jobs.
+const LIMITS_SEED: i64 = 4712;
 
 /// The files, in an order in which each knows what it uses.
-const FILES: [&str; 14] = [
+const FILES: [&str; 20] = [
     include_str!("schema/tables.sql"),
     include_str!("schema/clocks.sql"),
     include_str!("schema/note.sql"),
@@ -31,6 +43,12 @@ const FILES: [&str; 14] = [
     include_str!("schema/find.sql"),
     include_str!("schema/push_function.sql"),
     include_str!("schema/schedules.sql"),
+    include_str!("schema/why.sql"),
+    include_str!("schema/asks.sql"),
+    include_str!("schema/statistics.sql"),
+    include_str!("schema/events.sql"),
+    include_str!("schema/limits.sql"),
+    include_str!("schema/upkeep.sql"),
 ];
 
 /// How deep a transaction follows a flow, each end within the one that brought it about: the server
@@ -63,6 +81,18 @@ fn with_constants(text: &str) -> String {
             "{cancelled_kept_ms}",
             CANCELLED_KEPT.as_millis().to_string(),
         ),
+        ("{asked_within_ms}", ASKED_WITHIN.as_millis().to_string()),
+        ("{events_kept}", EVENTS_KEPT.to_string()),
+        ("{events_lock}", EVENTS_LOCK.to_string()),
+        ("{fold_lock}", FOLD_LOCK.to_string()),
+        ("{limits_seed}", LIMITS_SEED.to_string()),
+        ("{other_tasks}", literal(OTHER_TASKS)),
+        (
+            "{statistics_kept_ms}",
+            STATISTICS_KEPT.as_millis().to_string(),
+        ),
+        ("{statistics_rows_max}", STATISTICS_ROWS_MAX.to_string()),
+        ("{tasks_max}", TASKS_COUNTED_MAX.to_string()),
         ("{event_reason_max}", EVENT_REASON_BYTES_MAX.to_string()),
         ("{flow_depth_max}", FLOW_DEPTH_MAX.to_string()),
         ("{flow_ends_max}", FLOW_ENDS_MAX.to_string()),

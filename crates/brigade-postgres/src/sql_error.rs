@@ -114,6 +114,11 @@ pub(super) fn message_of(error: &Error) -> &str {
     server_error(error).map_or("", |error| &error.message)
 }
 
+/// Whether the user, or the server as a standby, may read and not write.
+pub(super) fn may_only_read(error: &Error) -> bool {
+    matches!(code_of(error), Some("42501" | "25006"))
+}
+
 /// Whether the server undid the statement for a reason that passes: the same once more may succeed.
 pub(super) fn is_undone_for_now(source: &tokio_postgres::Error) -> bool {
     source.code().is_some_and(|state| {

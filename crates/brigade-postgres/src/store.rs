@@ -11,21 +11,27 @@ use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use super::announcements::Announcement;
+use super::asks::Asks;
 use super::chores::Chores;
 use super::database::Database;
 use super::floors::Floors;
+use super::sql_error::may_only_read;
+use super::upkeep::Upkeep;
 use super::{push, settle};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
+use crate::finding::Finding;
 use crate::job::{Job, JobId, JobInfo, JobState};
 use crate::policy::PAYLOAD_BYTES_MAX;
 use crate::shutdown::Scope;
-use brigade_core::finding::Finding;
+use brigade_core::limits::Limits;
 use brigade_core::schedule::{Schedule, Scheduled};
 use brigade_core::store::{
-    CancelOutcome, CancelRequest, Capabilities, Edit, JobFilter, JobPage, JobStore, LeaseRequest,
-    Leased, PushOutcome, QueueCounts, Reply, Settled, Settlement,
+    CancelOutcome, CancelRequest, Capabilities, DeadGroup, Edit, JobFilter, JobPage, JobStore,
+    LeaseRequest, Leased, LiveConsumer, PushOutcome, QueueCounts, Reply, Settled, Settlement,
 };
+use brigade_core::why::Explanation;
+use brigade_core::{EventPage, EventRequest, MinuteCounts, StatisticsFilter};
 use brigade_runtime::batcher::Batcher;
 
 /// Calls of a kind under way: one is written while others are answered.
@@ -45,6 +51,9 @@ pub(super) struct Postgres {
     pub(super) database: Arc<Database>,
     pub(super) floors: Floors,
     pub(super) chores: Chores,
+    pub(super) asks: Asks,
+    upkeep: Arc<Upkeep>,
+    scope: Scope,
     /// The number of this process, once it is known.
     pub(super) holder: OnceCell<i64>,
     pushes: Batcher<Vec<Job>, PushReply>,
@@ -71,7 +80,7 @@ impl Postgres {
             },
         );
         let settlements = Batcher::new(
-            scope,
+            scope.clone(),
             CALLS_MAX,
             CALL_WEIGHT_MAX,
             move |_, all: Vec<Vec<Arc<Settlement>>>| {
@@ -83,6 +92,9 @@ impl Postgres {
             database,
             floors: Floors::default(),
             chores: Chores::default(),
+            asks: Asks::default(),
+            upkeep: Arc::default(),
+            scope,
             holder: OnceCell::new(),
             pushes,
             settlements,
@@ -110,7 +122,22 @@ impl Postgres {
         if let Some(due_in) = due_in {
             self.chores.expect(due_in);
         }
+        self.keep_up_if_due();
         Ok(outcomes)
+    }
+
+    /// Adds statistics up in the background, now and then.
+    pub(super) fn keep_up_if_due(&self) {
+        self.upkeep.do_if_due(&self.scope, &self.database);
+    }
+
+    /// Sees to what is due before a look, so that all views show the same moment. A user or a server
+    /// that may only read sees what is there.
+    async fn before_look(&self) -> Result<(), Error> {
+        match self.database.do_chores(&self.chores).await {
+            Err(error) if may_only_read(&error) => Ok(()),
+            done => done,
+        }
     }
 }
 
@@ -141,6 +168,12 @@ impl JobStore for Postgres {
             pauses: true,
             cancels: true,
             clock: true,
+            listing: true,
+            results: true,
+            statistics: true,
+            events: true,
+            consumers: true,
+            limits: true,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             ..Capabilities::minimal()
         }
@@ -176,6 +209,7 @@ impl JobStore for Postgres {
 
     fn check(&self) -> Reply<'_, Vec<Finding>> {
         Box::pin(async {
+            self.before_look().await?;
             let mut findings = self.database.check_server().await?;
             findings.extend(self.database.check_queues().await?);
             Ok(findings)
@@ -197,7 +231,7 @@ impl JobStore for Postgres {
 
     fn job<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<JobInfo>> {
         Box::pin(async {
-            self.database.do_chores(&self.chores).await?;
+            self.before_look().await?;
             self.database.job(id).await
         })
     }
@@ -207,11 +241,66 @@ impl JobStore for Postgres {
     }
 
     fn jobs(&self, filter: JobFilter) -> Reply<'_, JobPage> {
-        Box::pin(async move { self.database.jobs(&filter).await })
+        Box::pin(async move {
+            self.before_look().await?;
+            self.database.jobs(&filter).await
+        })
     }
 
     fn counts(&self) -> Reply<'_, Vec<QueueCounts>> {
-        Box::pin(self.database.counts())
+        Box::pin(async {
+            self.before_look().await?;
+            self.database.counts().await
+        })
+    }
+
+    fn dead_groups<'a>(&'a self, queue: Option<&'a str>) -> Reply<'a, Vec<DeadGroup>> {
+        Box::pin(async move {
+            self.before_look().await?;
+            self.database.dead_groups(queue).await
+        })
+    }
+
+    fn why<'a>(&'a self, id: &'a JobId) -> Reply<'a, Option<Explanation>> {
+        Box::pin(async move {
+            self.before_look().await?;
+            self.database.why(id).await
+        })
+    }
+
+    fn statistics(&self, filter: StatisticsFilter) -> Reply<'_, Vec<MinuteCounts>> {
+        Box::pin(async move {
+            self.before_look().await?;
+            match self.database.keep_up().await {
+                Err(error) if !may_only_read(&error) => return Err(error),
+                _ => {}
+            }
+            self.database.statistics(&filter).await
+        })
+    }
+
+    fn limit<'a>(&'a self, queue: &'a str, limits: Option<Limits>) -> Reply<'a, ()> {
+        Box::pin(async move { self.database.limit(queue, limits.as_ref()).await })
+    }
+
+    fn events(&self, request: EventRequest) -> Reply<'_, EventPage> {
+        Box::pin(self.read_events(request))
+    }
+
+    fn announce_consumer<'a>(
+        &'a self,
+        consumer: &'a LiveConsumer,
+        lasts: Duration,
+    ) -> Reply<'a, ()> {
+        Box::pin(self.database.announce_consumer(consumer, lasts))
+    }
+
+    fn retire_consumer<'a>(&'a self, consumer: &'a LiveConsumer) -> Reply<'a, ()> {
+        Box::pin(self.database.retire_consumer(&consumer.id))
+    }
+
+    fn consumers(&self) -> Reply<'_, Vec<LiveConsumer>> {
+        Box::pin(self.database.consumers())
     }
 
     fn retry<'a>(&'a self, id: &'a JobId, edit: Edit) -> Reply<'a, Option<JobId>> {

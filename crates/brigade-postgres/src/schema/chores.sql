@@ -40,6 +40,7 @@ begin
       (select min(at) from brigade.jobs where state in (1, 4)) - wall,
       (select min(next_at) from brigade.schedules) - wall,
       (select min(at) from brigade.jobs where state = 3) - moment)) * 1000)::bigint into due_in;
+  due_in := least(due_in, brigade.next_start());
   due_in := case when due_in is not null then greatest(due_in, 0) end;
 end $$;
 

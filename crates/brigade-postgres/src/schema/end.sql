@@ -27,6 +27,9 @@ begin
   if kind is not null then
     perform brigade.note(kind, j.id, j.queue, p.task, coalesce(state, j.state), attempt, reason, cost, run);
   end if;
+  if j.state = 3 then
+    perform brigade.announce_room(array[j.queue]);
+  end if;
   if j.is_plain then return; end if;
   perform brigade.give_up_unique(j.queue, p.unique_key, j.id);
   perform brigade.release_key(j.queue, j.key);

@@ -3,13 +3,15 @@
 -- The first ids after (or before, if `newest_first`) this one, of jobs of this queue in this state;
 -- null for any. Conditions on other columns are the caller's.
 create function brigade.candidates(queue text, state integer, after bigint, newest_first boolean, most integer)
-    returns bigint[] language plpgsql set jit = off as $$
+    returns bigint[] language plpgsql stable
+    set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 #variable_conflict use_column
 declare
   behind text := format(' and id %s $3 order by id %s limit $4',
       case when newest_first then '<' else '>' end, case when newest_first then 'desc' else 'asc' end);
   parts text[] := '{}';
   found bigint[];
+  seen bigint;
 begin
   if state is null and queue is null then
     parts := array['select id from brigade.jobs where true', 'select id from brigade.ended where true'];
@@ -19,9 +21,10 @@ begin
     elsif coalesce(state, 0) = 0 then
       -- The index of ready jobs has the priority before the id.
       parts := parts || ('with recursive known (priority) as (
-          select max(priority) from brigade.jobs where state = 0 and queue = $1
+          select (select priority from brigade.jobs where state = 0 and queue = $1 order by priority desc limit 1)
           union all
-          select (select max(priority) from brigade.jobs where state = 0 and queue = $1 and priority < known.priority)
+          select (select priority from brigade.jobs where state = 0 and queue = $1 and priority < known.priority
+              order by priority desc limit 1)
             from known where known.priority is not null)
         select r.id from known cross join lateral (
           select id from brigade.jobs j where state = 0 and queue = $1 and j.priority = known.priority' || behind || ') r where true')::text;
@@ -42,6 +45,15 @@ begin
                 from generate_series(5, 6) s) || ' union all select id from brigade.ended where state = 7 and queue = $1'
         end;
     end if;
+  end if;
+  if queue is null and state in (0, 1, 2, 4) then
+    -- No index has these in the order of their ids. Common ones are among the next rows of the table.
+    execute 'select array(select id from (select id, state from brigade.jobs where true' || replace(behind, '$4', '1000 + 2 * $4')
+        || ') near where state = $2 limit $4)' into found using queue, state, after, most;
+    if cardinality(found) = most then return found; end if;
+    execute 'select count(*) from (select id from brigade.jobs where true' || replace(behind, '$4', '1000 + 2 * $4')
+        || ') near' into seen using queue, state, after, most;
+    if seen < 1000 + 2 * most then return found; end if;
   end if;
   execute 'select array_agg(id) from (select id from ('
       || (select string_agg('(' || part || behind || ')', ' union all ') from unnest(parts) part)

@@ -21,15 +21,26 @@ declare
   picked bigint[];
   found brigade.leased[];
   began timestamptz;
+  settings brigade.queues;
+  has_waited boolean := false;
 begin
   jobs := '{}';
   took := array_fill(null::bigint, array[cardinality(queues)]);
   for place in 1 .. cardinality(queues) loop
     room := most - cardinality(jobs);
     exit when room <= 0;
-    continue when exists (select from brigade.queues q where q.queue = queues[place] and q.paused);
+    select * into settings from brigade.queues q where q.queue = queues[place];
+    continue when settings.paused;
     began := clock_timestamp();
-    picked := brigade.pick(queues[place], priorities[place], floors[place], room, wall);
+    if settings.limits is null then
+      picked := brigade.pick(queues[place], priorities[place], floors[place], room, wall);
+    else
+      -- It waits for no other transaction while it has what another one may wait for.
+      picked := brigade.start_within(queues[place], settings.limits::jsonb, priorities[place], floors[place],
+          room, wall, not has_waited);
+      has_waited := true;
+      continue when picked is null;
+    end if;
     took[place] := extract(epoch from clock_timestamp() - began) * 1000000;
     continue when cardinality(picked) = 0;
     if lease_ms is null then
@@ -98,12 +109,13 @@ declare
   answer brigade.leased[];
 begin
   with before as (
-    select j.id, j.at from brigade.jobs j where j.id = any(picked)
+    select j.id, j.at, g.place from unnest(picked) with ordinality as g (id, place)
+      join brigade.jobs j on j.id = g.id
   ), leased as (
     update brigade.jobs j set state = 3, token = j.token + 1, attempts = j.attempts + 1, at = ends,
         leased_at = wall, holder = lease_picked.holder, cancel = null
       from before b where j.id = b.id
-    returning j.*, b.at as since
+    returning j.*, b.at as since, b.place
   ), full_rows as (
     select l.*, p.payload, p.task, p.options, p.lost, p.unserved, p.unserved_at,
         coalesce(p.began_at, p.pushed_at) as began_at
@@ -116,10 +128,10 @@ begin
   ), recorded as (
     insert into brigade.events_new (at, job, queue, task, kind, state, attempt)
     select wall, id, queue, task, 'leased', 3, attempts from full_rows
-     where brigade.is_recording(wall) order by priority desc, id
+     where brigade.is_recording(wall) order by place
   )
   select array_agg(row(range, id, token, priority, payload, task, options, failed, crashed, lost,
-      unserved, unserved_at, began_at)::brigade.leased order by priority desc, id) into answer from full_rows;
+      unserved, unserved_at, began_at)::brigade.leased order by place) into answer from full_rows;
   return coalesce(answer, '{}');
 end $$;
 

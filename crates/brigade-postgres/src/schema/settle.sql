@@ -45,6 +45,7 @@ declare
   moment timestamptz := brigade.now();
   wall timestamptz := brigade.wall();
   places integer[];
+  queues text[];
 begin
   with given as (
     select distinct on (id) id, token, cost, run, n::integer
@@ -67,7 +68,8 @@ begin
     select wall, id, queue, task, 'done', 5, attempts, cost from full_rows
      where brigade.is_recording(wall) order by n
   )
-  select array_agg(n) into places from full_rows;
+  select array_agg(n), array_agg(distinct queue) into places, queues from full_rows;
+  perform brigade.announce_room(queues);
   return coalesce(places, '{}');
 end $$;
 

@@ -34,6 +34,7 @@ create index jobs_ready   on brigade.jobs (queue, priority desc, id) where state
 create index jobs_turn    on brigade.jobs (queue, partition, priority desc, id) where state = 0 and partition is not null;
 create index jobs_due     on brigade.jobs (at) where state in (1, 4);
 create index jobs_leased  on brigade.jobs (at) where state = 3;
+create index jobs_running on brigade.jobs (queue, at) where state = 3 and partition is not null;
 create index jobs_waiting on brigade.jobs (queue, id) where state in (1, 2, 4);
 create index jobs_late    on brigade.jobs (begins_by) where begins_by is not null and state <> 3;
 create index jobs_key     on brigade.jobs (queue, key, id) where key is not null;
@@ -137,8 +138,16 @@ create table brigade.queues (
   paused boolean not null default false,
   -- As `brigade_core::limits` writes them.
   limits text,
-  parted boolean not null default false,
-  turn   text collate "C" not null default ''
+  -- Whether each job has a partition.
+  parted boolean not null default false
+);
+-- The partition whose turn was last.
+create table brigade.turns (
+  queue text collate "C" primary key, partition text collate "C" not null
+) with (fillfactor = 50);
+-- Limited queues in which transactions that were open may have pushed jobs without a partition.
+create table brigade.partings (
+  queue text collate "C" primary key, behind_xid bigint not null, after bigint not null
 );
 create table brigade.starts (
   queue text collate "C" not null, partition text collate "C" not null, at timestamptz not null
@@ -168,6 +177,7 @@ create table brigade.asks (
 create table brigade.consumers (
   id text collate "C" primary key, until timestamptz not null, consumer text not null
 );
+create index consumers_until on brigade.consumers (until);
 
 -- Sums of a transaction, one row for each queue and task; folded into `statistics` later. The task
 -- is '' for jobs without one. `wait` and `run`: the sum in milliseconds, then the counts.
@@ -177,23 +187,27 @@ create table brigade.statistics_new (
   crashed bigint not null default 0, interrupted bigint not null default 0,
   dead bigint not null default 0, cancelled bigint not null default 0,
   wait bigint[], run bigint[]
-);
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+        autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.5);
 create table brigade.statistics (
   minute timestamptz, queue text collate "C", task text collate "C",
   pushed bigint not null default 0, done bigint not null default 0, failed bigint not null default 0,
   crashed bigint not null default 0, interrupted bigint not null default 0,
   dead bigint not null default 0, cancelled bigint not null default 0,
   wait bigint[], run bigint[],
+  -- In the order in which they were added, to forget the oldest.
+  number bigint generated always as identity unique,
   primary key (queue, minute, task)
-);
+) with (fillfactor = 70);
 create index statistics_minute on brigade.statistics (minute);
 
 -- Events of transactions, not in order; a reader gives them numbers when it moves them to `events`.
 create table brigade.events_new (
-  id bigint generated always as identity, at timestamptz not null, job bigint not null,
+  id bigint generated always as identity primary key, at timestamptz not null, job bigint not null,
   queue text not null, task text, kind text not null, state smallint not null,
   attempt integer not null, reason text, cost text
-);
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+        autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.5);
 create table brigade.events (
   seq bigint primary key, at timestamptz not null, job bigint not null, queue text not null,
   task text, kind text not null, state smallint not null, attempt integer not null, reason text,

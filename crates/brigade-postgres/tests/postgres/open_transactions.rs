@@ -1,0 +1,85 @@
+//! Pushes in transactions of applications that stay open while others look, read and limit.
+
+use std::time::Duration;
+
+use brigade::{Broker, EventRequest, Limits};
+use brigade_testkit::postgres::Postgres;
+use tokio_postgres::{Client, NoTls};
+
+const NOW: Duration = Duration::ZERO;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Pushes a job to a queue.
+const PUSH: &str = "select brigade.push_many(array[$1::text], array[null]::text[], array['1'], \
+    array[null]::text[], array[0], array[null]::timestamptz[], array[null]::bigint[], \
+    array[null]::bigint[], array[null]::bigint[], array[null]::text[], array[null]::text[], \
+    array[null]::text[], array[null]::bigint[], array[null]::integer[], array[null]::text[])";
+
+/// A database of its own, a broker on it, and the connection of an application.
+async fn broker_and_application() -> (Broker, Client) {
+    let url = Postgres::shared().unwrap().fresh_database().unwrap();
+    let broker = Broker::connect(&url).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    tokio::spawn(async move {
+        connection.await.ok();
+    });
+    (broker, client)
+}
+
+/// The queues of all events behind the last page.
+async fn queues_of_events(broker: &Broker, request: &mut EventRequest) -> Vec<String> {
+    let mut queues = Vec::new();
+    loop {
+        let page = broker.events(request.clone()).await.unwrap();
+        assert!(!page.missed);
+        request.after = Some(page.next);
+        if page.events.is_empty() {
+            return queues;
+        }
+        queues.extend(page.events.into_iter().map(|event| event.queue));
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_is_committed_late_is_an_event_then_and_holds_up_no_other() {
+    let (broker, mut application) = broker_and_application().await;
+    let mut request = EventRequest {
+        max: 100,
+        ..EventRequest::default()
+    };
+    assert!(queues_of_events(&broker, &mut request).await.is_empty());
+    let transaction = application.transaction().await.unwrap();
+    transaction.execute(PUSH, &[&"late"]).await.unwrap();
+    broker.queue("early").push(&1).await.unwrap();
+    assert_eq!(queues_of_events(&broker, &mut request).await, ["early"]);
+    transaction.commit().await.unwrap();
+    assert_eq!(queues_of_events(&broker, &mut request).await, ["late"]);
+
+    let transaction = application.transaction().await.unwrap();
+    transaction.execute(PUSH, &[&"never"]).await.unwrap();
+    transaction.rollback().await.unwrap();
+    broker.queue("next").push(&1).await.unwrap();
+    assert_eq!(queues_of_events(&broker, &mut request).await, ["next"]);
+    let statistics = broker.statistics(Default::default()).await.unwrap();
+    let pushed: u64 = statistics.iter().map(|minute| minute.counts.pushed).sum();
+    assert_eq!(pushed, 3, "what was undone is not counted");
+}
+
+#[tokio::test]
+async fn a_job_that_was_pushed_before_its_queue_was_limited_is_handed_out() {
+    let (broker, mut application) = broker_and_application().await;
+    let queue = broker.queue("q");
+    let transaction = application.transaction().await.unwrap();
+    transaction.execute(PUSH, &[&"q"]).await.unwrap();
+    let limits = Limits::new().turns().running_per_partition(1);
+    queue.limit(limits).await.unwrap();
+    assert!(queue.lease(MINUTE, NOW).await.unwrap().is_none());
+    transaction.commit().await.unwrap();
+    // It gets its partition when the transactions have ended that were open at the time.
+    assert!(queue.lease(MINUTE, MINUTE).await.unwrap().is_some());
+    queue.push(&2).await.unwrap();
+    assert!(
+        queue.lease(MINUTE, NOW).await.unwrap().is_none(),
+        "both are of one partition, of which one job runs"
+    );
+}

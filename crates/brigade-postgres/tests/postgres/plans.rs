@@ -1,0 +1,125 @@
+//! What a look reads: its page, or its part of an index, whatever else is in the tables, and whether
+//! the server knows how much that is or not.
+
+use brigade::{Broker, Limits};
+use brigade_testkit::postgres::Postgres;
+use serde_json::Value;
+
+/// Live jobs, and as many that have ended.
+const JOBS: u64 = 50_000;
+/// Of one page.
+const PAGE: u64 = 100;
+/// Blocks that a page may read: some for each of its jobs, and those of the catalog for a new session.
+const PAGE_BLOCKS_MAX: u64 = 5_000;
+
+/// A database of its own on the shared server.
+struct FilledDatabase {
+    server: &'static Postgres,
+    name: String,
+    broker: Broker,
+}
+
+impl FilledDatabase {
+    /// Jobs of ten queues in all states, of which most are ready and dead. They lie in the tables in no
+    /// order, so each that is looked at is a block.
+    async fn new() -> Self {
+        let server = Postgres::shared().unwrap();
+        let url = server.fresh_database().unwrap();
+        let broker = Broker::connect(&url).await.unwrap();
+        let name = url.rsplit('/').next().unwrap().to_owned();
+        let filled = Self {
+            server,
+            name,
+            broker,
+        };
+        filled.sql(&format!(
+            "insert into brigade.jobs (id, at, state, is_plain, queue, priority, token) select i, now() + \
+             interval '1 day', case when i % 1000 < 5 then i % 5 else 0 end, true, 'queue-' || i % 10, i % \
+             3, 1 from generate_series(1, {JOBS}) i order by md5(i::text)"
+        ));
+        filled.sql(
+            "insert into brigade.payloads (job, pushed_at, payload) select id, now(), \
+             to_json(repeat('x', 500)) from brigade.jobs",
+        );
+        filled.sql(&format!(
+            "insert into brigade.ended (id, ended_at, pushed_at, token, priority, attempts, failed, \
+             crashed, interrupted, lost, unserved, state, is_plain, queue, payload, reason) select i, \
+             now(), now(), 1, 0, 1, 1, 0, 0, 0, 0, case i % 1000 when 0 then 5 when 1 then 7 else 6 end, \
+             true, 'queue-' || i % 10, to_json(repeat('x', 500)), 'job ' || i || ' broke' from \
+             generate_series({JOBS} + 1, 2 * {JOBS}) i order by md5(i::text)"
+        ));
+        filled
+    }
+
+    fn sql(&self, statements: &str) -> String {
+        let done = self.server.sql_in("postgres", &self.name, statements);
+        done.unwrap()
+    }
+
+    /// How many blocks of tables and indexes a statement reads, with those of the functions that it
+    /// calls.
+    fn blocks(&self, statement: &str) -> u64 {
+        let text = self.sql(&format!(
+            "explain (analyze, buffers, format json) {statement}"
+        ));
+        let plan: Value = serde_json::from_str(&text).unwrap();
+        let count = |name: &str| plan[0]["Plan"][name].as_u64().unwrap();
+        count("Shared Hit Blocks") + count("Shared Read Blocks")
+    }
+}
+
+#[tokio::test]
+async fn a_page_costs_little_wherever_it_begins() {
+    let filled = FilledDatabase::new().await;
+    // First without statistics of the tables, as after a restore.
+    for is_analyzed in [false, true] {
+        if is_analyzed {
+            filled.sql("analyze");
+        }
+        for state in ["null", "0", "1", "2", "3", "4", "5", "6", "7"] {
+            for queue in ["null", "'queue-1'", "'none'"] {
+                for (newest_first, after) in [(false, JOBS - PAGE), (true, JOBS + PAGE)] {
+                    let page = format!(
+                        "select brigade.candidates({queue}, {state}, {after}, {newest_first}, {PAGE})"
+                    );
+                    let blocks = filled.blocks(&page);
+                    assert!(blocks < PAGE_BLOCKS_MAX, "{blocks} blocks for {page}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_reasons_of_a_job_are_found_by_indexes() {
+    let filled = FilledDatabase::new().await;
+    let limits = Limits::new().running(5).running_per_partition(2);
+    filled.broker.queue("queue-4").limit(limits).await.unwrap();
+    for (job, what) in [(1_000, "ready"), (1_001, "scheduled"), (JOBS + 2, "dead")] {
+        let blocks = filled.blocks(&format!("select * from brigade.why({job})"));
+        assert!(blocks < PAGE_BLOCKS_MAX, "{blocks} blocks for a {what} job");
+    }
+    let limits = r#"'{"running": 5, "running_per_partition": 2}'"#;
+    let blocks = filled.blocks(&format!(
+        "select * from brigade.gate('queue-4', {limits}::jsonb)"
+    ));
+    assert!(blocks < PAGE_BLOCKS_MAX, "{blocks} blocks for its limits");
+}
+
+#[tokio::test]
+async fn statistics_are_added_up_without_a_look_at_old_minutes() {
+    let filled = FilledDatabase::new().await;
+    filled.sql(
+        "insert into brigade.statistics (minute, queue, task, pushed) select date_trunc('minute', now()) - \
+         m * interval '1 minute', 'q', 'task ' || t, 1 from generate_series(1, 1400) m, \
+         generate_series(1, 50) t",
+    );
+    filled.sql(
+        "insert into brigade.statistics_new (minute, queue, task, pushed) select date_trunc('minute', \
+         now()), 'q', 'task ' || t, 1 from generate_series(1, 50) t",
+    );
+    let blocks = filled.blocks("select brigade.fold_statistics(1000)");
+    assert!(blocks < 2 * PAGE_BLOCKS_MAX, "{blocks} blocks");
+    let left = filled.sql("select count(*) from brigade.statistics_new");
+    assert_eq!(left, "0");
+}
