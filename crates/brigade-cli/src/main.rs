@@ -8,6 +8,7 @@ mod exit;
 mod show;
 mod terminal;
 mod times;
+mod trace;
 
 use std::env;
 use std::ffi::OsString;

@@ -1,5 +1,5 @@
-//! Spans of `tracing`: one for each push and each attempt, and one around the task's code in its
-//! worker. `docs/tracing.md` has the table of their names and fields.
+//! Spans of `tracing`: one for each push and each attempt, one around the task's code in its worker,
+//! and one for a request to a server that pushes or calls. `docs/tracing.md` has the table of their names and fields.
 //!
 //! The code that pushes or dispatches makes the span, gives its context to what runs next, and records how
 //! it ended. Where no subscriber wants spans of the target `brigade` at the level INFO, each function
@@ -62,6 +62,34 @@ pub fn traceparent_of(span: &Span) -> Option<TraceParent> {
         return None;
     }
     otel::traceparent_of(span)
+}
+
+/// The span of a request to a server that pushes jobs or makes calls. `given` is the trace that the
+/// request says it belongs to. Pass [`traceparent_of`] this span on in its place.
+pub fn request(method: &str, route: &str, given: Option<&TraceParent>) -> Span {
+    let span = info_span!(
+        target: "brigade",
+        parent: None,
+        "brigade.request",
+        otel.name = %format_args!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        "http.request.method" = method,
+        "http.route" = route,
+        "http.response.status_code" = Empty,
+    );
+    if let Some(given) = given.filter(|_| !span.is_disabled()) {
+        otel::set_parent(&span, given);
+    }
+    span
+}
+
+/// How a request was answered, for its span.
+pub fn record_response(span: &Span, status: u16) {
+    span.record("http.response.status_code", status);
+    if status >= 500 {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 /// The span around a push. The jobs belong to it from now on. A trace that was given with all of them

@@ -21,6 +21,8 @@ use axum::http::header::{
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use brigade::{TraceParent, span};
+use tracing::Instrument as _;
 
 use crate::app::App;
 use crate::auth::Principal;
@@ -37,6 +39,11 @@ const DROPPED: u16 = 499;
 const PATH_BYTES_MAX: usize = 512;
 /// What comes before the name of a lease in a path.
 const LEASES: &str = "/v1/leases/";
+
+/// The header with the trace of a request (W3C).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The ends of the routes that push or call.
+const TRACED: [&str; 3] = ["/v1/queues/{queue}/jobs", "/v1/flows", "/v1/calls/{task}"];
 
 /// Who sent a request, once that is known.
 #[derive(Clone, Default)]
@@ -66,6 +73,27 @@ pub(crate) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     };
     set_headers(&mut response);
     line.status = response.status().as_u16();
+    response
+}
+
+/// Has a span around a request that pushes jobs or makes a call. What it causes belongs to that span,
+/// so its context takes the place of the one that the client sent.
+pub(crate) async fn trace(mut request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or("", MatchedPath::as_str);
+    if request.method() != Method::POST || !TRACED.iter().any(|traced| route.ends_with(traced)) {
+        return next.run(request).await;
+    }
+    let given = request.headers().get(TRACEPARENT);
+    let given: Option<TraceParent> = given.and_then(|text| text.to_str().ok()?.parse().ok());
+    let span = span::request(request.method().as_str(), route, given.as_ref());
+    if let Some(own) = span::traceparent_of(&span)
+        && let Ok(own) = HeaderValue::from_str(own.as_str())
+    {
+        request.headers_mut().insert(TRACEPARENT, own);
+    }
+    let response = next.run(request).instrument(span.clone()).await;
+    span::record_response(&span, response.status().as_u16());
     response
 }
 

@@ -72,6 +72,7 @@ pub fn router(broker: Broker, options: ServerOptions) -> axum::Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(app.options.body_bytes_max))
         .layer(from_fn_with_state(app.clone(), leftover::discard))
+        .layer(from_fn(guard::trace))
         .layer(from_fn(guard::note_caller))
         .layer(from_fn_with_state(app.clone(), identify::identify))
         .layer(from_fn_with_state(app.clone(), guard::guard))

@@ -145,6 +145,12 @@ pub use brigade_core::{
 };
 #[doc(inline)]
 pub use brigade_core::{job_event, policy, statistics, store};
+
+/// Spans for servers that push jobs on behalf of their clients; the table of all spans is in
+/// `docs/tracing.md`.
+pub mod span {
+    pub use brigade_core::span::{record_response, request, traceparent_of};
+}
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use brigade_pool::fuzzing;

@@ -12,6 +12,7 @@ use crate::escape::compact_json;
 use crate::exit;
 use crate::show::{self, JobDocument, note};
 use crate::times;
+use crate::trace::TraceOptions;
 
 /// Call a task and print its result
 ///
@@ -34,6 +35,9 @@ pub(crate) struct Call {
     /// Longest time to wait for the result; exit code 4 [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = times::duration)]
     timeout: Option<Duration>,
+
+    #[command(flatten)]
+    trace: TraceOptions,
 }
 
 /// How long the command waits for a worker to stop a cancelled call.
@@ -51,6 +55,7 @@ enum Waited {
 
 impl Call {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let _tracing = self.trace.start(false)?;
         let arguments = self
             .arguments
             .iter()

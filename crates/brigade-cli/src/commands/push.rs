@@ -12,6 +12,7 @@ pub(super) use self::options::{JobOptions, payload};
 use self::options::{PushOptions, job_of};
 use crate::connection::Globals;
 use crate::show::{self, note};
+use crate::trace::TraceOptions;
 
 /// Push a job, or many from standard input
 ///
@@ -35,10 +36,14 @@ pub(crate) struct Push {
 
     #[command(flatten)]
     options: PushOptions,
+
+    #[command(flatten)]
+    trace: TraceOptions,
 }
 
 impl Push {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
+        let _tracing = self.trace.start(false)?;
         if self.payload == "-" {
             let broker = globals.connect().await?;
             return bulk::push(

@@ -32,6 +32,7 @@ use crate::escape::escape;
 use crate::exit::{self, usage};
 use crate::show::{self, note};
 use crate::times;
+use crate::trace::TraceOptions;
 
 /// Serve the HTTP API and the dashboard of a broker
 ///
@@ -95,6 +96,9 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "5m")]
     wait_max: Duration,
 
+    #[command(flatten)]
+    trace: TraceOptions,
+
     /// Longest time for requests to come to their end after a stop
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "25s")]
     drain: Duration,
@@ -113,7 +117,7 @@ impl Serve {
         let tls = self.tls()?;
         self.check_address()?;
         let credentials = credentials::of(self.auth.as_ref(), self.listen.ip())?;
-        start_log();
+        let _tracing = self.trace.start(true)?;
         let mut stopped = std::pin::pin!(brigade::stop_signal());
         let broker = tokio::select! {
             _ = &mut stopped => return Ok(exit::STOPPED.into()),
@@ -239,15 +243,4 @@ impl Serve {
         }
         managed.map(drop)
     }
-}
-
-/// The access log and warnings, on standard error.
-fn start_log() {
-    let log = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(tracing::Level::INFO)
-        .with_ansi(false)
-        .finish();
-    // A test may have set one.
-    tracing::subscriber::set_global_default(log).ok();
 }

@@ -44,6 +44,7 @@ impl Work {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         // Before anything starts that a signal to the whole group could hit.
         let signals = Listener::new()?;
+        let _tracing = self.trace.start(false)?;
         let broker = globals.connect().await?;
         let (serving, consumer) = Serving::new(&self, &broker);
         let runner = Runner {

@@ -20,4 +20,5 @@ mod push;
 mod queues;
 mod schemathesis;
 mod tokens;
+mod traces;
 mod work;

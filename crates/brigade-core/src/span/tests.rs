@@ -87,6 +87,7 @@ fn make_all() {
         traceparent: None,
     };
     record_run(&run.begin(), "failed", Some("no"));
+    record_response(&request("POST", "/v1/flows", None), 500);
 }
 
 /// The fields of each span, as the table has them.
@@ -99,9 +100,14 @@ fn documented() -> Fields {
     for row in table.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let name = cells[1].trim_matches('`');
-        for (place, span) in ["brigade.push", "brigade.attempt", "brigade.run"]
-            .into_iter()
-            .enumerate()
+        for (place, span) in [
+            "brigade.push",
+            "brigade.attempt",
+            "brigade.run",
+            "brigade.request",
+        ]
+        .into_iter()
+        .enumerate()
         {
             if cells[2 + place] == "x" {
                 let known = fields.entry(span.to_owned()).or_default();

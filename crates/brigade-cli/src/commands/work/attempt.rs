@@ -29,6 +29,8 @@ impl Runner {
             ("BRIGADE_ATTEMPT", job.attempt().to_string()),
         ];
         environment.extend(job.tick().map(|tick| ("BRIGADE_TICK", rfc3339(tick.at))));
+        let trace = job.traceparent().map(|trace| trace.as_str().to_owned());
+        environment.extend(trace.map(|trace| ("TRACEPARENT", trace)));
         environment.extend(self.url.iter().map(|url| (URL_VARIABLE, url.clone())));
         let name = self.command.program().display();
         let mark = match new_mark() {

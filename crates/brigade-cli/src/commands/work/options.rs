@@ -4,13 +4,15 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use crate::times;
+use crate::trace::TraceOptions;
 
 /// Run a program for each job of a queue
 ///
 /// The program gets the payload as JSON on its standard input. In its arguments, {} is replaced by
 /// the payload and {name} by that field of a JSON object, strings without their quotes. Write {{}}
 /// and {{name}} for the braces themselves; ${name} stays. The environment has BRIGADE_JOB,
-/// BRIGADE_QUEUE and BRIGADE_ATTEMPT, and BRIGADE_TICK for a job of a schedule.
+/// BRIGADE_QUEUE and BRIGADE_ATTEMPT, BRIGADE_TICK for a job of a schedule, and TRACEPARENT for a job of a
+/// trace.
 ///
 /// Exit code 0 is done: if the job is kept, the first 64 KiB of standard output are its result, as
 /// JSON or else as a JSON string. Exit code 75 passes the job, uncharged. Any other end is a
@@ -49,6 +51,9 @@ pub(crate) struct Work {
     /// Give programs the broker's URL, with its password, as BRIGADE_URL [default: not set]
     #[arg(long)]
     pub(super) pass_broker_url: bool,
+
+    #[command(flatten)]
+    pub(super) trace: TraceOptions,
 
     /// Program and its arguments
     #[arg(value_name = "COMMAND", last = true, required = true, num_args = 1..)]
