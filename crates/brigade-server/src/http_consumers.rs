@@ -265,7 +265,7 @@ impl Book {
         let is_gone = |entry: &Entry| {
             entry.asking == 0
                 && entry.holds == 0
-                && now.saturating_duration_since(entry.last_seen) > KEPT
+                && now.saturating_duration_since(entry.last_seen) >= KEPT
         };
         let gone = self.consumers.extract_if(|_, entry| is_gone(entry));
         gone.collect()
