@@ -26,6 +26,8 @@ const STEPS_MAX: usize = 100;
 const EVERY: Duration = Duration::from_millis(50);
 /// And for at most this part of its time.
 const PART: u32 = 10;
+/// What takes no longer may be done at any time.
+const CHEAP: Duration = Duration::from_millis(100);
 
 /// When this process last did its chores, and when it has to next.
 #[derive(Default)]
@@ -52,6 +54,15 @@ impl Chores {
             done.clock != set_of(clock)
                 || done.due_at.is_some_and(|due| due <= now)
                 || now.duration_since(done.at) >= EVERY.max(done.took * PART)
+        })
+    }
+
+    /// Whether they may be done once more than they are due. While a foreign transaction holds an old
+    /// snapshot they take long, as they walk over what it keeps.
+    pub(super) fn are_cheap(&self) -> bool {
+        let now = Instant::now();
+        lock(&self.0).is_none_or(|done| {
+            done.took <= CHEAP || now.duration_since(done.at) >= done.took * PART
         })
     }
 

@@ -119,7 +119,7 @@ impl Postgres {
             self.database.do_chores(&self.chores).await?;
         }
         let leased = self.hand_out(ask).await?;
-        if !leased.is_empty() || did_chores {
+        if !leased.is_empty() || did_chores || !self.chores.are_cheap() {
             return Ok(leased);
         }
         self.database.do_chores(&self.chores).await?;

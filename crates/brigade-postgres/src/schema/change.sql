@@ -117,7 +117,7 @@ end $$;
 -- Removes some of what waits in a queue, up to this job; gives how many: fewer than `most` if none
 -- is left. A job goes before its parents, so that their removal does not reach it.
 create function brigade.purge(queue text, last bigint, most integer, records boolean) returns bigint
-    language plpgsql set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+    language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set jit = off as $$
 #variable_conflict use_column
 declare
   found_ids bigint[];

@@ -1,7 +1,8 @@
 -- Handing out jobs. A hand-out looks at ranges of the index of ready jobs, in the order given: all of
 -- a queue from its head (`priority` is null), or those of a priority behind a place. See `floors.rs`.
 --
--- The settings of the function keep its plans at the index, whatever the statistics of the table say.
+-- The settings of these functions keep their plans at the indexes: a plan that was made while a table
+-- was small is used for long after it has grown.
 
 create type brigade.leased as (
   range integer, id bigint, token bigint, priority integer, payload text, task text, options text,
@@ -13,7 +14,7 @@ create type brigade.leased as (
 -- for each range how long it was looked at, in microseconds; null if it was not.
 create function brigade.lease(queues text[], priorities integer[], floors bigint[], most integer,
     lease_ms bigint, holder bigint, out jobs brigade.leased[], out took bigint[]) language plpgsql
-    set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
+    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
 #variable_conflict use_column
 declare
   wall timestamptz := brigade.wall();
@@ -152,7 +153,7 @@ end $$;
 
 -- Those of these queues that have ready jobs and are not paused.
 create function brigade.ready_queues(asked text[]) returns setof text language plpgsql
-    set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set jit = off as $$
 #variable_conflict use_column
 declare
   found_queue text;

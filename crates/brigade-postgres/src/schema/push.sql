@@ -8,7 +8,8 @@
 create function brigade.push_many(queues text[], tasks text[], payloads text[], options text[],
     priorities integer[], dues timestamptz[], delays bigint[], withins bigint[], keeps bigint[],
     keys text[], partitions text[], uniques text[], unique_fors bigint[], dependents integer[],
-    kinds text[], out ids bigint[], out is_new boolean[]) language plpgsql as $$
+    kinds text[], out ids bigint[], out is_new boolean[]) language plpgsql
+    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 #variable_conflict use_column
 declare
   wall timestamptz := brigade.wall();
