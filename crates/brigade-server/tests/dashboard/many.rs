@@ -57,6 +57,11 @@ async fn one_job_is_found_among_very_many_on_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_job_is_found_among_very_many_on_postgres() {
+    one_job_is_found_among_very_many(Kind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_of_dead_letters_is_retried_with_its_number_said_before() {
     let site = Site::start(Kind::Sqlite).await;
     site.dead_letters("mail", 40, "no answer after {n} s").await;
@@ -119,6 +124,11 @@ async fn the_first_page_is_small_with_very_many_dead_letters_and_queues_on_sqlit
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_page_is_small_with_very_many_dead_letters_and_queues_on_redis() {
     the_first_page_is_small(Kind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_page_is_small_with_very_many_dead_letters_and_queues_on_postgres() {
+    the_first_page_is_small(Kind::Postgres).await;
 }
 
 /// The groups come from every dead letter: the page does not wait until a slow broker has read them.

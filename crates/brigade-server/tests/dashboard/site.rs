@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use brigade::{Broker, Job, JobId, JobState, Pool, task};
 use brigade_server::{Auth, ServerOptions};
+use brigade_testkit::postgres::Postgres;
 use brigade_testkit::rabbitmq::{RabbitMq, namespace};
 use brigade_testkit::redis::Redis;
 use futures_util::{StreamExt as _, stream};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum Kind {
     Sqlite,
     Redis,
+    Postgres,
     RabbitMq,
 }
 
@@ -80,6 +82,10 @@ impl Site {
             Kind::Redis => {
                 let redis = Redis::start(&[]).unwrap();
                 (redis.url(), Some(redis))
+            }
+            Kind::Postgres => {
+                let server = Postgres::shared().unwrap();
+                (server.fresh_database().unwrap(), None)
             }
             Kind::RabbitMq => {
                 let server = RabbitMq::shared().unwrap().url();

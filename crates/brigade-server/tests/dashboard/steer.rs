@@ -48,6 +48,11 @@ async fn a_crash_is_watched_read_and_mended_on_redis() {
     a_crash_is_watched_read_and_mended(Kind::Redis).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_is_watched_read_and_mended_on_postgres() {
+    a_crash_is_watched_read_and_mended(Kind::Postgres).await;
+}
+
 async fn a_queue_is_paused_and_the_pause_undone(kind: Kind) {
     let site = Site::start(kind).await;
     site.push("mail", "{\"to\": \"ann@example.org\"}", 3).await;
@@ -82,6 +87,11 @@ async fn a_queue_is_paused_and_the_pause_undone_on_a_phone_with_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_is_paused_and_the_pause_undone_on_a_phone_with_redis() {
     a_queue_is_paused_and_the_pause_undone(Kind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_is_paused_and_the_pause_undone_on_a_phone_with_postgres() {
+    a_queue_is_paused_and_the_pause_undone(Kind::Postgres).await;
 }
 
 /// Push from the page, and cancel with a receipt.
