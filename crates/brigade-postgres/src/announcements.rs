@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connect::{Connection, Connector, NotificationListener, pause};
+use super::connect::{Connector, NotificationListener, ServerConnection, pause};
 use crate::retry::jitter;
 use crate::sync::lock;
 use brigade_runtime::owner::own_name;
@@ -87,13 +87,13 @@ pub(super) enum WakeUp {
 }
 
 pub(super) struct Announcements {
-    shared: Arc<Shared>,
+    shared: Arc<Listening>,
     begun: Once,
     ends: CancellationToken,
     _ends: DropGuard,
 }
 
-struct Shared {
+struct Listening {
     remembered: Mutex<Remembered>,
     /// The number of the last announcement.
     last: watch::Sender<u64>,
@@ -112,7 +112,7 @@ impl Default for Announcements {
     fn default() -> Self {
         let ends = CancellationToken::new();
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(Listening {
                 remembered: Mutex::default(),
                 last: watch::Sender::new(0),
                 wake_up: Mutex::new(WakeUp::Unknown),
@@ -180,7 +180,7 @@ impl Announcements {
     }
 }
 
-impl Shared {
+impl Listening {
     fn add(&self, announcement: Announcement) {
         let mut remembered = lock(&self.remembered);
         let number = *self.last.borrow() + 1;
@@ -229,7 +229,7 @@ impl Shared {
 }
 
 /// Listens, again and again.
-async fn listen(shared: &Arc<Shared>, connector: &Connector) {
+async fn listen(shared: &Arc<Listening>, connector: &Connector) {
     let mut failed = 0;
     loop {
         let opened = open(shared, connector).await;
@@ -257,7 +257,7 @@ async fn listen(shared: &Arc<Shared>, connector: &Connector) {
 }
 
 /// A session that hears announcements.
-struct ListeningSession(Connection);
+struct ListeningSession(ServerConnection);
 
 enum NoSession {
     Unreachable,
@@ -275,7 +275,10 @@ pub(super) async fn probe(connector: &Connector) -> WakeUp {
 }
 
 /// Opens a session, and finds out by a second one whether it hears.
-async fn open(shared: &Arc<Shared>, connector: &Connector) -> Result<ListeningSession, NoSession> {
+async fn open(
+    shared: &Arc<Listening>,
+    connector: &Connector,
+) -> Result<ListeningSession, NoSession> {
     static PROBES: AtomicU64 = AtomicU64::new(0);
     let number = PROBES.fetch_add(1, Ordering::Relaxed);
     let probe = format!("?{} {number}", own_name());

@@ -25,7 +25,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification, SimpleQu
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connect_error::ConnectError;
-use super::url::{Address, PostgresConfig, SessionTarget};
+use super::url::{HostAddress, PostgresConfig, SessionTarget};
 use crate::error::{Error, ErrorKind};
 use crate::shutdown::Scope;
 use brigade_runtime::tls::{self, Tls};
@@ -49,7 +49,7 @@ pub(super) struct Connector {
 }
 
 /// A connection, logged in.
-pub(super) struct Connection {
+pub(super) struct ServerConnection {
     pub(super) client: Client,
     /// The statements that are prepared on it, by their text.
     pub(super) prepared: HashMap<&'static str, tokio_postgres::Statement>,
@@ -58,8 +58,8 @@ pub(super) struct Connection {
     _ends: DropGuard,
 }
 
-trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+trait SocketStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> SocketStream for T {}
 
 impl Connector {
     /// Must be called within the runtime.
@@ -104,7 +104,7 @@ impl Connector {
     pub(super) async fn open(
         &self,
         listener: Option<&NotificationListener>,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<ServerConnection, ConnectError> {
         let mut hosts = self.config.hosts.iter();
         let mut attempts = FuturesUnordered::new();
         let mut worst: Option<ConnectError> = None;
@@ -144,9 +144,9 @@ impl Connector {
 
     async fn open_in_time(
         &self,
-        host: &Address,
+        host: &HostAddress,
         listener: Option<&NotificationListener>,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<ServerConnection, ConnectError> {
         timeout(
             self.config.connect_timeout,
             Box::pin(self.open_at(host, listener)),
@@ -157,9 +157,9 @@ impl Connector {
 
     async fn open_at(
         &self,
-        host: &Address,
+        host: &HostAddress,
         listener: Option<&NotificationListener>,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<ServerConnection, ConnectError> {
         let stream = self.stream(host).await?;
         let (client, mut messages) = self
             .session
@@ -191,7 +191,7 @@ impl Connector {
             }
             drop(ended);
         });
-        let connection = Connection {
+        let connection = ServerConnection {
             client,
             prepared: HashMap::new(),
             over,
@@ -203,13 +203,13 @@ impl Connector {
         Ok(connection)
     }
 
-    async fn stream(&self, host: &Address) -> Result<Box<dyn ByteStream>, ConnectError> {
+    async fn stream(&self, host: &HostAddress) -> Result<Box<dyn SocketStream>, ConnectError> {
         let (name, address, port) = match host {
-            Address::Unix(path) => {
+            HostAddress::Unix(path) => {
                 let stream = UnixStream::connect(path).await;
                 return Ok(Box::new(stream.map_err(ConnectError::unreachable)?));
             }
-            Address::Tcp {
+            HostAddress::Tcp {
                 name,
                 address,
                 port,
@@ -255,7 +255,7 @@ async fn ask_for_tls(stream: &mut TcpStream) -> Result<(), ConnectError> {
     ))
 }
 
-impl Connection {
+impl ServerConnection {
     /// Whether the server takes writes: a standby does not.
     async fn must_take_writes(&self) -> Result<(), ConnectError> {
         let rows = self.client.simple_query("show transaction_read_only").await;

@@ -23,8 +23,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
 
 use super::announcements::Announcements;
-use super::connect::{Connection, Connector, pause};
-use super::pool::Pool;
+use super::connect::{Connector, ServerConnection, pause};
+use super::pool::ConnectionPool;
 use super::sql_error::{is_lost, is_other_statement, is_undone_for_now, silence_error, sql_error};
 use super::url::PostgresConfig;
 use super::{migrate, pooler};
@@ -90,7 +90,7 @@ impl Statement {
 
 /// The database, through a pool of connections.
 pub(super) struct Database {
-    pub(super) pool: Pool,
+    pub(super) pool: ConnectionPool,
     pub(super) clock: Clock,
     pub(super) announcements: Announcements,
     /// A pooler gives each transaction another session.
@@ -130,7 +130,7 @@ impl Database {
         let connector = Connector::new(PostgresConfig::parse(url)?)?;
         let pooler = connector.config.has_transaction_pooler;
         Ok(Self {
-            pool: Pool::new(Arc::new(connector))?,
+            pool: ConnectionPool::new(Arc::new(connector))?,
             clock,
             announcements: Announcements::default(),
             has_transaction_pooler: AtomicBool::new(pooler == Some(true)),
@@ -187,7 +187,7 @@ impl Database {
             let mut connection = connection.map_err(|error| error.into_error(what))?;
             let ran = timeout_at(until, self.run(&mut connection, sql, values)).await;
             let Ok(ran) = ran else {
-                // What it answers later is nobody's.
+                // What it answers later is for no caller.
                 drop(deadpool::managed::Object::take(connection));
                 return Err(silence_error(what, access != Access::Read));
             };
@@ -228,7 +228,7 @@ impl Database {
 
     async fn run(
         &self,
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         sql: &'static str,
         values: &Values<'_>,
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
@@ -249,7 +249,7 @@ impl Database {
 
     async fn form_of(
         &self,
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         sql: &'static str,
     ) -> Result<StatementForm, tokio_postgres::Error> {
         if !self.has_transaction_pooler() {

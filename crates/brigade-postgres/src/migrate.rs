@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use tokio_postgres::GenericClient;
 
-use super::pool::Pool;
+use super::pool::ConnectionPool;
 use super::schema;
 use super::sql_error::{ServerError, code_of, sql_error, unreadable};
 use crate::error::{Error, ErrorKind};
@@ -28,7 +28,7 @@ struct Found {
 }
 
 /// Makes what is missing; whether anything was.
-pub(super) async fn bring_up_to_date(pool: &Pool) -> Result<bool, Error> {
+pub(super) async fn bring_up_to_date(pool: &ConnectionPool) -> Result<bool, Error> {
     let connection = pool.get_at_once().await;
     let mut connection = connection.map_err(|error| error.into_error(WHAT))?;
     let needed = schema_version();
@@ -55,7 +55,7 @@ pub(super) async fn bring_up_to_date(pool: &Pool) -> Result<bool, Error> {
 }
 
 /// The SQL that [`bring_up_to_date`] would run on this database; empty if it is up to date.
-pub(super) async fn text_for(pool: &Pool) -> Result<String, Error> {
+pub(super) async fn text_for(pool: &ConnectionPool) -> Result<String, Error> {
     let connection = pool.get_at_once().await;
     let connection = connection.map_err(|error| error.into_error(WHAT))?;
     let found = look(&connection.client).await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use deadpool::managed::{Manager, Metrics, Object, PoolError, RecycleError, RecycleResult};
 use tokio::time::{Instant, timeout_at};
 
-use super::connect::{Connection, Connector, pause};
+use super::connect::{Connector, ServerConnection, pause};
 use super::connect_error::ConnectError;
 use crate::error::{Error, ErrorKind};
 
@@ -16,16 +16,16 @@ pub(super) type PooledConnection = Object<ConnectionMaker>;
 pub(super) struct ConnectionMaker(Arc<Connector>);
 
 impl Manager for ConnectionMaker {
-    type Type = Connection;
+    type Type = ServerConnection;
     type Error = ConnectError;
 
-    fn create(&self) -> impl Future<Output = Result<Connection, ConnectError>> + Send {
+    fn create(&self) -> impl Future<Output = Result<ServerConnection, ConnectError>> + Send {
         self.0.open(None)
     }
 
     fn recycle(
         &self,
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         _: &Metrics,
     ) -> impl Future<Output = RecycleResult<ConnectError>> + Send {
         ready(if connection.is_over() {
@@ -36,12 +36,12 @@ impl Manager for ConnectionMaker {
     }
 }
 
-pub(super) struct Pool {
+pub(super) struct ConnectionPool {
     connections: deadpool::managed::Pool<ConnectionMaker>,
     pub(super) connector: Arc<Connector>,
 }
 
-impl Pool {
+impl ConnectionPool {
     pub(super) fn new(connector: Arc<Connector>) -> Result<Self, Error> {
         let connections = deadpool::managed::Pool::builder(ConnectionMaker(Arc::clone(&connector)))
             .max_size(connector.config.connections)

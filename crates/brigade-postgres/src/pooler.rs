@@ -4,7 +4,7 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::pool::Pool;
+use super::pool::ConnectionPool;
 use super::sql_error::sql_error;
 use crate::error::Error;
 
@@ -14,7 +14,10 @@ use crate::error::Error;
 /// unlikely, and would change the session of a connection.
 const LOOKS: usize = 3;
 
-pub(super) async fn has_transaction_pooler(pool: &Pool, first: &Client) -> Result<bool, Error> {
+pub(super) async fn has_transaction_pooler(
+    pool: &ConnectionPool,
+    first: &Client,
+) -> Result<bool, Error> {
     let what = "look for a pooler";
     let second = match pool.get_at_once().await {
         Ok(second) => second,

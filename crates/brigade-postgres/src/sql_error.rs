@@ -191,7 +191,7 @@ fn meaning(code: &str) -> (ErrorKind, &'static str) {
     match code {
         "3D000" => (
             ErrorKind::Refused,
-            "there is no such database; create it, or write another in the URL",
+            "there is no database of this name; create it, or write another in the URL",
         ),
         "42501" => (
             ErrorKind::Refused,
@@ -247,8 +247,8 @@ fn meaning(code: &str) -> (ErrorKind, &'static str) {
         ),
         "3F000" | "42P01" | "42883" | "42703" | "42804" | "0A000" => (
             ErrorKind::Unsupported,
-            "the schema brigade is not as this version made it: somebody changed it, or removed a \
-                part; restore it, or remove it (drop schema brigade cascade) and have it made again",
+            "the schema brigade is not as this version made it: it was changed, or \
+                parts of it were removed; restore it, or remove it (drop schema brigade cascade) and have it made again",
         ),
         "58030" | "58P01" | "XX001" | "XX002" => (
             ErrorKind::Os,

@@ -34,13 +34,13 @@ const OPTIONS: &str = "host, hostaddr, port, user, password, dbname, sslmode, ca
     response_timeout, application_name, options, connections, pooler";
 
 /// What could be read of a URL, or why not.
-type UrlResult<T> = Result<T, String>;
+type UrlPart<T> = Result<T, String>;
 
 /// All that a URL says. Not `Debug`: it has a password.
 #[derive(Clone)]
 pub(super) struct PostgresConfig {
     /// One at least.
-    pub(super) hosts: Vec<Address>,
+    pub(super) hosts: Vec<HostAddress>,
     /// None: the user who runs this program.
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
@@ -61,7 +61,7 @@ pub(super) struct PostgresConfig {
 
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Address {
+pub(super) enum HostAddress {
     Tcp {
         /// What a certificate has to name.
         name: String,
@@ -92,7 +92,7 @@ impl PostgresConfig {
         })
     }
 
-    fn read(url: &str) -> UrlResult<Self> {
+    fn read(url: &str) -> UrlPart<Self> {
         let url = ServerUrl::parse(url, "postgres://host/database")?;
         if !matches!(url.scheme, "postgres" | "postgresql") {
             return Err("the scheme is postgres or postgresql; TLS is ?sslmode=require".into());
@@ -145,14 +145,14 @@ impl PostgresUrlOptions {
         name: &str,
         place: &str,
         in_place: Option<String>,
-    ) -> UrlResult<Option<String>> {
+    ) -> UrlPart<Option<String>> {
         match (in_place, self.0.take(name).and_then(filled)) {
             (Some(_), Some(_)) => Err(format!("{name} stands both {place} and as an option")),
             (in_place, option) => Ok(in_place.or(option)),
         }
     }
 
-    fn hosts(&mut self, in_place: &str) -> UrlResult<Vec<Address>> {
+    fn hosts(&mut self, in_place: &str) -> UrlPart<Vec<HostAddress>> {
         let named = self.0.take("host").and_then(filled);
         let addresses = self.0.take("hostaddr").and_then(filled);
         let ports = self.0.take("port").and_then(filled);
@@ -185,7 +185,7 @@ impl PostgresUrlOptions {
             .collect()
     }
 
-    fn target(&mut self, hosts: usize) -> UrlResult<SessionTarget> {
+    fn target(&mut self, hosts: usize) -> UrlPart<SessionTarget> {
         match self.0.take("target_session_attrs").as_deref() {
             // One server says better itself that it is a standby than that it is none.
             None if hosts == 1 => Ok(SessionTarget::Any),
@@ -200,7 +200,7 @@ impl PostgresUrlOptions {
     }
 
     /// Whether to use TLS, and how.
-    fn tls(&mut self) -> UrlResult<Option<TlsOptions>> {
+    fn tls(&mut self) -> UrlPart<Option<TlsOptions>> {
         for (libpq, ours) in [
             ("sslrootcert", "ca"),
             ("sslcert", "cert"),
@@ -231,7 +231,7 @@ impl PostgresUrlOptions {
     }
 
     /// As libpq has it, a number of seconds, or a time with its unit.
-    fn connect_timeout(&mut self) -> UrlResult<Duration> {
+    fn connect_timeout(&mut self) -> UrlPart<Duration> {
         let Some(text) = self.0.take("connect_timeout") else {
             return Ok(CONNECT_TIMEOUT);
         };
@@ -249,7 +249,7 @@ impl PostgresUrlOptions {
             .unwrap_or(CONNECT_TIMEOUT))
     }
 
-    fn connections(&mut self) -> UrlResult<usize> {
+    fn connections(&mut self) -> UrlPart<usize> {
         let Some(text) = self.0.take("connections") else {
             return Ok(CONNECTIONS);
         };
@@ -259,7 +259,7 @@ impl PostgresUrlOptions {
             .ok_or_else(|| format!("connections is a number from 2 to {CONNECTIONS_MAX}"))
     }
 
-    fn pooler(&mut self) -> UrlResult<Option<bool>> {
+    fn pooler(&mut self) -> UrlPart<Option<bool>> {
         match self.0.take("pooler").as_deref() {
             None => Ok(None),
             Some("none" | "session") => Ok(Some(false)),
@@ -272,7 +272,7 @@ impl PostgresUrlOptions {
         }
     }
 
-    fn none_left(&self) -> UrlResult<()> {
+    fn none_left(&self) -> UrlPart<()> {
         match self.0.left() {
             None => Ok(()),
             Some(name) if TlsOptions::has(name) => Err(
@@ -288,7 +288,7 @@ impl PostgresUrlOptions {
 struct Ports(Vec<Option<u16>>);
 
 impl Ports {
-    fn parse(text: Option<&str>, hosts: usize) -> UrlResult<Self> {
+    fn parse(text: Option<&str>, hosts: usize) -> UrlPart<Self> {
         let Some(text) = text else {
             return Ok(Self(vec![None]));
         };
@@ -320,7 +320,7 @@ fn address_of(
     address: &str,
     port: Option<u16>,
     is_in_place: bool,
-) -> UrlResult<Address> {
+) -> UrlPart<HostAddress> {
     let host = if is_in_place {
         // The directory of a socket in the place of a host has each slash as %2F.
         let bare = host.split(':').next().unwrap_or_default();
@@ -348,18 +348,18 @@ fn address_of(
     Ok(socket(directory, port))
 }
 
-fn tcp(name: &str, address: &str, port: u16) -> Address {
+fn tcp(name: &str, address: &str, port: u16) -> HostAddress {
     let address = if address.is_empty() { name } else { address };
-    Address::Tcp {
+    HostAddress::Tcp {
         name: name.to_owned(),
         address: address.to_owned(),
         port,
     }
 }
 
-fn socket(directory: &Path, port: Option<u16>) -> Address {
+fn socket(directory: &Path, port: Option<u16>) -> HostAddress {
     let name = format!(".s.PGSQL.{}", port.unwrap_or(PORT));
-    Address::Unix(directory.join(name))
+    HostAddress::Unix(directory.join(name))
 }
 
 #[cfg(test)]

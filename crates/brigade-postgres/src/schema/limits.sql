@@ -2,7 +2,7 @@
 --
 -- One transaction at a time hands out jobs of a limited queue. What runs is counted where it is, among
 -- the leased jobs, and starts are rows of their own, so an end of a job writes nothing for a limit.
--- Every job of a queue with such limits has a partition (`set_limits`).
+-- Every job of a queue with limits by partition has a partition (`set_limits`).
 
 -- Of a rate: how many starts, in how many milliseconds.
 create function brigade.rate(rate jsonb) returns bigint[] language sql immutable as $$

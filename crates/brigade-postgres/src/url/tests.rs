@@ -6,7 +6,7 @@ fn parsed(url: &str) -> PostgresConfig {
     PostgresConfig::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
-fn tcp_of(name: &str, port: u16) -> Address {
+fn tcp_of(name: &str, port: u16) -> HostAddress {
     tcp(name, "", port)
 }
 
@@ -31,13 +31,13 @@ fn urls_say_where_and_how() {
 
     let config = parsed("postgres://me@/jobs?host=/run/pg&port=7000");
     assert_eq!(config.user.as_deref(), Some("me"));
-    let socket_at = |path: &str| [Address::Unix(path.into())];
+    let socket_at = |path: &str| [HostAddress::Unix(path.into())];
     assert_eq!(config.hosts, socket_at("/run/pg/.s.PGSQL.7000"));
     let config = parsed("postgres://%2Frun%2Fpg:7000/jobs");
     assert_eq!(config.hosts, socket_at("/run/pg/.s.PGSQL.7000"));
     assert!(matches!(
         &parsed("postgres:///jobs").hosts[..],
-        [Address::Unix(_)]
+        [HostAddress::Unix(_)]
     ));
 
     let config = parsed("postgres:///?user=me&password=geheim&dbname=jobs&host=a&connections=3");
