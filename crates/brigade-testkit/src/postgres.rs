@@ -13,6 +13,7 @@
 //! `template` makes and copies the data directory, `process` owns the server's process,
 //! [`PgBouncer`] is the pooler in front of a server.
 
+mod held_session;
 mod pgbouncer;
 mod process;
 mod template;
@@ -27,6 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
+pub use self::held_session::HeldSession;
 pub use self::pgbouncer::PgBouncer;
 use self::process::{Kind, ServerProcess};
 use self::template::{Programs, append};
@@ -268,6 +270,20 @@ impl Postgres {
             ],
         )?;
         Ok(text.trim_end().to_owned())
+    }
+
+    /// A session of the superuser that runs this SQL and stays open, with its transaction.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub fn hold(&self, statements: &str) -> io::Result<HeldSession> {
+        let target = format!(
+            "host={} port={} user=postgres dbname=postgres",
+            self.directory.display(),
+            self.port
+        );
+        HeldSession::start(&self.programs, &target, statements)
     }
 
     /// Makes a further database; its URL by TCP, as the superuser.
