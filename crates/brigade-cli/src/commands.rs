@@ -10,6 +10,7 @@ mod jobs;
 mod key;
 mod limit;
 mod manager;
+mod migrate;
 mod push;
 mod queues;
 mod serve;
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Key(key::Key),
     Purge(queues::Purge),
     Check(why::Check),
+    Migrate(migrate::Migrate),
     Top(top::Top),
     Completions(completions::Completions),
     Man(completions::Manual),
@@ -83,6 +85,7 @@ impl Command {
             Self::Key(key) => key.run(),
             Self::Purge(purge) => purge.run(globals).await,
             Self::Check(check) => check.run(globals).await,
+            Self::Migrate(migrate) => migrate.run(globals).await,
             Self::Top(top) => top.run(globals).await,
             Self::Completions(completions) => completions.run(definition()),
             Self::Man(manual) => manual.run(definition()),

@@ -41,6 +41,38 @@ impl Broker {
         Ok(Self::from_store(store?, clock))
     }
 
+    /// Makes the schema of a PostgreSQL database or brings it up to date; whether it was not. A
+    /// program that connects does this as well, if its user may: this is for a user with more
+    /// rights than those that the program has.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Broker::connect); `Unsupported` for another broker, which needs no step of this kind,
+    /// and for a schema that is newer than this program.
+    #[cfg_attr(not(feature = "postgres"), expect(clippy::unused_async))]
+    pub async fn migrate(url: &str) -> Result<bool, Error> {
+        match feature_of(url) {
+            #[cfg(feature = "postgres")]
+            Some("postgres") => brigade_postgres::migrate(url).await,
+            _ => Err(no_schema(url)),
+        }
+    }
+
+    /// The SQL that [`migrate`](Broker::migrate) would run, for an administrator to read and run;
+    /// empty if there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// As [`migrate`](Broker::migrate).
+    #[cfg_attr(not(feature = "postgres"), expect(clippy::unused_async))]
+    pub async fn migration(url: &str) -> Result<String, Error> {
+        match feature_of(url) {
+            #[cfg(feature = "postgres")]
+            Some("postgres") => brigade_postgres::migration(url).await,
+            _ => Err(no_schema(url)),
+        }
+    }
+
     /// A broker's URL for logs and people: passwords, and whatever could be one in a mistyped URL,
     /// are `***`. Any text is allowed. The errors of [`connect`](Broker::connect) have no passwords
     /// in them either.
@@ -102,6 +134,18 @@ fn feature_of(url: &str) -> Option<&'static str> {
             .find(|store| store.schemes.contains(&scheme))?
             .feature,
     )
+}
+
+/// The error of [`Broker::migrate`] for another broker than PostgreSQL.
+fn no_schema(url: &str) -> Error {
+    match feature_of(url) {
+        Some(feature) if feature != "postgres" => Error::new(
+            ErrorKind::Unsupported,
+            "migrate a broker: only PostgreSQL has a schema to make; what another broker needs is \
+                made when a program connects",
+        ),
+        _ => no_store(url, &STORES),
+    }
 }
 
 /// Quotes no more of the text than a scheme: any other part may be a password.
