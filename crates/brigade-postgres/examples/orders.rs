@@ -5,6 +5,7 @@
 //!     curl -X POST localhost:3000/orders/soap
 //!
 //! The mail is sent by a consumer in the same program; it may as well be in another.
+#![expect(clippy::disallowed_methods, reason = "a program spawns its own tasks")]
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;

@@ -299,7 +299,5 @@ impl StatementForm {
 
 /// Longer times than any clock will see are cut, so that sums of two fit.
 pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis())
-        .unwrap_or(i64::MAX)
-        .min(crate::clock::FAR.as_millis() as i64)
+    i64::try_from(duration.min(crate::clock::FAR).as_millis()).unwrap_or(i64::MAX)
 }

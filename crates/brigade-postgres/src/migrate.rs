@@ -65,10 +65,10 @@ pub(super) async fn text_for(pool: &ConnectionPool) -> Result<String, Error> {
     let mut text = format!("begin;\n{}\n", lock_text());
     if found.version > 0 {
         // Writing to a string does not fail.
-        write!(
+        writeln!(
             text,
             "do $$ begin if brigade.schema_version() <> {} then raise 'the schema brigade has \
-                another version by now'; end if; end $$;\n",
+                another version by now'; end if; end $$;",
             found.version
         )
         .ok();
@@ -101,12 +101,12 @@ fn steps_text(found: &Found) -> String {
     }
     // By default everyone may call a function, also one that has the rights of its owner.
     let version = schema_version();
-    write!(
+    writeln!(
         text,
         "create or replace function brigade.schema_version() returns integer language sql immutable \
             as 'select {version}';\n\
             revoke execute on all functions in schema brigade from public;\n\
-            grant execute on function brigade.schema_version() to public;\n"
+            grant execute on function brigade.schema_version() to public;"
     )
     .ok();
     text

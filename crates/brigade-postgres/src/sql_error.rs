@@ -207,6 +207,40 @@ fn meaning(code: &str) -> (ErrorKind, &'static str) {
             ErrorKind::Timeout,
             "other transactions were in the way; nothing of this was stored, try again",
         ),
+        "22021" | "22P05" => (
+            ErrorKind::BadOption,
+            "a text has the character NUL, which PostgreSQL cannot store; leave it out",
+        ),
+        "26000" | "42P05" => (
+            ErrorKind::Unsupported,
+            "a pooler gives the transactions of a connection to different sessions of the server; \
+                write ?pooler=transaction",
+        ),
+        "3F000" | "42P01" | "42883" | "42703" | "42804" | "0A000" => (
+            ErrorKind::Unsupported,
+            "the schema brigade is not as this version made it: it was changed, or \
+                parts of it were removed; restore it, or remove it (drop schema brigade cascade) \
+                and have it made again",
+        ),
+        "58030" | "58P01" | "XX001" | "XX002" => (
+            ErrorKind::Os,
+            "the server cannot read or write its files; look at its log",
+        ),
+        DUPLICATE => (
+            ErrorKind::Duplicate,
+            "another job has its unique key and is not settled",
+        ),
+        FLOW_DUPLICATE => (
+            ErrorKind::Duplicate,
+            "a job of the flow has the unique key of one that is not settled",
+        ),
+        code => meaning_of_limits(code),
+    }
+}
+
+/// Limits of time and room of the server.
+fn meaning_of_limits(code: &str) -> (ErrorKind, &'static str) {
+    match code {
         "57014" => (
             ErrorKind::Timeout,
             "the server ended the statement; nothing of this was stored. If it took longer than \
@@ -235,32 +269,6 @@ fn meaning(code: &str) -> (ErrorKind, &'static str) {
         "53200" => (
             ErrorKind::Os,
             "the server has no memory left for this; nothing of this was stored",
-        ),
-        "22021" | "22P05" => (
-            ErrorKind::BadOption,
-            "a text has the character NUL, which PostgreSQL cannot store; leave it out",
-        ),
-        "26000" | "42P05" => (
-            ErrorKind::Unsupported,
-            "a pooler gives the transactions of a connection to different sessions of the server; \
-                write ?pooler=transaction",
-        ),
-        "3F000" | "42P01" | "42883" | "42703" | "42804" | "0A000" => (
-            ErrorKind::Unsupported,
-            "the schema brigade is not as this version made it: it was changed, or \
-                parts of it were removed; restore it, or remove it (drop schema brigade cascade) and have it made again",
-        ),
-        "58030" | "58P01" | "XX001" | "XX002" => (
-            ErrorKind::Os,
-            "the server cannot read or write its files; look at its log",
-        ),
-        DUPLICATE => (
-            ErrorKind::Duplicate,
-            "another job has its unique key and is not settled",
-        ),
-        FLOW_DUPLICATE => (
-            ErrorKind::Duplicate,
-            "a job of the flow has the unique key of one that is not settled",
         ),
         _ => (ErrorKind::Os, "the database refused"),
     }

@@ -1,7 +1,19 @@
-//! What is special of PostgreSQL; everything else is in the conformance suite.
+//! What is special of PostgreSQL, on real servers: faults (killed, replaced by a standby, with
+//! connections that are ended), poolers, bad use, the plans of statements. Everything else is in the
+//! conformance suite.
+//!
+//! Counts are small by default; `BRIGADE_FULL=1` runs the full ones. `BRIGADE_SEED` repeats a run.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]
 
+mod bad_use;
+mod check;
+mod lost_connections;
+mod migrate;
 mod open_transactions;
 mod plans;
+mod pooler;
+mod stage;
+
+brigade::test_workers!();

@@ -1,0 +1,58 @@
+//! Behind PgBouncer.
+
+use brigade::{Broker, Level};
+use brigade_testkit::postgres::Postgres;
+
+use crate::stage::{BOUND, run, works};
+
+#[test]
+fn jobs_flow_through_a_transaction_pooler_and_check_says_what_that_costs() {
+    run(async {
+        let server = Postgres::start(&[]).unwrap();
+        let pooler = server
+            .start_pooler("transaction", &["default_pool_size = 2"])
+            .unwrap();
+        works(&pooler.url()).await;
+        // Two programs, whose statements would meet under the same names.
+        let one = Broker::connect(&pooler.url()).await.unwrap();
+        let other = Broker::connect(&pooler.url()).await.unwrap();
+        let (from, to) = (one.queue("q"), other.queue("q"));
+        let taking = tokio::spawn(async move {
+            let mut got = Vec::new();
+            while got.len() < 200 {
+                let lease = to.lease(BOUND, BOUND).await.unwrap().unwrap();
+                got.push(lease.json().parse::<u32>().unwrap());
+                lease.ack().await.unwrap();
+            }
+            got
+        });
+        for number in 0..200_u32 {
+            from.push(&number).await.unwrap();
+        }
+        let mut got = taking.await.unwrap();
+        got.sort_unstable();
+        assert_eq!(got, Vec::from_iter(0..200));
+        let found = one.check().await.unwrap();
+        let pooler = found.iter().find(|finding| finding.what.contains("pooler"));
+        assert_eq!(
+            pooler.map(|finding| finding.level),
+            Some(Level::Warning),
+            "{found:?}"
+        );
+    });
+}
+
+#[test]
+fn a_session_pooler_is_as_good_as_none() {
+    run(async {
+        let server = Postgres::start(&[]).unwrap();
+        let pooler = server.start_pooler("session", &[]).unwrap();
+        works(&pooler.url()).await;
+        let broker = Broker::connect(&pooler.url()).await.unwrap();
+        let found = broker.check().await.unwrap();
+        assert!(
+            found.iter().any(|finding| finding.what.contains("LISTEN")),
+            "{found:?}"
+        );
+    });
+}
