@@ -111,7 +111,10 @@ fn a_schema_that_lost_a_part_is_named() {
         server.sql("drop table brigade.jobs cascade").unwrap();
         let error = broker.queue("q").push(&2).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
-        assert!(text(&error).contains("parts of it were removed"), "{error:?}");
+        assert!(
+            text(&error).contains("parts of it were removed"),
+            "{error:?}"
+        );
         assert!(!error.is_uncertain());
     });
 }
