@@ -352,3 +352,22 @@ pub struct JobInfo {
     /// The job of its flow that waits for it.
     pub dependent: Option<JobId>,
 }
+
+impl JobInfo {
+    /// How large it is: the bytes of its payload, its result and the reasons of its history, which
+    /// are nearly all of it.
+    pub fn bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let of_record = |record: &AttemptRecord| {
+            record.reason.len()
+                + record
+                    .report
+                    .as_ref()
+                    .map_or(0, |report| report.stderr.len())
+        };
+        self.payload.len()
+            + optional(&self.result)
+            + optional(&self.reason)
+            + self.history.iter().map(of_record).sum::<usize>()
+    }
+}

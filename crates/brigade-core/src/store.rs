@@ -149,9 +149,10 @@ pub trait JobStore: Send + Sync {
     }
 
     /// Jobs that meet a filter ([`listing`](Capabilities::listing)). A page has less than
-    /// [`limit`](JobFilter::limit) jobs only at the end of the list, or if
-    /// [`READ_MAX`](JobFilter::READ_MAX) jobs were read that do not meet the filter, or that took
-    /// long; it names the job to go on after then.
+    /// [`limit`](JobFilter::limit) jobs only at the end of the list, if they come to more than
+    /// [`PAGE_BYTES_MAX`](JobFilter::PAGE_BYTES_MAX), or if [`READ_MAX`](JobFilter::READ_MAX) jobs
+    /// were read that do not meet the filter, or that took long; it names the job to go on after
+    /// then. A store reads no more of the jobs behind a full page than their sizes.
     fn jobs(&self, _filter: JobFilter) -> Reply<'_, JobPage> {
         unsupported("jobs", "listing")
     }

@@ -25,11 +25,14 @@ const CANDIDATES: Statement = Statement::read(
 /// Conditions that exclude what [`JobFilter::matches`] would, as far as the server can tell.
 const MATCHING: Statement = Statement::read(
     "list jobs",
-    "select j.* from unnest($1::bigint[]) with ordinality as wanted (id, \
+    "select * from (select j.*, place, sum(octet_length(j.payload) + \
+        coalesce(octet_length(j.result), 0)) over (order by place rows between unbounded preceding \
+        and 1 preceding) as bytes_before from unnest($1::bigint[]) with ordinality as wanted (id, \
         place) join brigade.all_jobs j on j.id = wanted.id where ($2::text is null or j.task = $2) \
         and ($3::text is null or j.key = $3) and ($4::text is null or strpos(j.payload, $4) > 0) and \
         ($5::text is null or strpos(j.options, $5) > 0) and ($6::timestamptz is null or j.pushed_at \
-        >= $6) and ($7::timestamptz is null or j.pushed_at <= $7) order by place limit $8",
+        >= $6) and ($7::timestamptz is null or j.pushed_at <= $7)) matching where \
+        coalesce(bytes_before, 0) <= $9 order by place limit $8",
 );
 /// Candidates that are looked for at once.
 const BATCH: usize = 1_000;
@@ -48,7 +51,7 @@ impl Database {
             let text = "list jobs after an id that is none of this broker's: they are numbers";
             return Err(Error::new(ErrorKind::BadOption, text));
         }
-        let (mut jobs, mut read) = (Vec::new(), 0);
+        let (mut jobs, mut read, mut bytes) = (Vec::new(), 0, 0);
         let (batch, began) = (batch_of(filter), Instant::now());
         while jobs.len() < filter.limit && read < JobFilter::READ_MAX.max(filter.limit) {
             let ids = self.candidates(filter, after, batch).await?;
@@ -56,11 +59,13 @@ impl Database {
                 return Ok(JobPage { jobs, next: None });
             };
             read += ids.len();
-            after = self.add_matching(filter, &ids, &mut jobs).await?;
+            let added = self.add_matching(filter, &ids, &mut jobs, &mut bytes);
+            after = added.await?;
             if after == last && ids.len() < batch {
                 return Ok(JobPage { jobs, next: None });
             }
-            if filter.reads_jobs() && began.elapsed() >= PAGE_TIME {
+            let is_large = bytes > JobFilter::PAGE_BYTES_MAX;
+            if is_large || filter.reads_jobs() && began.elapsed() >= PAGE_TIME {
                 break;
             }
         }
@@ -89,29 +94,36 @@ impl Database {
             .ok_or_else(|| unreadable(CANDIDATES.what))
     }
 
-    /// Adds the first of these jobs that meet all conditions, in their order, until there are enough.
-    /// Gives the last one that was decided on.
+    /// Adds the first of these jobs that meet all conditions, in their order, until there are enough
+    /// of them or of their bytes. Gives the last one that was decided on.
     async fn add_matching(
         &self,
         filter: &JobFilter,
         ids: &[i64],
         jobs: &mut Vec<JobInfo>,
+        bytes: &mut usize,
     ) -> Result<i64, Error> {
         let mut last = 0;
         // The server cannot decide on all of these.
         let is_decided_here = filter.reason.is_some() || filter.label.is_some();
         for ids in ids.chunks(READ_BATCH) {
             let room = filter.limit - jobs.len();
+            if *bytes > JobFilter::PAGE_BYTES_MAX {
+                break;
+            }
             let most = if is_decided_here { ids.len() } else { room };
-            let rows = self.matching(filter, ids, most).await?;
+            let rows = self.matching(filter, ids, most, *bytes).await?;
             for row in &rows {
                 if jobs.len() == filter.limit {
                     return Ok(last);
                 }
                 last = row.try_get("id").map_err(|_| unreadable(MATCHING.what))?;
-                jobs.extend(Some(info(row)).filter(|job| filter.matches(job)));
+                let job = info(row);
+                *bytes += job.bytes();
+                jobs.extend(Some(job).filter(|job| filter.matches(job)));
             }
-            if rows.len() == most && most < ids.len() {
+            let is_large = *bytes > JobFilter::PAGE_BYTES_MAX;
+            if is_large || rows.len() == most && most < ids.len() {
                 return Ok(last);
             }
             last = ids.last().copied().unwrap_or(last);
@@ -127,11 +139,14 @@ impl Database {
         filter: &JobFilter,
         ids: &[i64],
         most: usize,
+        bytes: usize,
     ) -> Result<Vec<Row>, Error> {
         let label = filter.label.as_ref().map(serde_json::to_string).transpose();
         let label =
             label.map_err(|e| Error::new(ErrorKind::Encode, "write a label").with_source(e))?;
         let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let bytes_left = i64::try_from(JobFilter::PAGE_BYTES_MAX.saturating_sub(bytes));
+        let bytes_left = bytes_left.unwrap_or(i64::MAX);
         let JobFilter {
             task,
             key,
@@ -141,7 +156,7 @@ impl Database {
             ..
         } = filter;
         let (task, key, text) = (task.as_deref(), key.as_deref(), text.as_deref());
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] = [
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
             &ids,
             &task,
             &key,
@@ -151,6 +166,7 @@ impl Database {
             // What is pushed at that moment to the microsecond is decided on afterwards.
             pushed_until,
             &most,
+            &bytes_left,
         ];
         self.rows(MATCHING, &values).await
     }

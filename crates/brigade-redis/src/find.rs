@@ -27,6 +27,8 @@ const JOBS: usize = 500;
 const TEXT_BYTES_MAX: usize = 16 << 20;
 /// Queues whose sets are looked at in one round trip.
 const QUEUES: usize = 500;
+/// Fields of a job that may be large.
+const LARGE_FIELDS: [&str; 2] = ["payload", "result"];
 /// A set of a state is read whole if it has at most so many; those of larger ones are found among
 /// all jobs.
 const STATE_SET_MAX: usize = 20_000;
@@ -121,9 +123,9 @@ impl RedisClient {
             self.bring_up_to_date(page).await?;
             sources.extend(self.sources(page, filter, after.as_ref()).await?);
         }
-        let (mut page, mut seen) = (JobPage::default(), 0);
+        let (mut page, mut seen, mut bytes) = (JobPage::default(), 0, 0);
         let mut numbers = VecDeque::new();
-        while page.jobs.len() < filter.limit {
+        while page.jobs.len() < filter.limit && bytes <= JobFilter::PAGE_BYTES_MAX {
             let wanted = if fields_for(filter).is_empty() {
                 JOBS.min(filter.limit - page.jobs.len())
             } else {
@@ -138,7 +140,8 @@ impl RedisClient {
                 return Ok(page);
             }
             let before = (numbers.len(), page.jobs.len());
-            page.next = self.add_jobs(&mut numbers, filter, &mut page.jobs).await?;
+            let added = self.add_jobs(&mut numbers, filter, &mut page.jobs, &mut bytes);
+            page.next = added.await?;
             // Those of a large state are found among all jobs, too.
             seen += (before.0 - numbers.len()) - (page.jobs.len() - before.1);
             if seen >= JobFilter::READ_MAX {
@@ -279,20 +282,24 @@ impl RedisClient {
         Ok(())
     }
 
-    /// Takes the first of these jobs, and adds those that meet the filter, as far as there is room;
-    /// the last one that was taken.
+    /// Takes the first of these jobs, and adds those that meet the filter, as far as there is room
+    /// and until the bytes of the page are too many; the last one that was taken.
     async fn add_jobs(
         &self,
         numbers: &mut VecDeque<(String, String)>,
         filter: &JobFilter,
         jobs: &mut Vec<JobInfo>,
+        bytes: &mut usize,
     ) -> Result<Option<JobId>, Error> {
         let mut last = None;
         let fits = self.meet(numbers, filter).await?;
         let room = filter.limit - jobs.len();
+        let fitting = numbers.iter().zip(&fits).filter(|(_, fits)| **fits);
+        let fitting: Vec<_> = fitting.map(|(number, _)| number).take(room).collect();
+        let mut sizes = self.sizes(&fitting).await?.into_iter();
         let mut listed = Vec::new();
         for fits in fits {
-            if listed.len() == room {
+            if listed.len() == room || *bytes > JobFilter::PAGE_BYTES_MAX {
                 break;
             }
             let Some((queue, number)) = numbers.pop_front() else {
@@ -300,6 +307,7 @@ impl RedisClient {
             };
             last = Some(id_of(&queue, &number));
             if fits {
+                *bytes += sizes.next().unwrap_or_default();
                 listed.push((queue, number));
             }
         }
@@ -331,6 +339,23 @@ impl RedisClient {
             }
         }
         Ok(last)
+    }
+
+    /// How many bytes these jobs have.
+    async fn sizes(&self, numbers: &[&(String, String)]) -> Result<Vec<usize>, Error> {
+        if numbers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = pipe();
+        for (queue, number) in numbers {
+            let job = key(queue, &format!("job:{number}"));
+            for field in LARGE_FIELDS {
+                pipeline.cmd("HSTRLEN").arg(&job).arg(field);
+            }
+        }
+        let sizes: Vec<usize> = self.ask_all("list jobs", &pipeline).await?;
+        let of_jobs = sizes.chunks(LARGE_FIELDS.len());
+        Ok(of_jobs.map(|sizes| sizes.iter().sum()).collect())
     }
 
     /// Which of these jobs meet a filter.

@@ -86,7 +86,7 @@ impl Position {
 impl Store<'_> {
     pub(super) fn jobs(&self, filter: &JobFilter) -> Result<JobPage, Error> {
         let mut position = Position::of(filter)?;
-        let (mut jobs, mut read) = (Vec::new(), 0);
+        let (mut jobs, mut read, mut bytes) = (Vec::new(), 0, 0);
         let (batch, began) = (batch_of(filter), Instant::now());
         while jobs.len() < filter.limit && read < JobFilter::READ_MAX.max(filter.limit) {
             let ids = self.candidates(filter, position, batch)?;
@@ -96,15 +96,16 @@ impl Store<'_> {
             read += ids.len();
             position.after = last;
             let room = filter.limit - jobs.len();
-            let found = self.matching(filter, &ids, room.saturating_add(1))?;
-            let is_full = found.len() > room;
+            let found = self.matching(filter, &ids, room.saturating_add(1), &mut bytes)?;
+            let is_large = bytes > JobFilter::PAGE_BYTES_MAX;
+            let is_full = is_large || found.len() > room;
             jobs.extend(found.into_iter().take(room));
             if let (true, Some(job)) = (is_full, jobs.last()) {
                 position.after = row_id(&job.id);
             } else if ids.len() < batch {
                 return Ok(JobPage { jobs, next: None });
             }
-            if filter.reads_jobs() && began.elapsed() >= PAGE_TIME {
+            if is_large || filter.reads_jobs() && began.elapsed() >= PAGE_TIME {
                 break;
             }
         }
@@ -114,13 +115,14 @@ impl Store<'_> {
         })
     }
 
-    /// The first of these jobs that meet all conditions, in their order. No more are read: a job may
-    /// be large.
+    /// The first of these jobs that meet all conditions, in their order, until the bytes of the page
+    /// are too many. No more are read: a job may be large.
     fn matching(
         &self,
         filter: &JobFilter,
         ids: &[i64],
         most: usize,
+        bytes: &mut usize,
     ) -> Result<Vec<JobInfo>, Error> {
         let list = serde_json::to_string(ids)
             .map_err(|e| Error::new(ErrorKind::Encode, "write a list of ids").with_source(e))?;
@@ -152,8 +154,12 @@ impl Store<'_> {
         }
         let mut jobs = Vec::new();
         self.rows_while("list jobs", &sql, &values, |row| {
-            jobs.extend(Some(info(row)?).filter(|job| filter.matches(job)));
-            Ok(jobs.len() < most)
+            let job = info(row)?;
+            if filter.matches(&job) {
+                *bytes += job.bytes();
+                jobs.push(job);
+            }
+            Ok(jobs.len() < most && *bytes <= JobFilter::PAGE_BYTES_MAX)
         })?;
         Ok(jobs)
     }

@@ -19,6 +19,7 @@ use crate::subject::Subject;
 pub(super) const CASES: &[Case] = &[
     case!(a_filter_finds_what_a_look_at_each_job_finds: listing, statistics, cancels, results, scheduling),
     case!(a_page_that_reads_many_jobs_in_vain_says_where_to_go_on: listing, statistics),
+    case!(a_page_of_large_jobs_ends_early_and_says_where_to_go_on: listing),
     case!(pages_neither_skip_nor_repeat_while_jobs_come_and_go: listing, statistics),
     case!(dead_letters_are_grouped_by_task_and_reason: listing, statistics),
     case!(groups_of_dead_letters_follow_what_happens_to_them: listing, statistics),
@@ -125,7 +126,9 @@ async fn found(broker: &Broker, mut filter: JobFilter) -> Vec<JobId> {
         let page = broker.find(&filter).await.unwrap();
         assert!(page.jobs.len() <= filter.limit, "{filter:?}");
         let is_last = page.next.is_none();
-        let is_full = page.jobs.len() == filter.limit;
+        let bytes: usize = page.jobs.iter().map(JobInfo::bytes).sum();
+        let is_large = bytes > JobFilter::PAGE_BYTES_MAX;
+        let is_full = page.jobs.len() == filter.limit || is_large;
         assert!(is_last || is_full || filter.reads_jobs(), "{filter:?}");
         ids.extend(page.jobs.into_iter().map(|job| job.id));
         let Some(next) = page.next else { break };
@@ -180,6 +183,34 @@ async fn a_page_that_reads_many_jobs_in_vain_says_where_to_go_on(subject: Subjec
             assert_eq!(found.iter().collect::<Vec<_>>(), wanted);
         }
     }
+}
+
+async fn a_page_of_large_jobs_ends_early_and_says_where_to_go_on(subject: Subject) {
+    let broker = &subject.broker;
+    // Three of them are less than a page may have, four are more.
+    let large = "x".repeat(JobFilter::PAGE_BYTES_MAX / 4);
+    let mut all = Vec::new();
+    for number in 0..10 {
+        let queue = broker.queue(QUEUES[number % 2]);
+        all.push(queue.push(&large).await.unwrap());
+    }
+    for newest_first in [false, true] {
+        for text in [None, Some("xxx".into())] {
+            let filter = JobFilter {
+                newest_first,
+                text,
+                limit: 100,
+                ..JobFilter::default()
+            };
+            let page = broker.find(&filter).await.unwrap();
+            assert_eq!(page.jobs.len(), 4, "no more than the one that is too much");
+            assert!(page.next.is_some());
+            assert_eq!(found(broker, filter).await, all);
+        }
+        all.reverse();
+    }
+    let jobs = broker.jobs(None, None, None, 9).await.unwrap();
+    assert_eq!(jobs.len(), 9, "all that was asked for");
 }
 
 async fn pages_neither_skip_nor_repeat_while_jobs_come_and_go(subject: Subject) {

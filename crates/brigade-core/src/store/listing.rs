@@ -36,7 +36,8 @@ pub struct JobFilter {
     pub newest_first: bool,
     /// Only those that come after this one in that order.
     pub after: Option<JobId>,
-    /// The most jobs to list.
+    /// The most jobs to list; a page of large jobs has fewer
+    /// ([`PAGE_BYTES_MAX`](Self::PAGE_BYTES_MAX)).
     pub limit: usize,
 }
 
@@ -44,6 +45,9 @@ impl JobFilter {
     /// Most jobs that a store reads for one page of a filter that reads each job
     /// ([`reads_jobs`](Self::reads_jobs)).
     pub const READ_MAX: usize = 10_000;
+    /// A page ends with the job with which the [sizes](JobInfo::bytes) of its jobs come to more
+    /// than this, so that it stays small in memory, however large payloads are: 4 MiB.
+    pub const PAGE_BYTES_MAX: usize = 4 << 20;
 
     /// Whether there are conditions beyond queue and state: the store then reads each job to
     /// decide, and may end a page early.

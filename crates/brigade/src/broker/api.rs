@@ -167,8 +167,8 @@ impl Broker {
         self.store.job(id).await
     }
 
-    /// Jobs in the order of their pushes, after one if given; [`find`](Broker::find) knows more
-    /// conditions.
+    /// Jobs in the order of their pushes, after one if given, all of them in memory;
+    /// [`find`](Broker::find) gives them in pages, and knows more conditions.
     ///
     /// # Errors
     ///
@@ -180,19 +180,29 @@ impl Broker {
         after: Option<&JobId>,
         limit: usize,
     ) -> Result<Vec<JobInfo>, Error> {
-        let filter = JobFilter {
+        let mut filter = JobFilter {
             queue: queue.map(Into::into),
             state,
             after: after.cloned(),
             limit,
             ..JobFilter::default()
         };
-        Ok(self.store.jobs(filter).await?.jobs)
+        let mut jobs = Vec::new();
+        loop {
+            let page = self.store.jobs(filter.clone()).await?;
+            jobs.extend(page.jobs);
+            filter.limit = limit.saturating_sub(jobs.len());
+            filter.after = page.next;
+            if filter.limit == 0 || filter.after.is_none() {
+                return Ok(jobs);
+            }
+        }
     }
 
     /// One page of the jobs that meet a filter: by queue, state, task, label, key, time, reason, or
     /// text in the payload. A page may have fewer jobs than asked for, even none, and yet have a
-    /// [`next`](JobPage::next): one look reads a bounded number of jobs.
+    /// [`next`](JobPage::next): one look reads a bounded number of jobs, and a page of large jobs
+    /// ends [early](JobFilter::PAGE_BYTES_MAX).
     ///
     /// ```
     /// # use brigade::{Broker, JobFilter, JobState};
