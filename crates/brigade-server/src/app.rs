@@ -2,17 +2,16 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
-use brigade::Broker;
+use brigade::{Broker, Error, ErrorKind};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{FailedLogins, Sessions};
 use crate::counters::{CounterSums, RequestCounter};
 use crate::http_consumers::HttpConsumers;
 use crate::options::ServerOptions;
-use crate::problem::Problem;
-use crate::values::Seconds;
+use crate::queue_sets::QueueSets;
 
 /// The broker and the options, shared by all handlers. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +26,9 @@ pub(crate) struct AppParts {
     pub(crate) sums: CounterSums,
     pub(crate) requests: RequestCounter,
     pub(crate) http_consumers: Arc<HttpConsumers>,
+    pub(crate) queue_sets: QueueSets,
+    /// Room for requests that wait.
+    pub(crate) waits: Arc<Semaphore>,
     /// Requests to the broker that go on when their client is gone, to give back what they got; of
     /// the options, so that a server can wait for them.
     pub(crate) tasks: TaskTracker,
@@ -39,25 +41,21 @@ impl App {
             http_consumers: HttpConsumers::new(broker.clone(), tasks, stop),
             broker,
             tasks: options.tasks.clone(),
+            waits: Arc::new(Semaphore::new(options.waits_max)),
             options,
             sessions: Sessions::default(),
             failures: FailedLogins::default(),
             sums: CounterSums::new(),
             requests: RequestCounter::default(),
+            queue_sets: QueueSets::default(),
         }))
     }
 
-    /// How long a request asks to wait, within the limit of the server.
-    pub(crate) fn wait(&self, asked: Option<Seconds>) -> Result<Duration, Problem> {
-        let (wait, most) = (
-            asked.map_or(Duration::ZERO, |wait| wait.0),
-            self.options.wait_max,
-        );
-        if wait > most {
-            let text = format!("`wait` is {wait:?}, and this server waits for {most:?} at most");
-            return Err(Problem::bad_request(text));
+    /// Takes note of an error of the broker: whether it is the end of the connection for good.
+    pub(crate) fn note(&self, error: &Error) {
+        if error.kind() == ErrorKind::Closed {
+            self.options.ended.cancel();
         }
-        Ok(wait)
     }
 }
 

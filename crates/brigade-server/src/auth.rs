@@ -1,8 +1,8 @@
 //! Credentials: which there are, and what they allow.
 //!
-//! [`Auth`] decides for a whole server. The middleware `identify` runs before every handler. It
-//! turns the credential of a request into a [`Principal`] in the request's extensions, and refuses
-//! one that is wrong. A request without a credential goes on without a principal: handlers say with
+//! [`Auth`] decides for a whole server. The middleware `guard` runs before every handler. It turns
+//! the credential of a request into a [`Principal`] in the request's extensions, and refuses one
+//! that is wrong. A request without a credential goes on without a principal: handlers say with
 //! [`May`] which role they need, and that extractor refuses requests without a principal (401) and
 //! those that lack the role (403).
 //!

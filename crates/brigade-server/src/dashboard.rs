@@ -62,6 +62,7 @@ mod words;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::login_page::login_page;
 
@@ -71,7 +72,9 @@ use self::watch::BrokerWatch;
 use crate::app::App;
 
 /// The pages and their files.
-pub(crate) fn routes() -> Router<App> {
+///
+/// `ended` is cancelled when the connection to the broker has ended for good.
+pub(crate) fn routes(ended: &CancellationToken) -> Router<App> {
     Router::new()
         .route("/", get(overview::overview))
         .route("/queues", get(queues::queues))
@@ -105,5 +108,5 @@ pub(crate) fn routes() -> Router<App> {
         .layer(DefaultBodyLimit::max(acting::FORM_BYTES_MAX))
         .layer(Extension(Operations::default()))
         .layer(Extension(Undos::default()))
-        .layer(Extension(BrokerWatch::new()))
+        .layer(Extension(BrokerWatch::new(ended.clone())))
 }

@@ -1,5 +1,6 @@
-//! What every request passes before its handler, and every response after it: the `Host` check,
-//! headers for browsers, and the access log.
+//! What every request passes before its handler, and every response after it: the `Host` check, its
+//! credential, headers for browsers, and the access log. One middleware does all of it, because
+//! each costs every request several allocations.
 //!
 //! A page of another site may have its name resolve to this host (DNS rebinding), and a browser
 //! then takes both for one site. So only requests for a known name are answered: addresses,
@@ -10,7 +11,6 @@
 //! answer has a line as well, with status 499: it may have been carried out.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, OriginalUri, Request, State};
@@ -18,7 +18,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use brigade::{TraceParent, span};
@@ -26,8 +26,9 @@ use tracing::Instrument as _;
 
 use crate::app::App;
 use crate::auth::Principal;
+use crate::identify::principal_of;
 use crate::peer::peer_of;
-use crate::problem::Problem;
+use crate::problem::{ConnectionEnded, Problem};
 
 /// The policy of a response that sets none itself: nothing is loaded, nothing runs.
 const NOTHING: &str =
@@ -45,10 +46,6 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The ends of the routes that push or call.
 const TRACED: [&str; 3] = ["/v1/queues/{queue}/jobs", "/v1/flows", "/v1/calls/{task}"];
 
-/// Who sent a request, once that is known.
-#[derive(Clone, Default)]
-struct Caller(Arc<OnceLock<Principal>>);
-
 /// The line of a request in the access log, written when it is dropped: that happens after the
 /// answer, or earlier, together with the handler, when the client leaves or is cut off.
 struct AccessLine {
@@ -56,21 +53,33 @@ struct AccessLine {
     began: Instant,
     peer: Option<IpAddr>,
     method: Method,
-    path: String,
-    route: String,
-    caller: Caller,
+    uri: Uri,
+    route: Option<MatchedPath>,
+    by: Option<Principal>,
     status: u16,
 }
 
-/// Checks the host, sets headers, writes the access log.
+/// Checks the host and the credential, puts the [`Principal`] of a request into its extensions if it
+/// has one, sets headers, writes the access log.
 pub(crate) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let caller = Caller::default();
-    request.extensions_mut().insert(caller.clone());
-    let mut line = AccessLine::new(&app, &request, caller);
-    let mut response = match has_known_host(&app, &request) {
-        true => next.run(request).await,
-        false => Problem::wrong_host().into_response(),
+    let mut line = AccessLine::new(&app, &request);
+    let admitted = match has_known_host(&app, &request) {
+        true => principal_of(&app, &request),
+        false => Err(Problem::wrong_host()),
     };
+    let mut response = match admitted {
+        Ok(principal) => {
+            line.by.clone_from(&principal);
+            if let Some(principal) = principal {
+                request.extensions_mut().insert(principal);
+            }
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    };
+    if response.extensions().get::<ConnectionEnded>().is_some() {
+        app.options.ended.cancel();
+    }
     set_headers(&mut response);
     line.status = response.status().as_u16();
     response
@@ -97,28 +106,18 @@ pub(crate) async fn trace(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Notes the principal of a request for its line; after [`identify`](crate::identify::identify).
-pub(crate) async fn note_caller(request: Request, next: Next) -> Response {
-    let extensions = request.extensions();
-    if let (Some(caller), Some(by)) = (extensions.get::<Caller>(), extensions.get::<Principal>()) {
-        caller.0.set(by.clone()).ok();
-    }
-    next.run(request).await
-}
-
 impl AccessLine {
-    fn new(app: &App, request: &Request, caller: Caller) -> Self {
-        let original = request.extensions().get::<OriginalUri>();
-        let path = original.map_or_else(|| request.uri().path(), |uri| uri.path());
-        let route = request.extensions().get::<MatchedPath>();
+    fn new(app: &App, request: &Request) -> Self {
+        let extensions = request.extensions();
+        let original = extensions.get::<OriginalUri>();
         Self {
             app: app.clone(),
             began: Instant::now(),
             peer: peer_of(request),
             method: request.method().clone(),
-            path: logged(path),
-            route: route.map_or("(none)", MatchedPath::as_str).to_owned(),
-            caller,
+            uri: original.map_or_else(|| request.uri(), |uri| &uri.0).clone(),
+            route: extensions.get::<MatchedPath>().cloned(),
+            by: None,
             status: DROPPED,
         }
     }
@@ -127,12 +126,13 @@ impl AccessLine {
 impl Drop for AccessLine {
     fn drop(&mut self) {
         let (status, took) = (self.status, self.began.elapsed());
-        self.app.requests.count(&self.route, status, took);
-        let by = self.caller.0.get().map(|by| &*by.name);
+        let route = self.route.as_ref().map_or("(none)", MatchedPath::as_str);
+        self.app.requests.count(route, status, took);
         tracing::info!(
             target: "brigade::access",
-            method = %self.method, path = ?self.path, status, ?took,
-            peer = self.peer.map(tracing::field::display), by,
+            method = %self.method, path = ?logged(self.uri.path()), status, ?took,
+            peer = self.peer.map(tracing::field::display),
+            by = self.by.as_ref().map(|by| &*by.name),
             "request"
         );
     }
@@ -157,6 +157,7 @@ fn set_headers(response: &mut Response) {
         (CACHE_CONTROL, "no-store"),
         (CONTENT_SECURITY_POLICY, NOTHING),
     ];
+    headers.reserve(defaults.len());
     for (name, value) in defaults {
         headers
             .entry(name)

@@ -1,4 +1,4 @@
-//! The middleware that finds out who sent a request.
+//! Who sent a request: [`principal_of`], for the [guard](crate::guard).
 //!
 //! A bearer token that is wrong is refused here, also for paths that need none. A session that is
 //! not known counts as none, and so does an `Authorization` of another scheme, which may be meant
@@ -8,11 +8,9 @@
 
 use std::net::IpAddr;
 
-use axum::extract::{OriginalUri, Request, State};
+use axum::extract::{OriginalUri, Request};
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use axum::http::{HeaderMap, Method};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
 
 use crate::app::App;
 use crate::auth::{AuthKind, Principal};
@@ -35,22 +33,8 @@ fn is_at_root(request: &Request) -> bool {
     original.is_none_or(|original| original.path() == request.uri().path())
 }
 
-/// Puts the [`Principal`] of a request into its extensions, if it has a credential.
-pub(crate) async fn identify(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    match principal_of(&app, &request) {
-        Ok(Some(principal)) => {
-            request.extensions_mut().insert(principal.clone());
-            let mut response = next.run(request).await;
-            // For the access log.
-            response.extensions_mut().insert(principal);
-            response
-        }
-        Ok(None) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
-}
-
-fn principal_of(app: &App, request: &Request) -> Result<Option<Principal>, Problem> {
+/// Who sent a request; `None` without a credential.
+pub(crate) fn principal_of(app: &App, request: &Request) -> Result<Option<Principal>, Problem> {
     let headers = request.headers();
     match &app.options.auth.0 {
         AuthKind::None => {

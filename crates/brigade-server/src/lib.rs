@@ -43,8 +43,10 @@ mod metrics;
 mod options;
 mod peer;
 mod problem;
+mod queue_sets;
 mod serve;
 mod values;
+mod wait;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -67,14 +69,15 @@ pub fn router(broker: Broker, options: ServerOptions) -> axum::Router {
     let (api, document) = api::routes().split_for_parts();
     api.merge(document::routes(document))
         .merge(login::routes())
-        .merge(dashboard::routes())
+        .merge(dashboard::routes(&app.options.ended))
         .fallback(problem::unknown_path)
         .method_not_allowed_fallback(problem::wrong_method)
-        .layer(DefaultBodyLimit::max(app.options.body_bytes_max))
-        .layer(from_fn_with_state(app.clone(), leftover::discard))
-        .layer(from_fn(guard::trace))
-        .layer(from_fn(guard::note_caller))
-        .layer(from_fn_with_state(app.clone(), identify::identify))
-        .layer(from_fn_with_state(app.clone(), guard::guard))
+        // The first is the outermost. Together, because each `layer` costs every request.
+        .layer((
+            from_fn_with_state(app.clone(), guard::guard),
+            from_fn(guard::trace),
+            from_fn_with_state(app.clone(), leftover::discard),
+            DefaultBodyLimit::max(app.options.body_bytes_max),
+        ))
         .with_state(app)
 }

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +23,8 @@ pub struct ServerOptions {
     pub(crate) body_bytes_max: usize,
     pub(crate) body_time: Duration,
     pub(crate) wait_max: Duration,
+    pub(crate) waits_max: usize,
+    pub(crate) ended: CancellationToken,
     hosts: KnownHosts,
     pub(crate) is_secure: bool,
     pub(crate) trace_link: Option<String>,
@@ -48,6 +51,8 @@ impl ServerOptions {
             body_bytes_max: 16 << 20,
             body_time: Duration::from_secs(30),
             wait_max: Duration::from_secs(300),
+            waits_max: 500,
+            ended: CancellationToken::new(),
             hosts: KnownHosts::ByAuth,
             is_secure: false,
             trace_link: None,
@@ -86,6 +91,23 @@ impl ServerOptions {
     /// The longest wait that a request may ask for. Default: 5 min.
     pub fn wait_max(mut self, time: Duration) -> Self {
         self.wait_max = time;
+        self
+    }
+
+    /// The most requests that wait at once (long polls, calls, streams of events); further ones are
+    /// answered with 503. Each holds a connection, so this has to be less than those that the server
+    /// accepts, or its probes are not answered. Default: 500.
+    pub fn waits_max(mut self, requests: usize) -> Self {
+        self.waits_max = requests.min(Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Cancelled at the first answer of the broker that its connection has ended for good
+    /// ([`Closed`](brigade::ErrorKind::Closed)), as when the file of the jobs was replaced: nothing
+    /// works any more, and the program has to connect again. `/livez` fails from then on. Default: a
+    /// token that nothing else has.
+    pub fn ended(mut self, ended: CancellationToken) -> Self {
+        self.ended = ended;
         self
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The kinds of [`brigade::Error`] keep their names, in the field `kind`, and have one status each;
 //! the kinds that only a server has are below. A status of 503 is temporary and comes with
-//! `Retry-After`. A detail quotes names of the request, never a payload or a credential.
+//! `Retry-After`, but for `closed`: this server does not come back, only the next one. A detail quotes names of the request, never a payload or a credential.
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -56,6 +56,13 @@ pub(crate) struct ProblemDocument {
 /// Why a request was not carried out.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem(Box<ProblemDocument>);
+
+/// In the extensions of a response: the connection to the broker has ended for good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionEnded;
+
+/// The kind of a connection that has ended for good.
+const CLOSED: &str = "closed";
 
 /// Names that a missing one is compared with, and the longest that is.
 const NAMES_COMPARED_MAX: usize = 1_000;
@@ -156,6 +163,15 @@ impl Problem {
         let (kind, title) = ("stopping", "the server is about to end");
         let detail = "this server is about to end: send the request again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
+    }
+
+    /// A server whose connection to the broker has ended for good.
+    pub(crate) fn closed() -> Self {
+        let title = "the connection has ended";
+        let detail = "the connection to the broker has ended for good: start the server again";
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, CLOSED, title, detail);
+        (problem.0.retryable, problem.0.retry_after) = (false, None);
+        problem
     }
 
     /// A job that is not in a state for what was asked.
@@ -263,6 +279,9 @@ impl From<Error> for Problem {
         };
         let mut problem = Self::new(status, kind, title, detail);
         problem.0.retryable = error.is_retryable();
+        if error.kind() == ErrorKind::Closed {
+            problem.0.retry_after = None;
+        }
         problem.0.uncertain = error.is_uncertain();
         problem
     }
@@ -303,7 +322,7 @@ fn described(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
             "timeout",
             "the broker did not answer in time",
         ),
-        ErrorKind::Closed => (S::SERVICE_UNAVAILABLE, "closed", "the connection has ended"),
+        ErrorKind::Closed => (S::SERVICE_UNAVAILABLE, CLOSED, "the connection has ended"),
         ErrorKind::Refused => (S::BAD_GATEWAY, "refused", "the broker refused the server"),
         ErrorKind::Protocol => (S::BAD_GATEWAY, "protocol", "the broker's answer is wrong"),
         ErrorKind::Os => (
@@ -323,6 +342,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, retry_after) = (self.status(), self.0.retry_after);
         let mut response = (status, Json(&*self.0)).into_response();
+        if self.0.kind == CLOSED {
+            response.extensions_mut().insert(ConnectionEnded);
+        }
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         if let Some(seconds) = retry_after {

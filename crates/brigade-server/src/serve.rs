@@ -2,7 +2,8 @@
 //!
 //! `axum::serve` has no limits, so the connections are driven here: their number is limited, headers
 //! have a size and a time, a client that reads nothing is cut off, and TLS handshakes have a time.
-//! A connection that is idle for longer than its headers may take is closed.
+//! A connection that is idle for longer than its headers may take is closed; when nearly all are
+//! taken, each is closed after its answer, so that the others come in.
 //!
 //! One task per connection, all owned by [`Server::run`]. When `stop` is cancelled, it accepts
 //! nothing more, lets the requests that are being answered and their tasks come to their end, and
@@ -21,7 +22,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -41,8 +43,8 @@ pub use self::tls::ServerTls;
 
 /// For the headers of a request, and between two requests of a connection.
 const HEADER_TIME: Duration = Duration::from_secs(30);
-/// Headers of a request, and their bytes.
-const HEADERS_MAX: usize = 100;
+/// Bytes of the headers of a request. Their number is hyper's own limit, 100: said once more, it would
+/// cost every request a large allocation.
 const HEADER_BYTES_MAX: usize = 64 << 10;
 /// A client that takes no byte of a response for this long is cut off.
 const STALL_TIME: Duration = Duration::from_secs(30);
@@ -67,6 +69,10 @@ pub struct Server {
 #[derive(Clone)]
 struct ServedConnection {
     app: Router,
+    /// Of all connections.
+    room: Arc<Semaphore>,
+    /// With less room than this, no connection is kept for a further request.
+    room_min: usize,
     stop: CancellationToken,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
@@ -123,6 +129,8 @@ impl Server {
         let end = CancellationToken::new();
         let connection = ServedConnection {
             app,
+            room: Arc::clone(&room),
+            room_min: self.connections_max / 10,
             stop: stop.clone(),
             #[cfg(feature = "tls")]
             tls: self.tls,
@@ -210,18 +218,24 @@ impl ServedConnection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let app = self.app;
+        let (app, room, room_min) = (self.app, self.room, self.room_min);
         let service = service_fn(move |request: Request<Incoming>| {
-            let mut app = app.clone();
+            let (mut app, room) = (app.clone(), Arc::clone(&room));
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
-            async move { app.call(request).await.map_err(|never: Infallible| never) }
+            async move {
+                let mut response = app.call(request).await?;
+                if room.available_permits() < room_min {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let io = TokioIo::new(StallGuard::new(stream, STALL_TIME));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME)
-            .max_headers(HEADERS_MAX)
             .max_buf_size(HEADER_BYTES_MAX)
             .serve_connection(io, service);
         let mut connection = std::pin::pin!(connection);

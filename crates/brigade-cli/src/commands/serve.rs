@@ -2,10 +2,10 @@
 //!
 //! In order: the credentials and the certificate are read, the broker is connected, the address is
 //! bound, and only then the command says that it is ready, on standard output and to systemd. At
-//! SIGHUP it reads the tokens again. At SIGINT or SIGTERM it drains, as it does when it cannot
-//! manage its queues any more. The routes
-//! and the connections are the library's; here are the decisions of a program: which addresses
-//! need what, and where its token is.
+//! SIGHUP it reads the tokens again. At SIGINT or SIGTERM it drains. It does so too when it cannot
+//! manage its queues any more, or when the connection to the broker has ended for good; these are
+//! errors. The routes and the connections are the library's; here are the decisions of a program:
+//! which addresses need what, and where its token is.
 
 mod credentials;
 mod notify;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use brigade::Broker;
 use brigade_server::{Server, ServerOptions, ServerTls};
 use futures_util::future::try_join_all;
@@ -109,6 +109,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "write an IP address and a port, as 127.0.0.1:7420 or [::1]:7420".to_owned())
 }
 
+/// Only a new connection can help then, which a restart makes.
+const ENDED: &str = "the connection to the broker has ended for good: start the server again";
 /// Between two attempts to reach the broker.
 const BROKER_PAUSE: Duration = Duration::from_millis(500);
 
@@ -136,10 +138,14 @@ impl Serve {
         })?;
         let address = listener.local_addr().context("cannot read the address")?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let ended = CancellationToken::new();
         let options = ServerOptions::new(credentials.auth.clone())
             .stop(stop.clone())
             .tasks(tasks.clone())
+            .ended(ended.clone())
             .wait_max(self.wait_max)
+            // The others are for probes and requests that do not wait.
+            .waits_max((self.connections / 2).max(1))
             .healthy_wait(self.healthy_wait)
             .healthy_dead(self.healthy_dead)
             .hosts(self.host.iter().map(String::as_str))
@@ -162,6 +168,10 @@ impl Serve {
         let stopping = async {
             tokio::select! {
                 _ = &mut stopped => stop.cancel(),
+                () = ended.cancelled() => {
+                    note!("the server ends: {ENDED}");
+                    stop.cancel();
+                }
                 () = stop.cancelled() => {}
             }
             notify::systemd("STOPPING=1");
@@ -171,7 +181,10 @@ impl Serve {
         let managing = self.manage(&broker, &stop);
         let ((), managed, (), ()) = tokio::join!(serving, managing, stopping, tokens);
         managed?;
-        Ok(ExitCode::SUCCESS)
+        match ended.is_cancelled() {
+            true => Err(anyhow!(ENDED)),
+            false => Ok(ExitCode::SUCCESS),
+        }
     }
 
     fn tls(&self) -> anyhow::Result<Option<ServerTls>> {

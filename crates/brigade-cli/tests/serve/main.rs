@@ -7,11 +7,13 @@
 )]
 
 mod access;
+mod bounds;
 mod calls;
 mod client;
 mod consumers;
 mod document;
 mod doors;
+mod ends;
 mod events;
 mod faults;
 mod health;

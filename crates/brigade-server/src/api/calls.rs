@@ -122,24 +122,27 @@ pub(crate) async fn call(
     headers: HeaderMap,
     Body(asked): Body<NewCall>,
 ) -> Result<Response, Problem> {
-    let wait = match params.wait {
-        None => WAIT.min(app.options.wait_max),
-        asked => app.wait(asked)?,
-    };
     if prefers_async(&headers) {
         return push(&app, &task, asked, &headers).await;
     }
+    let wait = params
+        .wait
+        .unwrap_or(Seconds(WAIT.min(app.options.wait_max)));
+    let wait = app.wait(Some(wait))?;
     let queue = app.broker.queue(asked.queue.as_deref().unwrap_or(&task));
     let handle = queue.call(described(&task, asked, &headers)?);
     let outcome = tokio::select! {
-        outcome = timeout(wait, handle) => outcome,
+        outcome = timeout(wait.time, handle) => outcome,
         () = app.options.stop.cancelled() => return Err(Problem::stopping()),
     };
     match outcome {
         Ok(Ok(result)) => Ok(Json(CallResultDocument { result }).into_response()),
         Ok(Err(error)) => Err(Problem::from(error)),
         Err(_) => {
-            let text = format!("no result came within {wait:?}; the call is cancelled");
+            let text = format!(
+                "no result came within {:?}; the call is cancelled",
+                wait.time
+            );
             Err(Problem::no_value("timed_out", text))
         }
     }

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use brigade::{Broker, EventCursor, EventPage, EventRequest, JobEvent};
 use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
 
@@ -116,6 +117,7 @@ pub(crate) async fn stream(
         max: EVENTS_PER_PAGE,
         wait: Duration::ZERO,
     };
+    let room = app.room_to_wait()?;
     // Before the stream begins, so that a broker without events is a plain problem.
     let first = app.broker.events(request.clone()).await?;
     let begin = request.after.clone().unwrap_or_else(|| first.next.clone());
@@ -131,6 +133,7 @@ pub(crate) async fn stream(
         },
         stop: app.options.stop.clone(),
         page: Some(first),
+        _room: room,
     };
     let pages = stream::unfold(Some(events), EventPager::next);
     let all = stream::StreamExt::flat_map(pages, stream::iter);
@@ -150,6 +153,8 @@ struct EventPager {
     stop: CancellationToken,
     /// The first page, which is there already.
     page: Option<EventPage>,
+    /// Its room among the requests that wait.
+    _room: OwnedSemaphorePermit,
 }
 
 type PageEvents = Vec<Result<Event, Infallible>>;

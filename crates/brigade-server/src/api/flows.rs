@@ -137,8 +137,8 @@ pub(crate) async fn look(
     let wait = app.wait(params.wait)?;
     let job = seen(&app, &JobId::new(id), Duration::ZERO).await?;
     let mut flow = FlowJobs::of(&app.broker, job).await?;
-    if wait > Duration::ZERO {
-        let last = seen(&app, &flow.last, wait).await?;
+    if wait.time > Duration::ZERO {
+        let last = seen(&app, &flow.last, wait.time).await?;
         flow = FlowJobs::of(&app.broker, last).await?;
     }
     Ok(Json(FlowDocument::from(&flow)))

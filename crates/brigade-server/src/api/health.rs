@@ -155,7 +155,10 @@ pub(crate) fn jobs_in(counts: &QueueCounts, state: JobState) -> u64 {
 async fn probe(app: &App) -> Result<Vec<QueueCounts>, String> {
     match timeout(PROBE_TIME, app.broker.queues()).await {
         Ok(Err(error)) if error.kind() == ErrorKind::Unsupported => Ok(Vec::new()),
-        Ok(queues) => queues.map_err(|error| error.to_string()),
+        Ok(queues) => queues.map_err(|error| {
+            app.note(&error);
+            error.to_string()
+        }),
         Err(_) => Err(format!("the broker did not answer within {PROBE_TIME:?}")),
     }
 }

@@ -1,8 +1,8 @@
 //! `/v1/jobs`: lists of jobs, one job, and why it does not run.
 //!
 //! A list comes in pages: `next` of a page is the `cursor` of the next one. One look at the broker
-//! reads a bounded number of jobs, so a page of a rare filter may be short, even empty, and yet have
-//! a `next`.
+//! reads a bounded number of jobs and of bytes, so a page of a rare filter or of large jobs may be
+//! short, even empty, and yet have a `next`.
 
 mod documents;
 mod steer;
@@ -60,7 +60,7 @@ pub(crate) struct ListParams {
     order: Option<PageOrder>,
     /// Where the page begins: `next` of the page before.
     cursor: Option<String>,
-    /// The most jobs of the page, at most 1,000. Default: 100.
+    /// The most jobs of the page, at most 1,000; a page of large jobs has fewer. Default: 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
@@ -180,7 +180,7 @@ pub(crate) async fn look(
         false => Json(JobDocument::from(job).without_contents()),
     };
     let wait = app.wait(params.wait)?;
-    Ok(shown(seen(&app, &JobId::new(id), wait).await?))
+    Ok(shown(seen(&app, &JobId::new(id), wait.time).await?))
 }
 
 /// A job as it is when it has ended, or when the wait is over.

@@ -102,7 +102,7 @@ impl From<Scheduled> for ScheduleDocument {
             grace: schedule.grace.as_secs_f64(),
             queue: schedule.queue,
             task: schedule.task,
-            payload: raw(schedule.payload),
+            payload: raw(&schedule.payload),
             next: rfc3339(schedule.next),
             group: schedule.group,
         }

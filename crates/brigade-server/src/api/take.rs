@@ -1,22 +1,25 @@
 //! Handing out jobs over HTTP: take, lease, and leases of several queues at once.
 //!
-//! A request may wait for a job (a long poll). The request to the broker runs in a task of its own:
-//! when the client goes away, its wait ends, and a leased job that its handler does not have yet is
-//! given back at once. One whose answer is lost on the way comes back when the lease runs out. When
-//! the server stops, waits end with what there is.
+//! A request may wait for a job (a long poll). When its client goes away, the request to the broker
+//! ends in a task of its own, and a job that it got nevertheless is given back at once. One whose
+//! answer is lost on the way comes back when the lease runs out. When the server stops, waits end
+//! with what there is.
+//!
+//! An answer is in memory as a whole, so jobs beyond a number of bytes are given back.
 
-use std::sync::Arc;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use brigade::Lease;
-use brigade::store::{DeliveryMode, LeaseRequest, QueueSet, Queues};
+use brigade::store::{DeliveryMode, JobFilter, LeaseRequest, Queues};
+use brigade::{Error, Lease};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
 
 use super::jobs::raw;
@@ -35,6 +38,12 @@ const LEASE_TIME: Duration = Duration::from_secs(60);
 const JOBS_MAX: usize = 1_000;
 /// The most queues of one request.
 const QUEUES_MAX: usize = 1_000;
+/// An answer ends with the job with which the payloads come to more than this.
+const ANSWER_BYTES_MAX: usize = JobFilter::PAGE_BYTES_MAX;
+/// Jobs that are leased at once before their size is known, and the factor by which more are after
+/// small ones.
+const AT_ONCE: usize = 16;
+const AT_ONCE_GROWTH: usize = 8;
 
 /// How to take a job.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -66,7 +75,7 @@ pub(crate) struct LeaseParams {
 pub(crate) struct LeaseMany {
     /// The queues. A later one gives jobs only while those before it have none.
     queues: Vec<String>,
-    /// The most jobs to lease, at most 1,000. Default: 1.
+    /// The most jobs to lease, at most 1,000; fewer if they are large. Default: 1.
     #[schema(minimum = 1, maximum = 1000)]
     max: Option<usize>,
     /// How long the leases last unless they are extended. Default: 60 s.
@@ -137,7 +146,7 @@ impl From<&Lease> for TakenDocument {
     fn from(lease: &Lease) -> Self {
         Self {
             id: lease.id().as_str().to_owned(),
-            payload: raw(lease.json().to_owned()),
+            payload: raw(lease.json()),
             queue: lease.queue().to_owned(),
             task: lease.task().map(ToOwned::to_owned),
             traceparent: lease.traceparent().map(|trace| trace.as_str().to_owned()),
@@ -194,9 +203,10 @@ pub(crate) async fn take(
     Params(params): Params<TakeParams>,
 ) -> Result<Response, Problem> {
     let wait = app.wait(params.wait)?;
-    let queues = Queues::one(queue);
-    let request = request(queues, 1, DeliveryMode::Take, wait);
-    let taken = hand_out(&app, &consumer, request).await?;
+    let queues = app.queue_sets.of(vec![queue.into()])?;
+    let request = request(queues, DeliveryMode::Take, wait.time);
+    let _asking = asking(&app, &consumer, &request, 1);
+    let taken = HandOut::new(&app, request).leased().await?;
     Ok(match taken.first() {
         Some(lease) => Json(TakenDocument::from(lease)).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
@@ -226,9 +236,11 @@ pub(crate) async fn lease(
     Params(params): Params<LeaseParams>,
 ) -> Result<Response, Problem> {
     let (wait, time) = (app.wait(params.wait)?, lease_time(params.time)?);
-    let mode = DeliveryMode::Lease(time);
-    let request = request(Queues::one(queue), 1, mode, wait);
-    let leased = hand_out(&app, &consumer, request).await?;
+    let queues = app.queue_sets.of(vec![queue.into()])?;
+    let request = request(queues, DeliveryMode::Lease(time), wait.time);
+    let asking = asking(&app, &consumer, &request, 1);
+    let leased = HandOut::new(&app, request).leased().await?;
+    leased.iter().for_each(|lease| asking.given(lease, time));
     Ok(match leased.first() {
         Some(lease) => Json(LeasedDocument::new(lease, time)).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
@@ -266,10 +278,12 @@ pub(crate) async fn lease_many(
         let text = format!("`queues` names from 1 to {QUEUES_MAX} queues");
         return Err(Problem::bad_request(text));
     }
-    let set = QueueSet::new(asked.queues.into_iter().map(Into::into), []);
-    let queues = Queues::from(&Arc::new(set), 0);
-    let mode = DeliveryMode::Lease(time);
-    let leased = hand_out(&app, &consumer, request(queues, max, mode, wait)).await?;
+    let names = asked.queues.into_iter().map(Into::into);
+    let queues = app.queue_sets.of(names.collect())?;
+    let request = request(queues, DeliveryMode::Lease(time), wait.time);
+    let asking = asking(&app, &consumer, &request, max);
+    let leased = lease_few(&app, request, max).await?;
+    leased.iter().for_each(|lease| asking.given(lease, time));
     let jobs = leased.iter().map(|lease| LeasedDocument::new(lease, time));
     Ok(Json(LeasedJobs {
         jobs: jobs.collect(),
@@ -284,70 +298,132 @@ fn lease_time(time: Option<Seconds>) -> Result<Duration, Problem> {
     Ok(time)
 }
 
-fn request(queues: Queues, max: usize, mode: DeliveryMode, wait: Duration) -> LeaseRequest {
+/// For one job.
+fn request(queues: Queues, mode: DeliveryMode, wait: Duration) -> LeaseRequest {
     LeaseRequest {
         queues,
-        max,
+        max: 1,
         mode,
         wait,
-        enough: tokio_util::sync::CancellationToken::new(),
+        enough: CancellationToken::new(),
     }
 }
 
-/// Asks the broker in a task of its own, so that nothing that was handed out is forgotten when the
-/// client is gone.
-async fn hand_out(
-    app: &App,
-    consumer: &ConsumerName,
-    request: LeaseRequest,
-) -> Result<Arc<Vec<Lease>>, Problem> {
-    let asking = Asking::begin(
-        &app.http_consumers,
-        consumer,
-        request.queues.iter().map(|name| &**name),
-        request.max,
-    );
-    let mode = request.mode;
-    let enough = app.options.stop.child_token();
-    let request = LeaseRequest {
-        enough: enough.clone(),
-        ..request
-    };
-    let is_taken = matches!(request.mode, DeliveryMode::Take);
-    let broker = app.broker.clone();
-    let (answer, receiver) = oneshot::channel();
-    // The handler may be dropped between the answer and its next poll, so it says that it has it.
-    let (received, was_received) = oneshot::channel::<()>();
-    app.tasks.spawn(async move {
-        let leases = match broker.lease(request).await {
-            Ok(leases) => Arc::new(leases),
-            Err(error) => {
-                answer.send(Err(error)).ok();
-                return;
-            }
+/// Lists the consumer as one that asks for jobs, until it is dropped.
+fn asking(app: &App, by: &ConsumerName, request: &LeaseRequest, max: usize) -> Asking {
+    let names = request.queues.iter().map(|name| &**name);
+    Asking::begin(&app.http_consumers, by, names, max)
+}
+
+/// Leases jobs until there are enough of them, or enough bytes. As their sizes are not known before,
+/// a few come first; what is too much is given back.
+async fn lease_few(app: &App, request: LeaseRequest, max: usize) -> Result<Vec<Lease>, Problem> {
+    let mut leased = LeasesToAnswer(Vec::new(), app.clone());
+    let (mut at_once, mut bytes) = (AT_ONCE, 0);
+    loop {
+        let asked = at_once.min(max - leased.0.len());
+        let wait = match leased.0.is_empty() {
+            true => request.wait,
+            false => Duration::ZERO,
         };
-        answer.send(Ok(Arc::clone(&leases))).ok();
-        if was_received.await.is_err() {
-            give_back(Arc::unwrap_or_clone(leases), is_taken).await;
+        let request = LeaseRequest {
+            max: asked,
+            wait,
+            ..request.clone()
+        };
+        let mut more = LeasesToAnswer(HandOut::new(app, request).leased().await?, app.clone());
+        let is_last = more.0.len() < asked;
+        let fitting = more.0.iter().take_while(|lease| {
+            let fits = bytes <= ANSWER_BYTES_MAX;
+            bytes += if fits { lease.json().len() } else { 0 };
+            fits
+        });
+        let fitting = fitting.count();
+        leased.0.extend(more.0.drain(..fitting));
+        if is_last || bytes > ANSWER_BYTES_MAX || leased.0.len() == max {
+            return Ok(std::mem::take(&mut leased.0));
         }
-    });
-    let _waits = enough.drop_guard();
-    let leased = receiver.await.map_err(|_| Problem::stopping())??;
-    received.send(()).ok();
-    if let DeliveryMode::Lease(time) = mode {
-        leased.iter().for_each(|lease| asking.given(lease, time));
+        let fitting = (ANSWER_BYTES_MAX - bytes) * leased.0.len() / bytes.max(1);
+        at_once = (at_once * AT_ONCE_GROWTH).min(fitting).max(1);
     }
-    Ok(leased)
 }
 
-/// Gives back what was handed out to a client that is gone.
+/// Leased jobs; those that are left when it is dropped are given back.
+struct LeasesToAnswer(Vec<Lease>, App);
+
+impl Drop for LeasesToAnswer {
+    fn drop(&mut self) {
+        if !self.0.is_empty() && Handle::try_current().is_ok() {
+            let leases = std::mem::take(&mut self.0);
+            self.1.tasks.spawn(give_back(leases, false));
+        }
+    }
+}
+
+/// A request to the broker for jobs. If it is dropped before it has ended, it goes on in a task of
+/// its own to give back what it gets.
+struct HandOut {
+    app: App,
+    leasing: Option<Leasing>,
+    enough: CancellationToken,
+    is_taken: bool,
+}
+
+type Leasing = Pin<Box<dyn Future<Output = Result<Vec<Lease>, Error>> + Send>>;
+
+impl HandOut {
+    fn new(app: &App, request: LeaseRequest) -> Self {
+        let enough = app.options.stop.child_token();
+        let is_taken = matches!(request.mode, DeliveryMode::Take);
+        let request = LeaseRequest {
+            enough: enough.clone(),
+            ..request
+        };
+        let broker = app.broker.clone();
+        Self {
+            app: app.clone(),
+            leasing: Some(Box::pin(async move { broker.lease(request).await })),
+            enough,
+            is_taken,
+        }
+    }
+
+    async fn leased(mut self) -> Result<Vec<Lease>, Problem> {
+        let leased = match &mut self.leasing {
+            Some(leasing) => leasing.as_mut().await,
+            None => Ok(Vec::new()),
+        };
+        self.leasing = None;
+        Ok(leased?)
+    }
+}
+
+impl Drop for HandOut {
+    fn drop(&mut self) {
+        let Some(leasing) = self.leasing.take() else {
+            return;
+        };
+        self.enough.cancel();
+        // A runtime that ends takes the connection to the broker with it.
+        if Handle::try_current().is_ok() {
+            let is_taken = self.is_taken;
+            self.app.tasks.spawn(async move {
+                if let Ok(leases) = leasing.await {
+                    give_back(leases, is_taken).await;
+                }
+            });
+        }
+    }
+}
+
+/// Gives back what was handed out and has no answer: its client is gone, or the answer is full.
 async fn give_back(leases: Vec<Lease>, is_taken: bool) {
     for lease in leases {
         let id = lease.id().clone();
         if is_taken {
             tracing::warn!(job = %id, "a job was taken for a client that is gone");
-        } else if let Err(error) = lease.give_back("its client is gone").await {
-            tracing::warn!(job = %id, %error, "could not give back the job of a client that is gone");
+        } else if let Err(error) = lease.give_back("it did not get to its client").await {
+            tracing::warn!(job = %id, %error, "could not give back a job that did not get to its client");
         }
     }
 }
@@ -371,15 +447,19 @@ mod tests {
         let id = broker.queue("q").push(&1).await.unwrap();
         let app = App::new(broker.clone(), ServerOptions::new(Auth::none()));
         let mode = DeliveryMode::Lease(Duration::from_secs(3_600));
-        let consumer = ConsumerName::unnamed(None);
-        let asked = request(Queues::one("q"), 1, mode, Duration::ZERO);
-        let mut handler = Box::pin(hand_out(&app, &consumer, asked));
-        // Polled once, so that it has asked and never sees the answer.
-        poll_fn(|context| {
-            assert!(handler.as_mut().poll(context).is_pending());
-            Poll::Ready(())
-        })
-        .await;
+        // Polled once, so that it has asked and never sees the answer; again if that came at once.
+        let handler = loop {
+            let asked = request(Queues::one("q"), mode, Duration::ZERO);
+            let mut handler = Box::pin(HandOut::new(&app, asked).leased());
+            match poll_fn(|context| Poll::Ready(handler.as_mut().poll(context))).await {
+                Poll::Pending => break handler,
+                Poll::Ready(leased) => {
+                    for lease in leased.unwrap() {
+                        lease.give_back("too fast").await.unwrap();
+                    }
+                }
+            }
+        };
         let state = async || broker.job(&id).await.unwrap().unwrap().state;
         while state().await != JobState::Leased {}
         drop(handler);

@@ -1,6 +1,6 @@
 //! [`Principal`]: who sent a request.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::roles::Roles;
 
@@ -15,8 +15,9 @@ pub(crate) struct Principal {
 impl Principal {
     /// Of every request, where no credential is wanted.
     pub(crate) fn anyone() -> Self {
+        static NAME: LazyLock<Arc<str>> = LazyLock::new(|| "anyone".into());
         Self {
-            name: "anyone".into(),
+            name: Arc::clone(&NAME),
             roles: Roles::all(),
         }
     }

@@ -9,8 +9,8 @@ use brigade::statistics::Durations;
 /// Requests by route and status. Routes are patterns, so their number is bounded.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestCounts {
-    /// How many, by route and status.
-    pub(crate) answers: BTreeMap<(String, u16), u64>,
+    /// How many, by route and by status.
+    pub(crate) answers: BTreeMap<String, BTreeMap<u16, u64>>,
     /// How long they took.
     pub(crate) took: Durations,
 }
@@ -24,10 +24,12 @@ impl RequestCounter {
     pub(crate) fn count(&self, route: &str, status: u16, took: Duration) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.took.record(took);
-        *counts
-            .answers
-            .entry((route.to_owned(), status))
-            .or_default() += 1;
+        if !counts.answers.contains_key(route) {
+            counts.answers.insert(route.to_owned(), BTreeMap::new());
+        }
+        if let Some(of_route) = counts.answers.get_mut(route) {
+            *of_route.entry(status).or_default() += 1;
+        }
     }
 
     /// The counts now.

@@ -60,7 +60,7 @@ impl<N: Needed> FromRequestParts<App> for Acting<N> {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Response> {
         let viewer = Viewer::from_request_parts(parts, app).await?;
-        let watch = watch_of(parts);
+        let watch = watch_of(parts, app);
         if !viewer.has(N::ROLE) {
             let snapshot = watch.look(&app.broker).await;
             return Err(Failed::Role(N::ROLE.name()).page(&viewer, &snapshot));
@@ -74,9 +74,9 @@ impl<N: Needed> FromRequestParts<App> for Acting<N> {
     }
 }
 
-fn watch_of(parts: &Parts) -> BrokerWatch {
-    let watch = parts.extensions.get::<BrokerWatch>();
-    watch.cloned().unwrap_or_else(BrokerWatch::new)
+fn watch_of(parts: &Parts, app: &App) -> BrokerWatch {
+    let watch = parts.extensions.get::<BrokerWatch>().cloned();
+    watch.unwrap_or_else(|| BrokerWatch::new(app.options.ended.clone()))
 }
 
 impl<N> Acting<N> {
@@ -109,7 +109,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Sent<T> {
     async fn from_request(request: Request, app: &App) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
         let viewer = Viewer::from_request_parts(&mut parts, app).await?;
-        let watch = watch_of(&parts);
+        let watch = watch_of(&parts, app);
         let time = app.options.body_time;
         let form = Form::<T>::from_request(Request::from_parts(parts, body), app);
         let failed = match timeout(time, form).await {

@@ -1,11 +1,13 @@
 //! Operations on all jobs of a filter: retry, cancel, delete.
 //!
 //! The page before says what will be touched, with the number. The operation then runs in a task of
-//! the server, page after page of the filter, and its page shows how far it is. It is not durable: if
-//! the server stops, the rest stays as it is, and the same filter finds it again. Finished ones are
+//! the server, page after page of the filter, and its page shows how far it is. It is not durable:
+//! when the server stops, it ends with the jobs that it has begun, a line of the log says how far it
+//! came, and the same filter finds the rest. Finished ones are
 //! forgotten, the oldest first, when there are more than [`KEPT`].
 
 use std::collections::VecDeque;
+use std::future::ready;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -146,13 +148,14 @@ impl BulkOperation {
             .clone()
     }
 
-    /// Notes the end, also of one that was stopped.
+    /// Notes the end, also of one that was stopped, and how far it came.
     fn end(&self) {
         self.note(|progress| progress.is_over = true);
         let progress = self.progress();
-        let (changed, failed) = (progress.changed, progress.failed);
+        let (changed, skipped, failed) = (progress.changed, progress.skipped, progress.failed);
         let was_stopped = self.stop.is_cancelled();
-        tracing::info!(operation = %self.text, changed, failed, was_stopped, "an operation ends");
+        let operation = &self.text;
+        tracing::info!(%operation, changed, skipped, failed, was_stopped, "an operation ends");
     }
 
     fn note(&self, change: impl FnOnce(&mut BulkProgress)) {
@@ -226,7 +229,9 @@ async fn carry_out(
         let verb = operation.verb;
         let mut jobs = page.jobs;
         jobs.retain(|job| selection.has(job));
+        // What has begun is waited for and counted, as the broker carries it out in any case.
         let mut outcomes = stream::iter(jobs)
+            .take_while(|_| ready(!operation.stop.is_cancelled()))
             .map(|job| {
                 let broker = broker.clone();
                 async move { verb.act(&broker, &job, is_dead).await }
@@ -243,9 +248,6 @@ async fn carry_out(
                         .get_or_insert_with(|| error.to_string());
                 }
             });
-            if operation.stop.is_cancelled() {
-                return Ok(());
-            }
         }
         filter.after = page.next;
         if filter.after.is_none() {

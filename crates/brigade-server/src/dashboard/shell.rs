@@ -20,6 +20,7 @@ use super::sentence::Mood;
 use super::viewer::Viewer;
 use super::watch::Snapshot;
 use super::words::{number, span};
+use crate::problem::ConnectionEnded;
 
 /// Nothing inline, nothing from elsewhere, in no frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -206,7 +207,11 @@ impl Failed {
             advice,
             can_ask_again: viewer.can_ask_again,
         };
-        status_page(self.status(), &page)
+        let mut response = status_page(self.status(), &page);
+        if matches!(self, Self::Broker(error) if error.kind() == ErrorKind::Closed) {
+            response.extensions_mut().insert(ConnectionEnded);
+        }
+        response
     }
 }
 

@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use brigade::{
-    Broker, DeadGroup, Error, Explanation, Finding, JobFilter, JobState, LiveConsumer, QueueCounts,
-    StatisticsFilter, TaskCounts,
+    Broker, DeadGroup, Error, ErrorKind, Explanation, Finding, JobFilter, JobState, LiveConsumer,
+    QueueCounts, StatisticsFilter, TaskCounts,
 };
 use futures_util::future::join_all;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::sentence::{self, Mood, Sentence, SentenceFacts, waiting_long};
@@ -99,6 +100,8 @@ pub(super) struct BrokerWatch(Arc<WatchShared>);
 struct WatchShared {
     state: Mutex<LookState>,
     tasks: TaskTracker,
+    /// Cancelled when the connection to the broker has ended for good.
+    ended_for_good: CancellationToken,
     /// The number of refreshes that ended.
     ended: tokio::sync::watch::Sender<u64>,
     /// The minutes of the last day, and when they were read.
@@ -131,10 +134,11 @@ struct LookState {
 }
 
 impl BrokerWatch {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ended_for_good: CancellationToken) -> Self {
         Self(Arc::new(WatchShared {
             state: Mutex::default(),
             tasks: TaskTracker::new(),
+            ended_for_good,
             ended: tokio::sync::watch::Sender::new(0),
             day: tokio::sync::Mutex::new(None),
             groups: Mutex::new(None),
@@ -268,7 +272,13 @@ impl BrokerWatch {
                 let state = watch.state();
                 (state.findings.clone(), state.checked.map(|(_, at)| at))
             };
-            let refresh = refresh(&broker, before.as_deref(), findings, checked);
+            let refresh = refresh(
+                &broker,
+                before.as_deref(),
+                findings,
+                checked,
+                &watch.0.ended_for_good,
+            );
             let snapshot = tokio::time::timeout(REFRESH_MAX, refresh).await;
             // Only now: it may read the whole broker, and the page waits for the snapshot.
             watch.check(&broker);
@@ -312,6 +322,7 @@ async fn refresh(
     before: Option<&Snapshot>,
     findings: Vec<Finding>,
     checked: Option<SystemTime>,
+    ended_for_good: &CancellationToken,
 ) -> Snapshot {
     let can = broker.capabilities();
     let now = broker.clock().now();
@@ -324,6 +335,9 @@ async fn refresh(
     let queues = match queues.transpose() {
         Ok(queues) => queues,
         Err(error) => {
+            if error.kind() == ErrorKind::Closed {
+                ended_for_good.cancel();
+            }
             let text = format!("The broker does not answer: {error}");
             return unreachable(before, Mood::Problem, &text);
         }

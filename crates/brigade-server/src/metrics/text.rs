@@ -133,12 +133,14 @@ impl Scrape {
         let help = "Requests that the server answered";
         let mut metric =
             encoder.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
-        for ((route, status), count) in &self.requests.answers {
-            let status = status.to_string();
-            let labels = [("route", route.as_str()), ("status", status.as_str())];
-            metric
-                .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, u64>(count, None)?;
+        for (route, by_status) in &self.requests.answers {
+            for (status, count) in by_status {
+                let status = status.to_string();
+                let labels = [("route", route.as_str()), ("status", status.as_str())];
+                metric
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, _, u64>(count, None)?;
+            }
         }
         let help = "How long the server took to answer, waits included";
         let all = [(NoLabels, &self.requests.took)];

@@ -163,7 +163,7 @@ impl From<JobInfo> for JobDocument {
             queue: job.queue,
             task: job.task,
             state: job.state,
-            payload: Some(raw(job.payload)),
+            payload: Some(raw(&job.payload)),
             priority: job.priority,
             key: job.key,
             partition: job.partition,
@@ -183,7 +183,7 @@ impl From<JobInfo> for JobDocument {
             lost: job.lost,
             holder: job.holder,
             cancel: job.cancel,
-            result: job.result.map(raw),
+            result: job.result.as_deref().map(raw),
             reason: job.reason,
             parents: job.parents.map(|parents| ParentsDocument {
                 total: parents.total,
@@ -243,8 +243,9 @@ pub(crate) fn value(of: &impl Serialize) -> Value {
 }
 
 /// JSON text of a job: itself, or a string if another program stored what is none.
-pub(crate) fn raw(text: String) -> Box<RawValue> {
-    RawValue::from_string(text.clone())
-        .or_else(|_| serde_json::value::to_raw_value(&text))
+pub(crate) fn raw(text: &str) -> Box<RawValue> {
+    let value = serde_json::from_str::<&RawValue>(text).map(ToOwned::to_owned);
+    value
+        .or_else(|_| serde_json::value::to_raw_value(text))
         .unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

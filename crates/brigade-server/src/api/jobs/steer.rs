@@ -133,9 +133,9 @@ pub(crate) async fn cancel(
         receipt: None,
         report: None,
     };
-    if outcome == CancelOutcome::Asked && wait > Duration::ZERO {
+    if outcome == CancelOutcome::Asked && wait.time > Duration::ZERO {
         let ended = tokio::select! {
-            ended = timeout(wait, app.broker.wait(&id)) => match ended {
+            ended = timeout(wait.time, app.broker.wait(&id)) => match ended {
                 Ok(Ok(job)) => job,
                 // The cancel is accepted all the same: it only has no receipt.
                 Ok(Err(error)) => {
