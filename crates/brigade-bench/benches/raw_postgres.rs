@@ -86,13 +86,17 @@ impl Raw {
                     false => self.client.execute(&self.ack, &[ids, tokens]).await,
                 }
             };
-            let lease = self.client.query(&self.lease, &[&jobs]);
+            let most: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&jobs];
+            let lease = self.client.query(&self.lease, &most);
             let (acked, leased) = tokio::try_join!(ack, lease)?;
             count += usize::try_from(acked)?;
             if leased.is_empty() {
                 return Ok(count);
             }
-            done = leased.iter().map(|row| (row.get(0), row.get(1))).unzip();
+            done = leased
+                .iter()
+                .map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
+                .unzip();
         }
     }
 }
