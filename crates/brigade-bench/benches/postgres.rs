@@ -9,18 +9,19 @@
 //! old snapshot for most of `--seconds` (600 for the picture in docs/benchmarks), and prints the
 //! rate of each fiftieth part of the time.
 
-mod figures;
-mod load;
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark spawns as its user would"
+)]
+
 mod postgres_jobs;
 mod raw_postgres;
-mod tasks;
 
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use self::load::Result;
-use self::postgres_jobs::Served;
+use self::postgres_jobs::{Result, Served};
 
 /// Jobs that a consumer holds, and rows of the raw transactions.
 const PREFETCH: usize = 100;

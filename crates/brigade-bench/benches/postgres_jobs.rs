@@ -1,16 +1,20 @@
 //! Jobs through the library, on a PostgreSQL server that is started for it.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use brigade::{Broker, Job, Queue, Settled};
+use brigade::{Broker, Job, Pool, Queue, Settled};
 use brigade_testkit::postgres::Postgres;
 use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
-use crate::figures::{median, rate_of};
-use crate::load::{Result, two_workers};
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// What the jobs run.
+#[brigade::task]
+fn noop() {}
 
 /// Arguments of a no-op.
 pub(crate) const PAYLOAD: &str = "[]";
@@ -62,14 +66,29 @@ fn noops(queue: &Queue, count: usize) -> Result<Vec<Job>> {
 }
 
 /// Pushes per second, one by one.
+#[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
 pub(crate) async fn push_rate(served: &Served, pushers: usize, time: Duration) -> Result<f64> {
     let (_, broker) = served.broker().await?;
     let queue = broker.queue("noop");
-    let rate = rate_of(pushers, time, move |_| {
+    let (began, mut all) = (Instant::now(), tokio::task::JoinSet::new());
+    for _ in 0..pushers {
         let queue = queue.clone();
-        async move { queue.push(&NOTHING).await.map(drop) }
-    });
-    Ok(rate.await)
+        all.spawn(async move {
+            let mut count = 0_u64;
+            while began.elapsed() < time {
+                queue.push(&NOTHING).await?;
+                count += 1;
+            }
+            Result::Ok(count)
+        });
+    }
+    let counts = all
+        .join_all()
+        .await
+        .into_iter()
+        .collect::<Result<Vec<u64>>>()?;
+    let count: u64 = counts.iter().sum();
+    Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
 /// Jobs per second, pushed in bulk by one task.
@@ -101,7 +120,7 @@ pub(crate) async fn cycle_rate(
 ) -> Result<f64> {
     let (_, broker) = served.broker().await?;
     let pool = match in_pool {
-        true => Some(two_workers().slots(50).start().await?),
+        true => Some(Pool::builder().workers(2).slots(50).start().await?),
         false => None,
     };
     let began = Instant::now();
@@ -143,7 +162,10 @@ pub(crate) async fn idle_start(served: &Served, time: Duration) -> Result<Durati
         taken?.ok_or("the job was pushed")?;
         times.push(at.saturating_duration_since(began));
     }
-    Ok(median(times.split_off(3)))
+    // The first ones warm it up.
+    let mut times = times.split_off(3);
+    times.sort();
+    Ok(times[times.len() / 2])
 }
 
 /// What a job costs from its push to its acknowledgement, in us, with few and with many that wait.

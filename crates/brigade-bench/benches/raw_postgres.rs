@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls, Statement};
 
-use crate::load::Result;
-use crate::postgres_jobs::PAYLOAD;
+use crate::postgres_jobs::{PAYLOAD, Result};
 
 const TABLE: &str = "
 drop table if exists raw_jobs;
@@ -35,10 +34,6 @@ struct Raw {
 }
 
 impl Raw {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "measures what the library is compared with"
-    )]
     async fn connect(url: &str, is_first: bool) -> Result<Self> {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
         tokio::spawn(connection);

@@ -4,11 +4,13 @@
 -- Stores jobs in this order, all or none. Arrays of one length, an element for each job; times in
 -- milliseconds. `dependents` has the position, from 1, of the job that waits for this one, and
 -- `kinds` is how a job waits for others. `is_new` is false for a duplicate, whose id is that of the
--- job that is there.
+-- job that is there. It runs with the rights of the schema's owner, so that a role may push without
+-- rights on tables.
 create function brigade.push_many(queues text[], tasks text[], payloads text[], options text[],
     priorities integer[], dues timestamptz[], delays bigint[], withins bigint[], keeps bigint[],
     keys text[], partitions text[], uniques text[], unique_fors bigint[], dependents integer[],
     kinds text[], out ids bigint[], out is_new boolean[]) language plpgsql
+    security definer set search_path = pg_catalog, pg_temp
     set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 #variable_conflict use_column
 declare

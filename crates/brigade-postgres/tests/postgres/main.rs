@@ -14,6 +14,7 @@ mod migrate;
 mod open_transactions;
 mod plans;
 mod pooler;
+mod roles;
 mod stage;
 
 brigade::test_workers!();
