@@ -3,7 +3,7 @@
 //! and what it cost.
 //!
 //! The same call runs in a pool on this machine, on workers of other hosts, or through a broker:
-//! an SQLite file, Redis or RabbitMQ. Distribution is left to those engines.
+//! an SQLite file, PostgreSQL, Redis or RabbitMQ. Distribution is left to those engines.
 //!
 //! # Quick start
 //!
@@ -92,10 +92,12 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `sqlite` (default) | jobs in a file: `sqlite:jobs.db` |
+//! | `postgres` | jobs in PostgreSQL: `postgres://user@host/database` |
+//! | `sqlx` | pushes within transactions of sqlx; with `postgres` |
 //! | `redis` | jobs on Redis or Valkey: `redis://host/` |
 //! | `rabbitmq` | jobs and calls over RabbitMQ: `amqp://host/` |
 //! | `remote` | workers on other hosts that join a pool |
-//! | `tls` | TLS for what is enabled: `rediss://`, `amqps://`, `tls://` |
+//! | `tls` | TLS for what is enabled: `postgres://` with `sslmode`, `rediss://`, `amqps://`, `tls://` |
 //!
 //! # How a stop works
 //!
