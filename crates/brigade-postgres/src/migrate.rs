@@ -118,7 +118,8 @@ async fn look(client: &impl GenericClient) -> Result<Found, Error> {
     let text = "select to_regnamespace('brigade') is not null, \
         exists (select from pg_class where relnamespace = to_regnamespace('brigade')), \
         exists (select from pg_proc where pronamespace = to_regnamespace('brigade') \
-            and proname = 'schema_version')";
+            and proname = 'schema_version'), \
+        current_setting('server_version_num')::integer >= 140000";
     let rows = client.query_typed(text, &[]).await.map_err(failed)?;
     let is_so = |column: usize| {
         rows.first()
@@ -126,6 +127,10 @@ async fn look(client: &impl GenericClient) -> Result<Found, Error> {
             .unwrap_or(false)
     };
     let (has_schema, has_tables, has_version) = (is_so(0), is_so(1), is_so(2));
+    if !is_so(3) {
+        let text = "use this server: PostgreSQL 14 is the oldest that Brigade works with";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
     if !has_version {
         if has_tables {
             return Err(Error::new(
