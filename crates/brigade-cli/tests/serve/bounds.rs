@@ -108,16 +108,19 @@ fn many_small_jobs_are_leased_at_once() {
 
 #[test]
 fn requests_that_wait_leave_connections_to_the_others() {
-    let desk = desk_with(&["--auth", "none", "--connections", "8"]);
+    // 20 may wait. One more begins each time, as the last that has room may be refused because of the
+    // poll.
+    let desk = desk_with(&["--auth", "none", "--connections", "40"]);
     let request =
         "POST /v1/queues/idle/take?wait=240s HTTP/1.1\nhost: localhost\ncontent-length: 0\n\n";
-    let held: Vec<TcpStream> = (0..4).map(|_| begin(&desk, request)).collect();
+    let mut held: Vec<TcpStream> = (0..19).map(|_| begin(&desk, request)).collect();
     let poll = || {
         desk.client
             .send("POST", "/v1/queues/idle/take?wait=1ms", "", "")
     };
     let mut refused = None;
     wait_until(LONG, || {
+        held.push(begin(&desk, request));
         refused = Some(poll()).filter(|answer| answer.status == 503);
         refused.is_some()
     });
