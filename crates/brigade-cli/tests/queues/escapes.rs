@@ -19,6 +19,8 @@ fn assert_printable(ran: &Ran, what: &[&str]) {
 fn foreign_text_never_reaches_a_terminal_as_it_is() {
     let desk = Desk::new();
     let payload = serde_json::to_string(WILD).unwrap();
+    // Names have no control characters.
+    let bidi = "q\u{202e}";
     let id = desk.push(&[
         "q",
         &payload,
@@ -31,9 +33,9 @@ fn foreign_text_never_reaches_a_terminal_as_it_is() {
         "--partition",
         WILD,
         "--task",
-        WILD,
+        bidi,
     ]);
-    desk.push(&["q\u{202e}", "1"]);
+    desk.push(&[bidi, "1"]);
     desk.run(&[
         "work",
         "q",
@@ -43,7 +45,6 @@ fn foreign_text_never_reaches_a_terminal_as_it_is() {
         "-c",
         &format!("printf '%s' '{WILD}' >&2; exit 1"),
     ]);
-    let bidi = "q\u{202e}";
     let commands: [&[&str]; 24] = [
         &["job", WILD],
         &["job", &id],

@@ -1,10 +1,12 @@
 -- A change of a job, as statistics and events learn of it. What changes many jobs at once notes them
--- in statements of its own.
+-- in statements of its own. What each batch calls is written in plpgsql, which keeps its plans: a
+-- function in SQL that is not a plain expression is planned again with each call.
 
-create function brigade.is_recording(wall timestamptz) returns boolean language sql stable as $$
-  select exists (select from brigade.facts
-                 where name = 'recording' and split_part(value, ' ', 1)::bigint > extract(epoch from wall) * 1000)
-$$;
+create function brigade.is_recording(wall timestamptz) returns boolean language plpgsql stable as $$
+begin
+  return exists (select from brigade.facts
+                 where name = 'recording' and split_part(value, ' ', 1)::bigint > extract(epoch from wall) * 1000);
+end $$;
 
 -- `kind` is the name of a `JobEventKind`; `run` is for how long the attempt ran, in milliseconds.
 create function brigade.note(kind text, job bigint, queue text, task text, state integer,
@@ -26,24 +28,31 @@ begin
 end $$;
 
 -- Durations in milliseconds as `statistics` keeps them; null for none.
-create function brigade.histogram(millis bigint[]) returns bigint[] language sql immutable as $$
-  select case when count(took) > 0 then
-      array[sum(took)::bigint] || array(
-        select count(*) filter (where place = bound)
-          from generate_series(0, {bounds_count}) bound
-         cross join (select width_bucket(took - 1, array[{bounds}]::bigint[]) as place
-                       from unnest(millis) took where took is not null) placed
-         group by bound order by bound)
-    end
-    from unnest(millis) took where took is not null
-$$;
+create function brigade.histogram(millis bigint[]) returns bigint[] language plpgsql immutable as $$
+declare
+  counts bigint[] := array_fill(0::bigint, array[{bounds_count} + 1]);
+  total bigint;
+  took bigint;
+  place integer;
+begin
+  foreach took in array millis loop
+    continue when took is null;
+    place := width_bucket(took - 1, array[{bounds}]::bigint[]) + 1;
+    counts[place] := counts[place] + 1;
+    total := coalesce(total, 0) + took;
+  end loop;
+  return case when total is not null then total || counts end;
+end $$;
 
 -- Lets waiting consumers know that these queues have something new.
-create function brigade.announce(queues text[]) returns void language sql as $$
-  select pg_notify('brigade', '+' || queue) from (select distinct unnest(queues) as queue) named
-$$;
+create function brigade.announce(queues text[]) returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+  perform pg_notify('brigade', '+' || queue) from (select distinct unnest(queues) as queue) named;
+end $$;
 
 -- The same for a job that is back in its queue, maybe before others that were handed out.
-create function brigade.announce_back(queue text) returns void language sql as $$
-  select pg_notify('brigade', '<' || queue)
-$$;
+create function brigade.announce_back(queue text) returns void language plpgsql as $$
+begin
+  perform pg_notify('brigade', '<' || queue);
+end $$;

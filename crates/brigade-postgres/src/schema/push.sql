@@ -16,11 +16,12 @@ create function brigade.push_many(queues text[], tasks text[], payloads text[], 
 declare
   wall timestamptz := brigade.wall();
   held bigint;
+  place integer;
 begin
   ids := array(select nextval('brigade.job_ids') from generate_series(1, cardinality(queues)));
   is_new := array_fill(true, array[cardinality(queues)]);
-  for place in 1 .. cardinality(queues) loop
-    continue when uniques[place] is null;
+  -- A look at each element of an array would read all before it.
+  for place in select n from unnest(uniques) with ordinality as u (unique_key, n) where unique_key is not null loop
     held := brigade.hold_unique(queues[place], uniques[place], ids[place], wall + brigade.ms(unique_fors[place]));
     continue when held is null;
     ids[place] := held;

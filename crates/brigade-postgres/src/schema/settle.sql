@@ -52,8 +52,9 @@ begin
       from unnest(ids, tokens, actions, costs, runs) with ordinality as g (id, token, action, cost, run, n)
      where action = 'done'
   ), gone as (
+    -- By their ids: `+ 0` keeps the plan from going through all that is leased.
     delete from brigade.jobs j using given g
-     where j.id = g.id and j.token = g.token and j.state = 3 and j.is_plain and j.at >= moment
+     where j.id = g.id and j.token = g.token and j.state + 0 = 3 and j.is_plain and j.at >= moment
     returning j.id, j.queue, j.attempts, g.n, g.cost,
         coalesce(g.run, (extract(epoch from greatest(wall - j.leased_at, '0')) * 1000)::bigint) as run
   ), full_rows as (

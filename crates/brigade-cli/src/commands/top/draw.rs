@@ -215,11 +215,12 @@ fn lacking(capability: &str) -> Vec<String> {
         ),
         _ => (
             "This broker does not list its queues and jobs.",
-            "Press 2 for what its consumers run and 3 for the consumers. Its own tools show what \
-             waits; for RabbitMQ: rabbitmqctl list_queues",
+            "Press 2 for what its consumers run and 3 for the consumers.\n\
+             Its own tools show what waits; for RabbitMQ: rabbitmqctl list_queues",
         ),
     };
-    vec![what.to_owned(), instead.to_owned()]
+    let lines = std::iter::once(what).chain(instead.lines());
+    lines.map(str::to_owned).collect()
 }
 
 fn draw_table(frame: &mut Frame<'_>, area: Rect, app: &mut App, table: &Table) {
