@@ -341,7 +341,13 @@ impl QueueConsumer {
             .rposition(|(before, _)| before.tag < delivery.tag)
             .map_or(0, |place| place + 1);
         state.ready.insert(place, (delivery, Arc::new(envelope)));
+        let asked: usize = state.asks.values().map(|(count, _)| count).sum();
+        let is_over = state.ready.len() > asked;
         drop(state);
+        if is_over {
+            // It took up its room before it was ready: a plan that was made in between rests.
+            self.subscriptions.wake();
+        }
         self.intake.news.notify_waiters();
     }
 
