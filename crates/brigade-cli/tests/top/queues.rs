@@ -181,7 +181,7 @@ fn it_says_what_a_broker_without_lists_cannot_show() {
     terminal.start_top("--interval 200ms");
     terminal.wait_for("This broker does not list its queues and jobs.");
     terminal.wait_for("rabbitmqctl list_queues");
-    let print_row = |screen: &str| screen.lines().any(|line| line.starts_with("print"));
+    let print_row = |screen: &str| screen.lines().any(|line| line.contains(" print "));
     terminal.type_text("2");
     terminal.wait_until("the job that runs", print_row);
     terminal.keys(&["Enter"]);
