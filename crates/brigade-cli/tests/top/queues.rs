@@ -177,7 +177,9 @@ fn it_says_what_a_broker_without_lists_cannot_show() {
     let server = RabbitMq::shared().unwrap().url();
     let terminal = Terminal::on(format!("{server}/?ns={}", namespace()), 120, 24);
     terminal.run(&["push", "print", "1"]);
-    terminal.type_line("\"$BRIGADE\" work print -- sh -c 'cat; sleep 600' &");
+    terminal.type_line(
+        "\"$BRIGADE\" work print -- sh -c 'cat; until [ -e end ]; do sleep 0.1; done' &",
+    );
     terminal.start_top("--interval 200ms");
     terminal.wait_for("This broker does not list its queues and jobs.");
     terminal.wait_for("rabbitmqctl list_queues");
@@ -200,7 +202,7 @@ fn it_says_what_a_broker_without_lists_cannot_show() {
     terminal.wait_for("This broker keeps no schedules.");
     terminal.type_text("q");
     terminal.wait_for("code 0");
-    terminal.type_line("kill %1; wait; echo ended");
+    terminal.type_line("touch end; kill %1; wait; echo ended");
     terminal.wait_until("the end of the consumer", |screen| {
         screen.lines().any(|line| line == "ended")
     });
