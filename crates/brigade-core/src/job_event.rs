@@ -20,7 +20,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::attempt_report::Cost;
-use crate::job::{JobId, JobState};
+use crate::error::{Error, ErrorKind};
+use crate::job::{AttemptKind, JobId, JobState};
 
 /// How long events are recorded after the last request for them.
 pub const RECORDED_FOR: Duration = Duration::from_secs(3600);
@@ -54,6 +55,43 @@ impl EventCursor {
 impl fmt::Display for EventCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0.escape_default().to_string())
+    }
+}
+
+/// A place in the events of a store that records them only while they are read: the number of the
+/// recording, and that of the event in it. As a cursor it is `3-1207`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordedPlace {
+    /// The number of the recording, 0 at least.
+    pub recording: i64,
+    /// The number of the event, 0 at least.
+    pub event: i64,
+}
+
+impl TryFrom<&EventCursor> for RecordedPlace {
+    type Error = Error;
+
+    fn try_from(cursor: &EventCursor) -> Result<Self, Error> {
+        let number = |text: &str| text.parse().ok().filter(|number: &i64| *number >= 0);
+        let parts = cursor.as_str().split_once('-');
+        let place = parts.and_then(|(recording, event)| {
+            Some(Self {
+                recording: number(recording)?,
+                event: number(event)?,
+            })
+        });
+        place.ok_or_else(|| {
+            let text = format!(
+                "read events after {cursor:?}: a cursor of this broker has the form \"3-1207\""
+            );
+            Error::new(ErrorKind::BadOption, text)
+        })
+    }
+}
+
+impl From<RecordedPlace> for EventCursor {
+    fn from(place: RecordedPlace) -> Self {
+        Self::new(format!("{}-{}", place.recording, place.event))
     }
 }
 
@@ -115,6 +153,22 @@ pub enum JobEventKind {
     Retried,
     /// It was removed.
     Deleted,
+}
+
+/// What the end of an attempt is.
+impl From<AttemptKind> for JobEventKind {
+    fn from(kind: AttemptKind) -> Self {
+        match kind {
+            AttemptKind::Done => Self::Done,
+            AttemptKind::Failed => Self::Failed,
+            AttemptKind::Crashed => Self::Crashed,
+            AttemptKind::Passed => Self::Passed,
+            AttemptKind::Cancelled => Self::Cancelled,
+            AttemptKind::SetAside => Self::Dead,
+            AttemptKind::Unserved => Self::Unserved,
+            AttemptKind::Interrupted => Self::Interrupted,
+        }
+    }
 }
 
 impl JobEventKind {

@@ -18,10 +18,10 @@ use super::look::state_of;
 use super::sql_error::unreadable;
 use super::store::Postgres;
 use crate::clock::later;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::job::{JobId, JobState};
-use brigade_core::job_event::{EVENTS_PER_PAGE_MAX, RECORDED_FOR};
-use brigade_core::{EventCursor, EventPage, EventRequest, JobEvent, JobEventKind};
+use brigade_core::job_event::{EVENTS_PER_PAGE_MAX, RECORDED_FOR, RecordedPlace};
+use brigade_core::{EventPage, EventRequest, JobEvent, JobEventKind};
 
 const WATCH: Statement = Statement::write_again(
     "read events",
@@ -48,36 +48,6 @@ const OLD_WRITERS_WAIT: Duration = Duration::from_millis(500);
 /// Between two looks for them.
 const OLD_WRITERS_PAUSE: Duration = Duration::from_millis(5);
 
-/// A place in the events.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct EventPosition {
-    recording: i64,
-    event: i64,
-}
-
-impl EventPosition {
-    fn of_cursor(cursor: &EventCursor) -> Result<Self, Error> {
-        let number = |text: &str| text.parse().ok().filter(|number: &i64| *number >= 0);
-        let parts = cursor.as_str().split_once('-');
-        let place = parts.and_then(|(recording, event)| {
-            Some(Self {
-                recording: number(recording)?,
-                event: number(event)?,
-            })
-        });
-        place.ok_or_else(|| {
-            let text = format!(
-                "read events after {cursor:?}: a cursor of this broker has the form \"3-1207\""
-            );
-            Error::new(ErrorKind::BadOption, text)
-        })
-    }
-
-    fn cursor(self) -> EventCursor {
-        EventCursor::new(format!("{}-{}", self.recording, self.event))
-    }
-}
-
 impl Postgres {
     /// One page, as soon as it has events or the time is over.
     pub(super) async fn read_events(&self, request: EventRequest) -> Result<EventPage, Error> {
@@ -99,19 +69,19 @@ impl Database {
     /// One page of events; sees to it that events are recorded from now on.
     async fn events(&self, request: &EventRequest) -> Result<EventPage, Error> {
         let after = request.after.as_ref();
-        let after = after.map(EventPosition::of_cursor).transpose()?;
+        let after = after.map(RecordedPlace::try_from).transpose()?;
         let mut end = self.watch_events().await?;
         let Some(after) = after else {
             return Ok(EventPage {
                 events: Vec::new(),
-                next: end.cursor(),
+                next: end.into(),
                 missed: false,
             });
         };
         if after == end {
             return Ok(EventPage {
                 events: Vec::new(),
-                next: end.cursor(),
+                next: end.into(),
                 missed: false,
             });
         }
@@ -133,7 +103,7 @@ impl Database {
         end.event = last;
         let next = match events.last() {
             Some(event) if events.len() == most => event.cursor.clone(),
-            _ => end.cursor(),
+            _ => end.into(),
         };
         Ok(EventPage {
             events,
@@ -143,7 +113,7 @@ impl Database {
     }
 
     /// Numbers what there is; gives the end of it.
-    async fn watch_events(&self) -> Result<EventPosition, Error> {
+    async fn watch_events(&self) -> Result<RecordedPlace, Error> {
         let (lasts, renewed) = (millis(RECORDED_FOR), millis(RENEWED_EVERY));
         loop {
             let row = self
@@ -151,7 +121,7 @@ impl Database {
                 .await?;
             let read = || {
                 let row = row?;
-                let place = EventPosition {
+                let place = RecordedPlace {
                     recording: row.try_get(0).ok()?,
                     event: row.try_get(3).ok()?,
                 };
@@ -193,14 +163,14 @@ impl Database {
 
 /// An event from its columns behind the first two; none where they are null.
 fn event(row: &Row, recording: i64) -> Option<JobEvent> {
-    let place = EventPosition {
+    let place = RecordedPlace {
         recording,
         event: row.try_get::<_, Option<i64>>(2).ok()??,
     };
     let cost: Option<&str> = row.try_get(11).ok()?;
     let attempt: i32 = row.try_get(9).ok()?;
     Some(JobEvent {
-        cursor: place.cursor(),
+        cursor: place.into(),
         at: row.try_get(3).ok()?,
         job: JobId::new(row.try_get::<_, i64>(4).ok()?.to_string()),
         queue: row.try_get(5).ok()?,

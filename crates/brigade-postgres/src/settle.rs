@@ -12,11 +12,10 @@ use std::time::Duration;
 
 use super::database::{Database, Statement, millis};
 use super::sql_error::unreadable;
-use crate::attempt_report::brief::BriefReport;
-use crate::attempt_report::{AttemptReport, Cost, StopReceipt};
+use crate::attempt_report::{AttemptReport, Cost};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId};
-use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryPolicy, RetryRule};
+use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryPolicy, RetryRule, record_from_kind};
 use crate::retry::jitter;
 use brigade_core::JobEventKind;
 use brigade_core::options::Options;
@@ -126,7 +125,12 @@ fn row_of<'a>(disposition: &'a Disposition, charged: &ChargedJob) -> Result<Sett
             action: "done",
             kind: Some(JobEventKind::Done),
             result: result.as_deref(),
-            record: Some(record(AttemptKind::Done, "", report.as_deref(), None)?),
+            record: Some(record_from_kind(
+                AttemptKind::Done,
+                "",
+                report.as_deref(),
+                None,
+            )?),
             cost: report.as_deref().map(|report| &report.cost),
             ..SettleRow::default()
         },
@@ -146,9 +150,9 @@ fn row_of<'a>(disposition: &'a Disposition, charged: &ChargedJob) -> Result<Sett
             after,
         } => SettleRow {
             action: "back",
-            kind: Some(event_of(*kind)),
+            kind: Some(JobEventKind::from(*kind)),
             reason: Some(reason),
-            record: Some(record(*kind, reason, None, None)?),
+            record: Some(record_from_kind(*kind, reason, None, None)?),
             time: Some(*after),
             ..SettleRow::default()
         },
@@ -156,7 +160,7 @@ fn row_of<'a>(disposition: &'a Disposition, charged: &ChargedJob) -> Result<Sett
             action: "dead",
             kind: Some(JobEventKind::Dead),
             reason: Some(reason),
-            record: Some(record(AttemptKind::SetAside, reason, None, None)?),
+            record: Some(record_from_kind(AttemptKind::SetAside, reason, None, None)?),
             ..SettleRow::default()
         },
         Disposition::Cancelled {
@@ -167,7 +171,7 @@ fn row_of<'a>(disposition: &'a Disposition, charged: &ChargedJob) -> Result<Sett
             action: "cancelled",
             kind: Some(JobEventKind::Cancelled),
             reason: Some(reason),
-            record: Some(record(
+            record: Some(record_from_kind(
                 AttemptKind::Cancelled,
                 reason,
                 report.as_deref(),
@@ -196,54 +200,13 @@ fn row_of_failure<'a>(
     };
     Ok(SettleRow {
         action,
-        kind: Some(event_of(kind)),
+        kind: Some(JobEventKind::from(kind)),
         reason: Some(reason),
-        record: Some(record(kind, reason, report, None)?),
+        record: Some(record_from_kind(kind, reason, report, None)?),
         time,
         cost: report.map(|report| &report.cost),
         ..SettleRow::default()
     })
-}
-
-/// What the end of an attempt is.
-fn event_of(kind: AttemptKind) -> JobEventKind {
-    match kind {
-        AttemptKind::Done => JobEventKind::Done,
-        AttemptKind::Failed => JobEventKind::Failed,
-        AttemptKind::Crashed => JobEventKind::Crashed,
-        AttemptKind::Passed => JobEventKind::Passed,
-        AttemptKind::Cancelled => JobEventKind::Cancelled,
-        AttemptKind::SetAside => JobEventKind::Dead,
-        AttemptKind::Unserved => JobEventKind::Unserved,
-        // A later kind is none that is charged.
-        _ => JobEventKind::Interrupted,
-    }
-}
-
-/// An entry of a job's history from the kind on; the function puts attempt and moment before it.
-fn record(
-    kind: AttemptKind,
-    reason: &str,
-    report: Option<&AttemptReport>,
-    stop: Option<&StopReceipt>,
-) -> Result<String, Error> {
-    #[derive(serde::Serialize)]
-    struct Rest<'a> {
-        kind: AttemptKind,
-        reason: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        report: Option<BriefReport<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        stop: Option<&'a StopReceipt>,
-    }
-    let text = serde_json::to_string(&Rest {
-        kind,
-        reason,
-        report: report.map(BriefReport::from),
-        stop,
-    });
-    let text = text.map_err(unwritable)?;
-    Ok(text.trim_start_matches('{').to_owned())
 }
 
 fn unwritable(error: serde_json::Error) -> Error {

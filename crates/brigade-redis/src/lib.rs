@@ -87,9 +87,7 @@ use crate::store::{
 use crate::why::Explanation;
 use brigade_core::job_event::{EventPage, EventRequest};
 use brigade_core::statistics::{MinuteCounts, StatisticsFilter};
-use brigade_core::{
-    attempt_report, clock, error, finding, job, limits, policy, retry, schedule, store, sync, why,
-};
+use brigade_core::{clock, error, finding, job, limits, policy, retry, schedule, store, sync, why};
 use brigade_runtime::batcher::Batcher;
 use brigade_runtime::shutdown;
 

@@ -18,12 +18,10 @@ use super::presence::holder;
 use super::reply::convert;
 use super::script_error::{duplicate, has_code, is_duplicate};
 use super::scripts;
-use crate::attempt_report::brief::BriefReport;
-use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
 use crate::job::{AttemptKind, JobId, JobState};
 use crate::limits::Limits;
-use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryRule};
+use crate::policy::{Charged, ChargedEnd, RetryDecision, RetryRule, record_from_kind};
 use crate::retry::jitter;
 use crate::store::{
     CancelOutcome, CancelRequest, Disposition, Edit, Settled, Settlement, stays_in_its_queue,
@@ -390,13 +388,13 @@ fn write_ending(
     let mut write = |words: &[&str]| words.iter().for_each(|word| arguments.push(word));
     match disposition {
         Disposition::Ack { result, report } => {
-            let record = record(AttemptKind::Done, "", report.as_deref(), None)?;
+            let record = record_from_kind(AttemptKind::Done, "", report.as_deref(), None)?;
             let cost = text_of_cost(report.as_deref().map(|report| &report.cost));
             let both = format!("{cost}\n{record}");
             write(&["done", result.as_deref().unwrap_or(""), &both]);
         }
         Disposition::DeadLetter(reason) => {
-            let record = record(AttemptKind::SetAside, reason, None, None)?;
+            let record = record_from_kind(AttemptKind::SetAside, reason, None, None)?;
             write(&["dead", reason, &record, "", ""]);
         }
         Disposition::Cancelled {
@@ -406,7 +404,7 @@ fn write_ending(
         } => {
             let (report, stop) = (report.as_deref(), stop.as_ref());
             let cost = text_of_cost(report.map(|report| &report.cost));
-            let record = record(AttemptKind::Cancelled, reason, report, stop)?;
+            let record = record_from_kind(AttemptKind::Cancelled, reason, report, stop)?;
             write(&["cancelled", reason, &record, &cost]);
         }
         Disposition::Extend(time) => write(&["extend", &millis(*time).to_string()]),
@@ -415,7 +413,7 @@ fn write_ending(
             reason,
             after,
         } => {
-            let record = record(*kind, reason, None, None)?;
+            let record = record_from_kind(*kind, reason, None, None)?;
             let state = format!("scheduled:{}", millis(*after));
             write(&["back", &state, &record, counter(*kind), reason, ""]);
         }
@@ -426,7 +424,7 @@ fn write_ending(
             advice,
             ..
         } => {
-            let record = record(*kind, reason, report.as_deref(), None)?;
+            let record = record_from_kind(*kind, reason, report.as_deref(), None)?;
             let cost = text_of_cost(report.as_deref().map(|report| &report.cost));
             let (end, counter) = (ChargedEnd::of(*kind, *advice), counter(*kind));
             // The script compares the pause with the time that is left, by the server's clock.
@@ -451,30 +449,4 @@ fn counter(kind: AttemptKind) -> &'static str {
         AttemptKind::Unserved => "unserved",
         _ => "",
     }
-}
-
-/// An entry of a job's history from the kind on; the script puts attempt and moment before it.
-fn record(
-    kind: AttemptKind,
-    reason: &str,
-    report: Option<&AttemptReport>,
-    stop: Option<&StopReceipt>,
-) -> Result<String, Error> {
-    #[derive(serde::Serialize)]
-    struct Rest<'a> {
-        kind: AttemptKind,
-        reason: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        report: Option<BriefReport<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        stop: Option<&'a StopReceipt>,
-    }
-    let text = serde_json::to_string(&Rest {
-        kind,
-        reason,
-        report: report.map(BriefReport::from),
-        stop,
-    })
-    .map_err(|e| Error::new(ErrorKind::Encode, "write a history").with_source(e))?;
-    Ok(text.trim_start_matches('{').to_owned())
 }

@@ -22,7 +22,9 @@ use crate::clock::later;
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobState};
 use crate::schedule::time_of;
-use brigade_core::job_event::{EVENT_REASON_BYTES_MAX, EVENTS_PER_PAGE_MAX, RECORDED_FOR};
+use brigade_core::job_event::{
+    EVENT_REASON_BYTES_MAX, EVENTS_PER_PAGE_MAX, RECORDED_FOR, RecordedPlace,
+};
 use brigade_core::printable::shorten;
 use brigade_core::{EventCursor, EventPage, EventRequest, JobEvent, JobEventKind};
 
@@ -46,38 +48,6 @@ impl Recording {
             until: until.parse().unwrap_or(0),
             number: number.parse().unwrap_or(0),
         }
-    }
-}
-
-/// A place in the events.
-#[derive(Clone, Copy)]
-struct EventPlace {
-    recording: i64,
-    event: i64,
-}
-
-impl EventPlace {
-    fn of_cursor(cursor: &EventCursor) -> Result<Self, Error> {
-        let number = |text: &str| text.parse().ok().filter(|number: &i64| *number >= 0);
-        let place = cursor
-            .as_str()
-            .split_once('-')
-            .and_then(|(recording, event)| {
-                Some(Self {
-                    recording: number(recording)?,
-                    event: number(event)?,
-                })
-            });
-        place.ok_or_else(|| {
-            let text = format!(
-                "read events after {cursor:?}: a cursor of this broker has the form \"3-1207\""
-            );
-            Error::new(ErrorKind::BadOption, text)
-        })
-    }
-
-    fn cursor(self) -> EventCursor {
-        EventCursor::new(format!("{}-{}", self.recording, self.event))
     }
 }
 
@@ -172,7 +142,7 @@ impl Store<'_> {
         let after = request
             .after
             .as_ref()
-            .map(EventPlace::of_cursor)
+            .map(RecordedPlace::try_from)
             .transpose()?;
         let recording = self.recording()?;
         let is_on = recording.until > self.now.wall;
@@ -204,16 +174,16 @@ impl Store<'_> {
 
     fn events_after(
         &self,
-        after: Option<EventPlace>,
+        after: Option<RecordedPlace>,
         recording: i64,
         request: &EventRequest,
     ) -> Result<EventPage, Error> {
         let (first, last) = self.events_kept()?;
-        let place = |event| EventPlace { recording, event };
+        let place = |event| RecordedPlace { recording, event };
         let Some(after) = after else {
             return Ok(EventPage {
                 events: Vec::new(),
-                next: place(last).cursor(),
+                next: place(last).into(),
                 missed: false,
             });
         };
@@ -230,7 +200,7 @@ impl Store<'_> {
         let events = self.events_from(from, recording, request.queue.as_deref(), max)?;
         let next = match events.last() {
             Some(event) if events.len() == max => event.cursor.clone(),
-            _ => place(last).cursor(),
+            _ => place(last).into(),
         };
         Ok(EventPage {
             events,
@@ -272,12 +242,12 @@ impl Store<'_> {
 fn event(row: &Row<'_>, recording: i64) -> rusqlite::Result<JobEvent> {
     let kind: String = row.get(5)?;
     let cost: Option<String> = row.get(9)?;
-    let place = EventPlace {
+    let place = RecordedPlace {
         recording,
         event: row.get(0)?,
     };
     Ok(JobEvent {
-        cursor: place.cursor(),
+        cursor: place.into(),
         at: time_of(row.get(1)?),
         job: JobId::new(row.get::<_, i64>(2)?.to_string()),
         queue: row.get(3)?,

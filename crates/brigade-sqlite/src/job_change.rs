@@ -10,7 +10,7 @@ use super::counted::Count;
 use super::look::state_of;
 use super::store::Store;
 use crate::error::Error;
-use crate::job::{AttemptKind, JobState};
+use crate::job::JobState;
 use brigade_core::{Cost, JobEventKind};
 
 /// Why a job changes: what the event says besides which job it is and what became of it.
@@ -42,21 +42,6 @@ pub(super) struct ChangedJob<'a> {
     pub(super) task: Option<&'a str>,
     /// The state that it has now; `None` where it is in its row.
     pub(super) state: Option<JobState>,
-}
-
-/// What the end of an attempt is.
-pub(super) fn event_of(kind: AttemptKind) -> JobEventKind {
-    match kind {
-        AttemptKind::Done => JobEventKind::Done,
-        AttemptKind::Failed => JobEventKind::Failed,
-        AttemptKind::Crashed => JobEventKind::Crashed,
-        AttemptKind::Passed => JobEventKind::Passed,
-        AttemptKind::Cancelled => JobEventKind::Cancelled,
-        AttemptKind::SetAside => JobEventKind::Dead,
-        AttemptKind::Unserved => JobEventKind::Unserved,
-        // A later kind is none that is charged.
-        _ => JobEventKind::Interrupted,
-    }
 }
 
 impl Store<'_> {

@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rusqlite::{Row, params};
 
 use super::counted::Count;
-use super::job_change::{Cause, ChangedJob, event_of};
+use super::job_change::{Cause, ChangedJob};
 use super::store::{Store, code, millis, row_id};
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::error::{Error, ErrorKind};
@@ -47,8 +47,10 @@ impl LeasedRow {
                 reason,
                 report,
                 ..
-            } => (event_of(*kind), Some(reason), report.as_ref()),
-            Disposition::GiveBack { kind, reason, .. } => (event_of(*kind), Some(reason), None),
+            } => (JobEventKind::from(*kind), Some(reason), report.as_ref()),
+            Disposition::GiveBack { kind, reason, .. } => {
+                (JobEventKind::from(*kind), Some(reason), None)
+            }
             Disposition::DeadLetter(reason) => (JobEventKind::Dead, Some(reason), None),
             Disposition::Cancelled { reason, report, .. } => {
                 (JobEventKind::Cancelled, Some(reason), report.as_ref())
@@ -337,7 +339,7 @@ impl Store<'_> {
         };
         let cause = Cause {
             attempt,
-            ..Cause::new(event_of(kind), Some(reason))
+            ..Cause::new(JobEventKind::from(kind), Some(reason))
         };
         if let Some(cancel) = cancel {
             return self.cancelled(id, &cancel, cause);

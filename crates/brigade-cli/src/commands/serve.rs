@@ -167,13 +167,11 @@ impl Serve {
         notify::systemd("READY=1");
         let stopping = async {
             tokio::select! {
-                _ = &mut stopped => stop.cancel(),
-                () = ended.cancelled() => {
-                    note!("the server ends: {ENDED}");
-                    stop.cancel();
-                }
+                _ = &mut stopped => {}
+                () = ended.cancelled() => note!("the server ends: {ENDED}"),
                 () = stop.cancelled() => {}
             }
+            stop.cancel();
             notify::systemd("STOPPING=1");
         };
         let serving = server.run(app, stop.clone());

@@ -11,7 +11,7 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use brigade::{Capabilities, JobId, JobInfo, JobState};
+use brigade::{Broker, Capabilities, JobId, JobInfo, JobState};
 
 use super::consumer_row::{RunningRow, process};
 use super::flow_graph::{FlowGraph, flow_of};
@@ -107,19 +107,7 @@ async fn show(
     done: &Done,
 ) -> Result<Response, Failed> {
     let broker = &app.broker;
-    if !broker.capabilities().listing {
-        return Err(Failed::Missing(
-            "This broker does not list its jobs, so a job has no page. The consumers show what \
-                they run."
-                .to_owned(),
-        ));
-    }
-    let Some(job) = broker.job(&id).await? else {
-        return Err(Failed::Missing(format!(
-            "There is no job {id} (any more). A job that is done is removed at once, unless it was \
-                pushed with --keep; a job that was taken is gone as well."
-        )));
-    };
+    let job = job_of(broker, &id).await?;
     let explanation = broker.why(&id).await?;
     let flow = flow_of(broker, &job, &viewer.base).await?;
     let can = broker.capabilities();
@@ -141,8 +129,8 @@ async fn show(
     };
     let mut timeline = Timeline::new(&job, now);
     if let Some(run) = &run {
-        let told = timeline.events.iter_mut().map(|event| &mut event.text);
-        for text in reasons.iter_mut().chain(told) {
+        let texts = timeline.events.iter_mut().map(|event| &mut event.text);
+        for text in reasons.iter_mut().chain(texts) {
             run.name_holder(&job, text);
         }
     }
@@ -174,6 +162,23 @@ async fn show(
         run,
         flow,
     }))
+}
+
+/// The job, or why it has no page.
+async fn job_of(broker: &Broker, id: &JobId) -> Result<JobInfo, Failed> {
+    if !broker.capabilities().listing {
+        return Err(Failed::Missing(
+            "This broker does not list its jobs, so a job has no page. The consumers show what \
+                they run."
+                .to_owned(),
+        ));
+    }
+    broker.job(id).await?.ok_or_else(|| {
+        Failed::Missing(format!(
+            "There is no job {id} (any more). A job that is done is removed at once, unless it was \
+                pushed with --keep; a job that was taken is gone as well."
+        ))
+    })
 }
 
 fn can_cancel(job: &JobInfo, can: Capabilities) -> bool {

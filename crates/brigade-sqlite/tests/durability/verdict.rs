@@ -138,7 +138,10 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
             print_history(&file, *number);
         }
         found.phantom += usize::from(!job.intended && !job.starts.is_empty());
-        found.lost += usize::from(job.enqueued && rows.is_empty());
+        if job.enqueued && rows.is_empty() {
+            println!("lost: job {number} has no row");
+            found.lost += 1;
+        }
         found.dup_accept += job.accepted.saturating_sub(1) + rows.len().saturating_sub(1);
         for row in rows {
             match row.state {
@@ -147,7 +150,11 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
                         usize::from(row.result.is_none_or(|token| !job.ends.contains(&token)))
                 }
                 DEAD if job.starts.iter().filter(hit).count() >= 2 => found.dead += 1,
-                DEAD => found.lost += 1,
+                DEAD => {
+                    println!("lost: job {number} is dead, starts {:?}", job.starts);
+                    print_history(&file, *number);
+                    found.lost += 1;
+                }
                 _ => found.stuck += 1,
             }
         }
