@@ -5,6 +5,7 @@
 //! both.
 
 use std::ffi::OsString;
+use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,8 +15,11 @@ use brigade_core::store::url::percent;
 /// Where the database is, and how.
 #[derive(Clone, Debug)]
 pub(super) struct SqliteConfig {
-    /// Absolute; `None` for a database in memory.
+    /// Absolute, and no symbolic link: SQLite keeps the log next to the file that a link points to.
+    /// `None` for a database in memory.
     pub(super) path: Option<PathBuf>,
+    /// The symbolic link to the file, if the URL names one.
+    pub(super) link: Option<PathBuf>,
     pub(super) safety: Safety,
     /// It may have tables of another program.
     pub(super) shared: bool,
@@ -82,7 +86,10 @@ impl SqliteConfig {
                 Some(absolute)
             }
         };
+        let named = path;
+        let path = named.clone().map(behind_links);
         let mut config = Self {
+            link: named.filter(|named| path.as_ref() != Some(named)),
             path,
             safety: Safety::Full,
             shared: false,
@@ -121,6 +128,22 @@ impl SqliteConfig {
         Ok(())
     }
 }
+
+/// The file that a symbolic link points to, which need not be there yet.
+fn behind_links(mut path: PathBuf) -> PathBuf {
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = fs::read_link(&path) else {
+            return path;
+        };
+        path.pop();
+        path.push(target);
+    }
+    // A circle, of which SQLite has the better error.
+    path
+}
+
+/// As many as Linux follows.
+const LINKS_MAX: usize = 40;
 
 /// The write-ahead log of a file.
 pub(super) fn log_of(path: &Path) -> PathBuf {

@@ -137,7 +137,7 @@ fn ready(mut connection: Connection, config: &SqliteConfig) -> Result<(Connectio
     connection
         .busy_handler(Some(wait_for_lock))
         .map_err(|e| sql_error("set up the database", e))?;
-    let file = File::of(config.path.as_deref());
+    let file = File::of(config);
     Ok((connection, file))
 }
 
@@ -266,6 +266,7 @@ mod tests {
     async fn thread(directory: &tempfile::TempDir) -> DbThread {
         let config = SqliteConfig {
             path: Some(directory.path().join("jobs.db")),
+            link: None,
             safety: Safety::Full,
             shared: false,
         };

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row};
 
-use super::config::log_of;
+use super::config::{SqliteConfig, log_of};
 use crate::error::{Error, ErrorKind};
 
 /// Pages of the log that are not yet in the file, from which on they are merged: 4 MiB, as SQLite
@@ -53,7 +53,8 @@ impl FileId {
 }
 
 pub(super) struct File {
-    /// The file and its log as they were opened. None for a database in memory.
+    /// The file and its log as they were opened, and the link to the file. None for a database in
+    /// memory.
     opened: Vec<(PathBuf, FileId)>,
     log: Option<PathBuf>,
     not_before: Option<Instant>,
@@ -61,8 +62,9 @@ pub(super) struct File {
 
 impl File {
     /// Of a connection that has just been opened.
-    pub(super) fn of(path: Option<&Path>) -> Self {
-        let names = path.map(|path| [path.to_owned(), log_of(path)]);
+    pub(super) fn of(config: &SqliteConfig) -> Self {
+        let log = config.path.as_deref().map(log_of);
+        let names = [&config.path, &log, &config.link];
         let identify = |name: PathBuf| {
             FileId::of(&name)
                 .ok()
@@ -70,14 +72,14 @@ impl File {
                 .map(|identity| (name, identity))
         };
         let opened = names
-            .clone()
             .into_iter()
             .flatten()
+            .cloned()
             .filter_map(identify)
             .collect();
         Self {
             opened,
-            log: names.map(|[_, log]| log),
+            log,
             not_before: None,
         }
     }

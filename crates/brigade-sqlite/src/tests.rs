@@ -49,6 +49,7 @@ impl TestFile {
         let directory = tempfile::tempdir().unwrap();
         let config = SqliteConfig {
             path: Some(directory.path().join("jobs.db")),
+            link: None,
             safety: Safety::Normal,
             shared: false,
         };

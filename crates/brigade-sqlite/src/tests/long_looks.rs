@@ -7,6 +7,7 @@ use super::*;
 async fn sqlite(path: Option<&std::path::Path>) -> Sqlite {
     let config = SqliteConfig {
         path: path.map(Into::into),
+        link: None,
         safety: Safety::Normal,
         shared: false,
     };

@@ -1,7 +1,7 @@
 //! A disk of one mebibyte that is full.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use brigade::{Broker, ErrorKind, Lease, Settled};
 use brigade_testkit::program::arguments;
@@ -11,7 +11,10 @@ use crate::stage::{
 };
 
 pub(crate) const ROLES: Roles = &[
-    ("full_by_ourselves", || block_on(by_ourselves())),
+    ("full_by_ourselves", || block_on(by_ourselves(stage()))),
+    ("full_behind_a_link", || {
+        block_on(by_ourselves(linked_stage()))
+    }),
     ("full_by_others", || block_on(by_others())),
 ];
 
@@ -24,15 +27,32 @@ fn d26_jobs_that_fill_the_disk_are_refused_while_what_runs_is_still_completed() 
 }
 
 #[test]
+fn d26_jobs_that_fill_the_disk_of_a_file_behind_a_symbolic_link_are_refused_likewise() {
+    let directory = tempfile::tempdir().unwrap();
+    run_with_mounts("full_behind_a_link", &[directory.path().to_str().unwrap()]);
+}
+
+#[test]
 fn d26_a_disk_that_others_filled_loses_nothing_and_is_used_again_when_there_is_room() {
     let directory = tempfile::tempdir().unwrap();
     run_with_mounts("full_by_others", &[directory.path().to_str().unwrap()]);
 }
 
 fn stage() -> Stage {
+    Stage::new(small_disk())
+}
+
+/// Only the job file itself is on the small disk.
+fn linked_stage() -> Stage {
+    let stage = Stage::new(&arguments()[0]);
+    std::os::unix::fs::symlink(small_disk().join("jobs.db"), stage.file()).unwrap();
+    stage
+}
+
+fn small_disk() -> PathBuf {
     let disk = Path::new(&arguments()[0]).join("disk");
     mount_small_disk(&disk, DISK_BYTES);
-    Stage::new(disk)
+    disk
 }
 
 /// Pushes until there is no room. Returns how many were accepted.
@@ -79,8 +99,7 @@ fn numbers(jobs: &[brigade::JobInfo]) -> Vec<u64> {
         .collect()
 }
 
-async fn by_ourselves() {
-    let stage = stage();
+async fn by_ourselves(stage: Stage) {
     let broker = stage.broker().await;
     assert!(
         push_until_full(&broker, 0).await > 100,

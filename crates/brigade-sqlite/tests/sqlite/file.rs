@@ -107,6 +107,34 @@ async fn a_broker_keeps_its_file_when_the_working_directory_changes() {
     assert!(is_there && pushed.is_ok());
 }
 
+/// The log stands next to the file, not next to the link.
+#[tokio::test]
+async fn a_file_behind_a_symbolic_link_is_private_and_its_log_and_the_link_are_watched() {
+    for how in ["its log deleted", "its link moved to another file"] {
+        let directory = tempfile::tempdir().unwrap();
+        let [link, data, other] =
+            ["link.db", "data", "other.db"].map(|it| directory.path().join(it));
+        std::fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink("data/jobs.db", &link).unwrap();
+        let path = data.join("jobs.db");
+        let broker = broker(&link).await;
+        broker.queue("q").push(&1).await.unwrap();
+        for ending in ["", "-wal", "-shm"] {
+            let file = std::fs::metadata(beside(&path, ending)).unwrap();
+            assert_eq!(file.permissions().mode() & 0o777, 0o600, "{ending}");
+        }
+        if how == "its log deleted" {
+            std::fs::remove_file(beside(&path, "-wal")).unwrap();
+        } else {
+            std::fs::File::create(&other).unwrap();
+            std::fs::remove_file(&link).unwrap();
+            std::os::unix::fs::symlink(&other, &link).unwrap();
+        }
+        let error = broker.queue("q").push(&2).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed, "{how}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn a_log_that_a_reader_made_grow_is_small_again_when_it_has_gone() {
     const BOUND: u64 = 16 << 20;
