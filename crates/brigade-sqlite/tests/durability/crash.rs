@@ -4,7 +4,7 @@
 use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use brigade::{Broker, Pool, PushOutcome, Settled, ToJob as _};
 use brigade_testkit::facts;
@@ -181,7 +181,7 @@ fn drive_and_count(plan: &Plan) -> (Vec<Place>, usize) {
         random: Random::new(plan.seed),
         incarnations: 0,
         dead: Vec::new(),
-        kills: 0,
+        kills: Vec::new(),
         faults: 0,
     };
     let mut producers: Vec<Program> = (0..plan.producers).map(|_| cast.producer()).collect();
@@ -230,9 +230,10 @@ fn drive_and_count(plan: &Plan) -> (Vec<Place>, usize) {
             program.descendants()
         );
     }
-    let (verdict, places) = verdict(&stage);
-    verdict.check(&format!("seed={} kills={}", plan.seed, cast.kills));
-    (places, cast.kills)
+    let (verdict, places) = verdict(&stage, &cast.kills);
+    let kills = cast.kills.len();
+    verdict.check(&format!("seed={} kills={kills}", plan.seed));
+    (places, kills)
 }
 
 fn end(programs: Vec<Program>, stage: &Stage) {
@@ -286,8 +287,8 @@ struct Cast<'a> {
     incarnations: u64,
     /// Killed programs; kept, so that what outlives them is seen.
     dead: Vec<Program>,
-    /// Consumers that were killed.
-    kills: usize,
+    /// When consumers were killed.
+    kills: Vec<SystemTime>,
     /// All that was killed.
     faults: usize,
 }
@@ -342,6 +343,12 @@ impl Cast<'_> {
     fn replace_consumer(&mut self, consumers: &mut [Program]) {
         let at = usize::try_from(self.random.within(0..consumers.len() as u64)).unwrap();
         let old = &mut consumers[at];
+        let status = old.wait(Duration::ZERO);
+        assert!(
+            status.is_none(),
+            "a consumer ended by itself, {status:?}:\n{}",
+            old.log()
+        );
         // Stopped first, so that it starts no worker that is not in the ledger.
         old.signal(Signal::STOP);
         until("it stands still", || {
@@ -352,11 +359,11 @@ impl Cast<'_> {
         facts::children(old.pid())
             .iter()
             .for_each(|child| ledger.fault(child.pid).unwrap());
+        self.kills.push(SystemTime::now());
         old.signal(Signal::KILL);
         old.wait(BOUND);
         let old = std::mem::replace(old, self.consumer());
         self.dead.push(old);
-        self.kills += 1;
         self.faults += 1;
     }
 

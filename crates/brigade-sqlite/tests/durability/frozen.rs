@@ -62,7 +62,7 @@ fn b19_a_frozen_consumer_loses_its_leases_to_others_and_nothing_of_its_own_is_ac
     assert!(other.contains(&format!("done {JOBS} stale 0")), "{other}");
     // The frozen attempts were there, and could not go on: that overlap is no fault.
     std::fs::remove_file(stage.path("overlaps")).ok();
-    let (mut verdict, _) = verdict(&stage);
+    let (mut verdict, _) = verdict(&stage, &[]);
     // What waited in its pool may begin in the moment of the thaw, before it sees that its leases
     // are over: at most one attempt per worker.
     assert!(verdict.unexplained <= workers.len(), "{verdict}");

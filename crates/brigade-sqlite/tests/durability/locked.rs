@@ -76,7 +76,7 @@ fn d27_a_file_that_another_program_holds_is_waited_for_and_what_expired_meanwhil
     stage.tell("halt");
     let log = finish(served);
     assert!(log.contains("done 1 stale 1"), "{log}");
-    let (verdict, _) = verdict(&stage);
+    let (verdict, _) = verdict(&stage, &[]);
     verdict.check(if refused.is_some() {
         "locked for 30 s"
     } else {

@@ -116,7 +116,7 @@ fn see_through(stage: &Stage, mut program: Program, what: &str) -> bool {
         assert!(killed || served.done == 0, "{what}: {served:?}");
     });
     let deleted = stage.path("deleted").exists();
-    let (mut verdict, _) = verdict(stage);
+    let (mut verdict, _) = verdict(stage, &[]);
     if verdict.jobs == 0 && deleted {
         // It was done, and removed by hand.
         assert_eq!(std::mem::take(&mut verdict.lost), 1, "{what}");

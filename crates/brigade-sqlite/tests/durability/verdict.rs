@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use brigade::{AttemptKind, AttemptRecord};
 use brigade_testkit::ledger::{self, Event, Line};
 
 use crate::stage::{Stage, integrity};
@@ -15,6 +17,8 @@ struct Row {
     state: i64,
     result: Option<u64>,
     crashed: u32,
+    lost: u32,
+    history: Vec<AttemptRecord>,
 }
 
 /// How a job stood among the others when it first started.
@@ -28,6 +32,12 @@ pub(crate) struct Place {
 
 const DONE: i64 = 5;
 const DEAD: i64 = 6;
+/// After so many crashes a job is a dead letter.
+const CRASHES_MAX: usize = 2;
+/// Attempts that a history keeps.
+const HISTORY_MAX: usize = 20;
+/// The default of `Consumer::losses_max`.
+const LOSSES_MAX: u32 = 5;
 
 #[derive(Clone, Debug, Default)]
 struct Attempts {
@@ -49,7 +59,7 @@ pub(crate) struct Verdict {
     pub(crate) faults: usize,
     /// Starts beyond the first that a fault explains.
     pub(crate) repeats: usize,
-    /// Dead letters whose two crashes were faults.
+    /// Dead letters whose two crashes, or five lost holders, were faults.
     pub(crate) dead: usize,
     /// Acknowledged, and not ended.
     pub(crate) lost: usize,
@@ -95,8 +105,9 @@ fn read_ledger(lines: &[ledger::Line]) -> (BTreeMap<u64, Attempts>, BTreeSet<u32
     (jobs, faults, order)
 }
 
-/// The verdict, and the place of each job, in the order of their starts.
-pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
+/// The verdict, and the place of each job, in the order of their starts. `kills` are the moments at
+/// which consumers were killed, in order.
+pub(crate) fn verdict(stage: &Stage, kills: &[SystemTime]) -> (Verdict, Vec<Place>) {
     let lines = ledger::read(stage.path("ledger")).unwrap();
     let file = stage.look();
     assert_eq!(integrity(&file), "ok");
@@ -149,7 +160,8 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
                     found.forged +=
                         usize::from(row.result.is_none_or(|token| !job.ends.contains(&token)))
                 }
-                DEAD if job.starts.iter().filter(hit).count() >= 2 => found.dead += 1,
+                DEAD if job.starts.iter().filter(hit).count() >= CRASHES_MAX => found.dead += 1,
+                DEAD if row.lost >= LOSSES_MAX && losses_are_kills(row, kills) => found.dead += 1,
                 DEAD => {
                     println!("lost: job {number} is dead, starts {:?}", job.starts);
                     print_history(&file, *number);
@@ -164,6 +176,35 @@ pub(crate) fn verdict(stage: &Stage) -> (Verdict, Vec<Place>) {
         .lines()
         .count();
     (found, places(&rows, &order))
+}
+
+/// Whether a kill explains each lease that the job lost. A holder leases the job after the loss
+/// before, and is killed before the store notes its own: so a kill is between the two. Losses that
+/// are too old for the history come before all others.
+fn losses_are_kills(row: &Row, kills: &[SystemTime]) -> bool {
+    // The history keeps whole milliseconds.
+    let noted = |record: &&AttemptRecord| {
+        record.kind == AttemptKind::Interrupted && record.reason == "the process that held it ended"
+    };
+    let losses: Vec<SystemTime> = row
+        .history
+        .iter()
+        .filter(noted)
+        .map(|record| record.at)
+        .collect();
+    let kills_between = |after: SystemTime, loss: SystemTime| {
+        let until = loss + Duration::from_millis(1);
+        let between = kills.iter().filter(|kill| (after..until).contains(*kill));
+        between.count()
+    };
+    let Some(unseen) = (row.lost as usize).checked_sub(losses.len()) else {
+        return false;
+    };
+    let mut after = UNIX_EPOCH;
+    losses.iter().enumerate().all(|(at, loss)| {
+        let wanted = if at == 0 { 1 + unseen } else { 1 };
+        kills_between(std::mem::replace(&mut after, *loss), *loss) >= wanted
+    }) && (unseen == 0 || row.history.len() == HISTORY_MAX)
 }
 
 /// The place of each job, in the order of their starts.
@@ -246,18 +287,23 @@ impl fmt::Display for Verdict {
 /// Jobs in the order of their pushes. Their second argument is their number.
 fn rows(file: &rusqlite::Connection) -> Vec<Row> {
     let mut rows = file
-        .prepare("SELECT payload, state, result, crashed FROM brigade_jobs ORDER BY id")
+        .prepare(
+            "SELECT payload, state, result, crashed, lost, history FROM brigade_jobs ORDER BY id",
+        )
         .unwrap();
     let rows = rows.query_map([], |row| {
         let payload: Vec<serde_json::Value> =
             serde_json::from_str(&row.get::<_, String>(0)?).unwrap();
         let result: Option<String> = row.get(2)?;
         let result = result.and_then(|text| text.parse().ok());
+        let history: Option<String> = row.get(5)?;
         Ok(Row {
             number: payload[1].as_u64().unwrap(),
             state: row.get(1)?,
             result,
             crashed: row.get(3)?,
+            lost: row.get(4)?,
+            history: history.map_or_else(Vec::new, |text| serde_json::from_str(&text).unwrap()),
         })
     });
     rows.unwrap().collect::<Result<_, _>>().unwrap()
@@ -279,4 +325,34 @@ fn displaced(starts: &[usize]) -> Vec<usize> {
 fn displacement_counts_later_ones_that_came_before() {
     assert_eq!(displaced(&[0, 1, 2, 3]), [0, 0, 0, 0]);
     assert_eq!(displaced(&[1, 2, 0, 3]), [0, 0, 2, 0]);
+}
+
+#[test]
+fn losses_are_explained_by_a_kill_between_each_two() {
+    let at = |second: u64| UNIX_EPOCH + Duration::from_secs(second);
+    let record = |attempt: u32, second: u64, reason: &str| -> AttemptRecord {
+        serde_json::from_value(serde_json::json!({
+            "attempt": attempt, "at": at(second), "kind": "interrupted", "reason": reason,
+        }))
+        .unwrap()
+    };
+    let lost = |attempt, second| record(attempt, second, "the process that held it ended");
+    let mut row = Row {
+        number: 1,
+        state: DEAD,
+        result: None,
+        crashed: 0,
+        lost: 3,
+        history: vec![
+            lost(1, 10),
+            record(2, 15, "it runs alone"),
+            lost(3, 20),
+            lost(4, 30),
+        ],
+    };
+    assert!(losses_are_kills(&row, &[at(9), at(12), at(29), at(40)]));
+    assert!(!losses_are_kills(&row, &[at(8), at(9), at(29)]));
+    assert!(!losses_are_kills(&row, &[at(9), at(12)]));
+    row.lost = 4;
+    assert!(!losses_are_kills(&row, &[at(9), at(12), at(29)]));
 }
