@@ -22,8 +22,7 @@ use brigade_runtime::owner::own_name;
 
 const LEASE: Statement = Statement::write(
     "hand out jobs",
-    "select l.took, j.* from brigade.lease($1, $2, $3, $4, $5, $6) l left join lateral \
-        unnest(l.jobs) j on true",
+    "select * from brigade.lease($1, $2, $3, $4, $5, $6)",
 );
 const READY_QUEUES: Statement = Statement::read(
     "find queues with ready jobs",
@@ -57,6 +56,18 @@ impl<'a> RangeColumns<'a> {
         self.priorities.push(priority);
         self.floors.push(floor);
     }
+}
+
+/// A row of `brigade.lease`.
+enum LeaseRow {
+    Look(RangeLook),
+    Job(Box<HandedOutJob>),
+}
+
+/// A look at a range, by its place among those that were asked for.
+struct RangeLook {
+    range: usize,
+    took: Duration,
 }
 
 /// A job as it was handed out.
@@ -214,13 +225,15 @@ impl Postgres {
         if let DeliveryMode::Lease(time) = ask.mode {
             self.chores.expect(time);
         }
-        let took: Option<Vec<Option<i64>>> = rows.first().and_then(|row| row.try_get(0).ok());
-        let took = took.ok_or_else(|| unreadable("hand out jobs").uncertain())?;
-        let found: Vec<HandedOutJob> = rows
-            .iter()
-            .filter_map(|row| HandedOutJob::read(row, names, since))
-            .collect();
-        self.note_found(&ranges, &took, &found, found.len() < room);
+        let (mut looks, mut found) = (Vec::new(), Vec::new());
+        for row in &rows {
+            let read = LeaseRow::read(row, names, since);
+            match read.ok_or_else(|| unreadable("hand out jobs").uncertain())? {
+                LeaseRow::Look(look) => looks.push(look),
+                LeaseRow::Job(job) => found.push(*job),
+            }
+        }
+        self.note_found(&ranges, &looks, &found, found.len() < room);
         let mut was_set_aside = false;
         for job in found {
             match job.leased {
@@ -237,21 +250,19 @@ impl Postgres {
     fn note_found(
         &self,
         ranges: &RangeColumns<'_>,
-        took: &[Option<i64>],
+        looks: &[RangeLook],
         found: &[HandedOutJob],
         had_room: bool,
     ) {
-        for (place, queue) in ranges.queues.iter().enumerate() {
-            let Some(Some(took)) = took.get(place) else {
-                continue;
-            };
+        for look in looks {
             let of_range: Vec<(i32, i64)> = found
                 .iter()
-                .filter(|job| job.range == place)
+                .filter(|job| job.range == look.range)
                 .map(|job| (job.priority, job.number))
                 .collect();
-            let is_head = ranges.priorities[place].is_none();
-            let head_took = is_head.then(|| Duration::from_micros(took.unsigned_abs()));
+            let is_head = ranges.priorities[look.range].is_none();
+            let head_took = is_head.then_some(look.took);
+            let queue = ranges.queues[look.range];
             self.floors.note(queue, &of_range, had_room, head_took);
         }
     }
@@ -285,25 +296,40 @@ impl Postgres {
     }
 }
 
-impl HandedOutJob {
-    /// From the columns of `brigade.leased`, behind the first.
+impl LeaseRow {
     fn read(row: &Row, queues: &[&str], since: BootTime) -> Option<Self> {
+        // Counted from 1 by the database.
+        let range: i32 = row.try_get(0).ok()?;
+        let range = usize::try_from(range).ok()?.checked_sub(1)?;
+        let queue = queues.get(range)?;
+        let took: Option<i64> = row.try_get(1).ok()?;
+        Some(match took {
+            Some(took) => Self::Look(RangeLook {
+                range,
+                took: Duration::from_micros(took.unsigned_abs()),
+            }),
+            None => Self::Job(Box::new(HandedOutJob::read(row, (range, queue), since)?)),
+        })
+    }
+}
+
+impl HandedOutJob {
+    fn read(row: &Row, (range, queue): (usize, &str), since: BootTime) -> Option<Self> {
         let count = |column| {
             let count: i32 = row.try_get(column).ok()?;
             Some(count.unsigned_abs())
         };
-        // Counted from 1 by the database; `None` where nothing was handed out.
-        let range: i32 = row.try_get::<_, Option<i32>>(1).ok()??;
-        let range = usize::try_from(range).ok()?.checked_sub(1)?;
         let number: i64 = row.try_get(2).ok()?;
         let token: i64 = row.try_get(3).ok()?;
         let payload: String = row.try_get(5).ok()?;
         let task: Option<String> = row.try_get(6).ok()?;
         let options: Option<String> = row.try_get(7).ok()?;
         let (failed, crashed, lost) = (count(8)?, count(9)?, count(10)?);
-        let (times, unserved_at): (u32, Option<SystemTime>) = (count(11)?, row.try_get(12).ok()?);
-        let began_at: SystemTime = row.try_get(13).ok()?;
-        let mut job = Job::new(*queues.get(range)?, task.map(Into::into), payload);
+        let times = count(11)?;
+        let unserved_at: Option<SystemTime> = row.try_get(12).ok().flatten();
+        // Other programs write to these tables, too, and may write what no clock shows.
+        let began_at: SystemTime = row.try_get(13).unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut job = Job::new(queue, task.map(Into::into), payload);
         let options = options.map_or(Ok(job.options.clone()), |text| serde_json::from_str(&text));
         let leased = options.map(|options| {
             job.options = options;

@@ -25,6 +25,7 @@ mod changes;
 mod check;
 mod check_queues;
 mod chores;
+mod column;
 mod connect;
 mod connect_error;
 mod consumers;
@@ -50,6 +51,7 @@ mod statistics;
 mod store;
 mod upkeep;
 mod url;
+mod wake;
 mod why;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::column::SparseColumn;
 use super::database::{Database, Statement, millis};
 use super::sql_error::{FLOW_DUPLICATE, code_of, message_of, unreadable};
 use crate::error::{Error, ErrorKind};
@@ -20,7 +21,7 @@ use brigade_core::store::PushOutcome;
 const PUSH: Statement = Statement::write(
     "push",
     "select ids, is_new from brigade.push_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-        $13, $14, $15)",
+        $13, $14, $15, false)",
 );
 
 /// What a job costs besides its payload, in bytes of arguments that are stored in that time.
@@ -36,20 +37,20 @@ pub(super) fn weight_of(jobs: &[Job]) -> usize {
 #[derive(Default)]
 pub(super) struct PushColumns<'a> {
     queues: Vec<&'a str>,
-    tasks: Vec<Option<&'a str>>,
+    tasks: SparseColumn<&'a str>,
     payloads: Vec<&'a str>,
-    options: Vec<Option<String>>,
-    priorities: Vec<i32>,
-    dues: Vec<Option<SystemTime>>,
-    delays: Vec<Option<i64>>,
-    withins: Vec<Option<i64>>,
-    keeps: Vec<Option<i64>>,
-    keys: Vec<Option<&'a str>>,
-    partitions: Vec<Option<&'a str>>,
-    uniques: Vec<Option<&'a str>>,
-    unique_fors: Vec<Option<i64>>,
-    dependents: Vec<Option<i32>>,
-    kinds: Vec<Option<&'static str>>,
+    options: SparseColumn<String>,
+    priorities: SparseColumn<i32>,
+    dues: SparseColumn<SystemTime>,
+    delays: SparseColumn<i64>,
+    withins: SparseColumn<i64>,
+    keeps: SparseColumn<i64>,
+    keys: SparseColumn<&'a str>,
+    partitions: SparseColumn<&'a str>,
+    uniques: SparseColumn<&'a str>,
+    unique_fors: SparseColumn<i64>,
+    dependents: SparseColumn<i32>,
+    kinds: SparseColumn<&'static str>,
 }
 
 impl<'a> PushColumns<'a> {
@@ -61,7 +62,7 @@ impl<'a> PushColumns<'a> {
         self.tasks.push(job.task.as_deref());
         self.payloads.push(&job.payload);
         self.options.push(text_of(options)?);
-        self.priorities.push(options.priority());
+        self.priorities.push(options.priority);
         self.dues.push(options.at);
         self.delays.push(time(options.delay));
         self.withins.push(time(options.retry().within));
@@ -122,7 +123,7 @@ fn flow_error(error: Error) -> Error {
 }
 
 impl Database {
-    /// One call for all these pushes; to each its answer.
+    /// One call for all these pushes; to each its answer. Waiting consumers are not woken by it.
     pub(super) async fn push_together(
         &self,
         pushes: &[Vec<Job>],

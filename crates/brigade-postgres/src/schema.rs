@@ -19,6 +19,8 @@ use brigade_core::statistics::{OTHER_TASKS, STATISTICS_KEPT, TASKS_COUNTED_MAX};
 
 /// A consumer that has not asked for this long is none.
 pub(super) const ASKED_WITHIN: Duration = Duration::from_secs(60);
+/// Payloads of one hand-out, unless a single one has more.
+const HAND_OUT_BYTES_MAX: usize = 32 << 20;
 /// Rows of statistics that are kept at most, however many queues there are.
 const STATISTICS_ROWS_MAX: u64 = 200_000;
 /// Advisory locks, each of a part of one transaction: who adds statistics up, and who numbers events.
@@ -26,6 +28,14 @@ const FOLD_LOCK: i64 = 0x6272_6967_6164_6502;
 const EVENTS_LOCK: i64 = 0x6272_6967_6164_6503;
 /// Of the numbers of the locks under which limited queues hand out jobs.
 const LIMITS_SEED: i64 = 4712;
+
+/// A setting of every function that is called from outside: what it calls without a schema is the
+/// server's own, whatever others have made in the schemas of the session.
+const SAFE_PATH: &str = "set search_path = pg_catalog, pg_temp";
+/// Settings of functions that change many jobs at once: plans that were made while tables were small
+/// are kept, so they go by the indexes from the start.
+const BY_INDEX: &str = "set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off \
+    set plan_cache_mode = force_generic_plan set jit = off";
 
 /// The files, in an order in which each knows what it uses.
 const FILES: [&str; 20] = [
@@ -75,6 +85,8 @@ fn with_constants(text: &str) -> String {
             text
         });
     let constants = [
+        ("{by_index}", BY_INDEX.to_owned()),
+        ("{safe_path}", SAFE_PATH.to_owned()),
         ("{bounds}", bounds),
         ("{bounds_count}", Durations::BOUNDS.len().to_string()),
         (
@@ -98,6 +110,7 @@ fn with_constants(text: &str) -> String {
         ("{flow_ends_max}", FLOW_ENDS_MAX.to_string()),
         ("{flow_steps_max}", FLOW_STEPS_MAX.to_string()),
         ("{far_seconds}", FAR.as_secs().to_string()),
+        ("{hand_out_bytes_max}", HAND_OUT_BYTES_MAX.to_string()),
         ("{history_max}", HISTORY_MAX.to_string()),
         ("{key_bytes_max}", KEY_BYTES_MAX.to_string()),
         ("{missed_bytes_max}", MISSED_BYTES_MAX.to_string()),

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::column::SparseColumn;
 use super::database::{Database, Statement, millis};
 use super::sql_error::unreadable;
 use crate::attempt_report::{AttemptReport, Cost};
@@ -81,12 +82,12 @@ struct SettleColumns<'a> {
     tokens: Vec<i64>,
     actions: Vec<&'static str>,
     kinds: Vec<&'static str>,
-    reasons: Vec<Option<Cow<'a, str>>>,
-    records: Vec<Option<String>>,
-    results: Vec<Option<&'a str>>,
-    times: Vec<Option<i64>>,
-    costs: Vec<Option<String>>,
-    runs: Vec<Option<i64>>,
+    reasons: SparseColumn<Cow<'a, str>>,
+    records: SparseColumn<String>,
+    results: SparseColumn<&'a str>,
+    times: SparseColumn<i64>,
+    costs: SparseColumn<String>,
+    runs: SparseColumn<i64>,
 }
 
 /// One of them.
@@ -268,9 +269,8 @@ impl Database {
             costs,
             runs,
         } = &columns;
-        let reasons: Vec<Option<&str>> = reasons.iter().map(Option::as_deref).collect();
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 10] = [
-            ids, tokens, actions, kinds, &reasons, records, results, times, costs, runs,
+            ids, tokens, actions, kinds, reasons, records, results, times, costs, runs,
         ];
         let row = self.row(SETTLE, &values).await?;
         let answers: Option<Vec<String>> = row.and_then(|row| row.try_get(0).ok());

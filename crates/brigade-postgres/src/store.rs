@@ -17,6 +17,7 @@ use super::database::Database;
 use super::floors::Floors;
 use super::sql_error::may_only_read;
 use super::upkeep::Upkeep;
+use super::wake::WakeUps;
 use super::{push, settle};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
@@ -70,13 +71,18 @@ impl Postgres {
         })?;
         let database = Arc::new(Database::connect(url, clock).await?);
         let (to_push, to_settle) = (Arc::clone(&database), Arc::clone(&database));
+        let wake_ups = Arc::new(WakeUps::new(scope.clone(), Arc::clone(&database)));
         let pushes = Batcher::new(
             scope.clone(),
             CALLS_MAX,
             CALL_WEIGHT_MAX,
             move |_, pushes: Vec<Vec<Job>>| {
-                let database = Arc::clone(&to_push);
-                async move { database.push_together(&pushes).await }
+                let (database, wake_ups) = (Arc::clone(&to_push), Arc::clone(&wake_ups));
+                async move {
+                    let answers = database.push_together(&pushes).await;
+                    wake_ups.announce(pushes.iter().flatten().map(|job| &*job.queue));
+                    answers
+                }
             },
         );
         let settlements = Batcher::new(

@@ -3,7 +3,8 @@
 
 -- `is_only`: forget what else this process asked for.
 create function brigade.note_ask(holder bigint, asks bigint, queues text[], is_only boolean)
-    returns void language plpgsql as $$
+    returns void language plpgsql
+    {safe_path} as $$
 #variable_conflict use_column
 begin
   insert into brigade.asks as a (holder, asks, asked_at, queues) values (holder, asks, brigade.now(), queues)
@@ -16,7 +17,8 @@ begin
 end $$;
 
 -- Whether a consumer asked for jobs of this queue lately, or has one.
-create function brigade.has_consumer(queue text) returns boolean language sql stable as $$
+create function brigade.has_consumer(queue text) returns boolean language sql stable
+    {safe_path} as $$
   select exists (select from brigade.asks a
                   where a.asked_at >= brigade.now() - brigade.ms({asked_within_ms}) and a.queues @> array[has_consumer.queue])
       or exists (select from brigade.jobs j where j.state = 3 and j.queue = has_consumer.queue)

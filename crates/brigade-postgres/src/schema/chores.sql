@@ -6,7 +6,8 @@
 -- At most `most` rows of each kind; `is_more`: there may be more of some kind. `due_in`: in how many
 -- milliseconds something else falls due, null if nothing does; `has_ticks`: schedules are due.
 create function brigade.chores(most integer, out is_more boolean, out due_in bigint, out has_ticks boolean) language plpgsql
-    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
+    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set enable_sort = off set jit = off
+    {safe_path} as $$
 #variable_conflict use_column
 declare
   moment timestamptz := brigade.now();

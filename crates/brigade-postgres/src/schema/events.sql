@@ -28,7 +28,8 @@ end $$;
 -- Sees to it that events are recorded for so long from now on, and numbers some. `recording` is the
 -- number of this recording; `is_new`: it began now. `is_more`: there may be more to number.
 create function brigade.watch_events(lasts_ms bigint, renewed_ms bigint, most integer,
-    out recording bigint, out is_new boolean, out is_more boolean, out last bigint) language plpgsql as $$
+    out recording bigint, out is_new boolean, out is_more boolean, out last bigint) language plpgsql
+    {safe_path} as $$
 #variable_conflict use_column
 declare
   wall bigint := extract(epoch from brigade.wall()) * 1000;
@@ -58,7 +59,8 @@ end $$;
 -- the last that are kept.
 create function brigade.read_events(after bigint, of_queue text, most integer) returns table (first bigint,
     last bigint, seq bigint, at timestamptz, job bigint, queue text, task text, kind text, state smallint,
-    attempt integer, reason text, cost text) language sql stable set jit = off as $$
+    attempt integer, reason text, cost text) language sql stable set jit = off
+    {safe_path} as $$
   select k.first, k.last, e.*
     from (select coalesce(min(seq), 0) as first, coalesce(max(seq), 0) as last from brigade.events) k
     left join lateral (

@@ -4,7 +4,8 @@
 -- null for any. Conditions on other columns are the caller's.
 create function brigade.candidates(queue text, state integer, after bigint, newest_first boolean, most integer)
     returns bigint[] language plpgsql stable
-    set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+    set enable_seqscan = off set enable_bitmapscan = off set jit = off
+    {safe_path} as $$
 #variable_conflict use_column
 declare
   behind text := format(' and id %s $3 order by id %s limit $4',

@@ -4,31 +4,31 @@
 -- The settings of these functions keep their plans at the indexes: a plan that was made while a table
 -- was small is used for long after it has grown.
 
-create type brigade.leased as (
-  range integer, id bigint, token bigint, priority integer, payload text, task text, options text,
-  failed integer, crashed integer, lost integer, unserved integer, unserved_at timestamptz,
-  began_at timestamptz
-);
-
--- Up to `most` jobs; `lease_ms` is null for jobs that are taken: they are done at once. `took` has
--- for each range how long it was looked at, in microseconds; null if it was not.
+-- Up to `most` jobs; `lease_ms` is null for jobs that are taken: they are done at once. For each range
+-- that was looked at, a row without a job says how long that took, in microseconds.
+--
+-- A lease does not wait for the disk. If the server crashes before it is there, the job is ready
+-- again as if it had never been handed out; the token of its next lease is another all the same.
 create function brigade.lease(queues text[], priorities integer[], floors bigint[], most integer,
-    lease_ms bigint, holder bigint, out jobs brigade.leased[], out took bigint[]) language plpgsql
-    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
+    lease_ms bigint, holder bigint) returns table (range integer, took bigint, id bigint, token bigint,
+    priority integer, payload text, task text, options text, failed integer, crashed integer,
+    lost integer, unserved integer, unserved_at timestamptz, began_at timestamptz) language plpgsql
+    {by_index} set enable_bitmapscan = off set enable_sort = off
+    {safe_path} as $$
 #variable_conflict use_column
 declare
   wall timestamptz := brigade.wall();
-  room integer;
+  room integer := most;
   picked bigint[];
-  found brigade.leased[];
+  leased integer;
   began timestamptz;
   settings brigade.queues;
   has_waited boolean := false;
 begin
-  jobs := '{}';
-  took := array_fill(null::bigint, array[cardinality(queues)]);
+  if lease_ms is not null then
+    perform set_config('synchronous_commit', 'off', true);
+  end if;
   for place in 1 .. cardinality(queues) loop
-    room := most - cardinality(jobs);
     exit when room <= 0;
     select * into settings from brigade.queues q where q.queue = queues[place];
     continue when settings.paused;
@@ -42,14 +42,17 @@ begin
       has_waited := true;
       continue when picked is null;
     end if;
-    took[place] := extract(epoch from clock_timestamp() - began) * 1000000;
+    range := place;
+    took := extract(epoch from clock_timestamp() - began) * 1000000;
+    return next;
     continue when cardinality(picked) = 0;
+    return query select place, null::bigint, l.* from brigade.lease_picked(picked, lease_ms, holder, wall) l;
+    get diagnostics leased = row_count;
     if lease_ms is null then
-      found := brigade.take_picked(place, picked, wall);
-    else
-      found := brigade.lease_picked(place, picked, lease_ms, holder, wall);
+      perform brigade.end_taken(picked);
     end if;
-    jobs := jobs || found;
+    exit when leased < cardinality(picked);
+    room := room - leased;
   end loop;
 end $$;
 
@@ -102,58 +105,60 @@ begin
   return kept;
 end $$;
 
-create function brigade.lease_picked(range integer, picked bigint[], lease_ms bigint, holder bigint, wall timestamptz)
-    returns brigade.leased[] language plpgsql as $$
+-- Leases locked jobs; gives them in this order, as the columns of `lease`. The token tells a lease from
+-- every other one of its job, also from one that a crash of the server undid: it has the time in it.
+-- Those whose payloads would be too much for one answer stay as they are.
+create function brigade.lease_picked(picked bigint[], lease_ms bigint, holder bigint, wall timestamptz)
+    returns table (id bigint, token bigint, priority integer, payload text, task text, options text,
+    failed integer, crashed integer, lost integer, unserved integer, unserved_at timestamptz,
+    began_at timestamptz) language plpgsql as $$
 #variable_conflict use_column
 declare
-  ends timestamptz := brigade.now() + brigade.ms(lease_ms);
-  answer brigade.leased[];
+  moment timestamptz := brigade.now();
+  ends timestamptz := moment + brigade.ms(coalesce(lease_ms, 60000));
+  token_min bigint := extract(epoch from moment) * 1000;
 begin
-  with before as (
-    select j.id, j.at, g.place from unnest(picked) with ordinality as g (id, place)
-      join brigade.jobs j on j.id = g.id
+  return query with before as materialized (
+    select j.id, j.at, g.place, p.payload, p.task, p.options, p.lost, p.unserved, p.unserved_at,
+        coalesce(p.began_at, p.pushed_at) as began_at,
+        sum(octet_length(p.payload)) over (order by g.place rows unbounded preceding) as bytes
+      from unnest(picked) with ordinality as g (id, place)
+      join brigade.jobs j on j.id = g.id join brigade.payloads p on p.job = j.id
   ), leased as (
-    update brigade.jobs j set state = 3, token = j.token + 1, attempts = j.attempts + 1, at = ends,
-        leased_at = wall, holder = lease_picked.holder, cancel = null
-      from before b where j.id = b.id
-    returning j.*, b.at as since, b.place
-  ), full_rows as (
-    select l.*, p.payload, p.task, p.options, p.lost, p.unserved, p.unserved_at,
-        coalesce(p.began_at, p.pushed_at) as began_at
-      from leased l join brigade.payloads p on p.job = l.id
+    update brigade.jobs j set state = 3, token = greatest(j.token + 1, token_min), attempts = j.attempts + 1,
+        at = ends, leased_at = wall, holder = lease_picked.holder, cancel = null
+      from before b where j.id = b.id and (b.bytes <= {hand_out_bytes_max} or b.place = 1)
+    returning j.id, j.token, j.priority, j.failed, j.crashed, j.queue, j.attempts, b.at as since, b.place,
+        b.payload, b.task, b.options, b.lost, b.unserved, b.unserved_at, b.began_at
   ), counted as (
     insert into brigade.statistics_new (minute, queue, task, wait)
     select date_trunc('minute', wall), queue, coalesce(task, ''),
         brigade.histogram(array_agg((extract(epoch from greatest(wall - since, '0')) * 1000)::bigint))
-      from full_rows group by queue, task
+      from leased group by queue, task
   ), recorded as (
     insert into brigade.events_new (at, job, queue, task, kind, state, attempt)
-    select wall, id, queue, task, 'leased', 3, attempts from full_rows
+    select wall, id, queue, task, 'leased', 3, attempts from leased
      where brigade.is_recording(wall) order by place
   )
-  select array_agg(row(range, id, token, priority, payload, task, options, failed, crashed, lost,
-      unserved, unserved_at, began_at)::brigade.leased order by place) into answer from full_rows;
-  return coalesce(answer, '{}');
+  select f.id, f.token, f.priority, f.payload, f.task, f.options, f.failed, f.crashed, f.lost, f.unserved,
+      f.unserved_at, f.began_at from leased f order by f.place;
 end $$;
 
 -- Handed out and done at once.
-create function brigade.take_picked(range integer, picked bigint[], wall timestamptz)
-    returns brigade.leased[] language plpgsql as $$
+create function brigade.end_taken(picked bigint[]) returns void language plpgsql as $$
 #variable_conflict use_column
 declare
-  answer brigade.leased[];
-  taken brigade.leased;
+  job record;
 begin
-  answer := brigade.lease_picked(range, picked, 60000, null, wall);
-  foreach taken in array answer loop
-    perform brigade.end_job(taken.id, 5, null, null, 'done', taken.failed + taken.crashed + 1, null, null);
+  for job in select j.id, j.failed + j.crashed + 1 as attempt from brigade.jobs j where j.id = any(picked) and j.state = 3 loop
+    perform brigade.end_job(job.id, 5, null, null, 'done', job.attempt, null, null);
   end loop;
-  return answer;
 end $$;
 
 -- Those of these queues that have ready jobs and are not paused.
 create function brigade.ready_queues(asked text[]) returns setof text language plpgsql
-    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set jit = off as $$
+    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set jit = off
+    {safe_path} as $$
 #variable_conflict use_column
 declare
   found_queue text;

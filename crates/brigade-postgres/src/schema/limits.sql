@@ -16,7 +16,8 @@ $$;
 create function brigade.gate(queue text, limits jsonb, out partition text, out running bigint, out started bigint,
     out first timestamptz, out most_running bigint, out most_starts bigint, out per_ms bigint)
     returns setof record language sql stable
-    set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+    set enable_seqscan = off set enable_bitmapscan = off set jit = off
+    {safe_path} as $$
   with asked as (
     select (limits ->> 'running')::bigint as running, brigade.rate(limits -> 'starts') as starts,
         (limits ->> 'running_per_partition')::bigint as running_each,
@@ -199,7 +200,8 @@ create function brigade.next_start() returns bigint language sql stable
 $$;
 
 -- From now on every job that is pushed to this queue has a partition.
-create function brigade.set_parted(queue text) returns void language sql as $$
+create function brigade.set_parted(queue text) returns void language sql
+    {safe_path} as $$
   insert into brigade.queues as q (queue, parted) values (set_parted.queue, true)
   on conflict (queue) do update set parted = true
 $$;
@@ -207,7 +209,8 @@ $$;
 -- Gives some jobs of a queue behind this one their partitions; the last one that it saw, null if there
 -- are no more.
 create function brigade.give_partitions(queue text, after bigint, most integer) returns bigint
-    language plpgsql as $$
+    language plpgsql
+    {safe_path} as $$
 #variable_conflict use_column
 declare
   found_ids bigint[] := brigade.candidates(queue, null, after, false, most);
@@ -219,7 +222,8 @@ end $$;
 
 -- Limits a queue, or takes its limits away. Transactions that are open now may still push jobs without
 -- partitions: those are looked for when these have ended (`see_to_limits`).
-create function brigade.set_limits(queue text, limits text, parted boolean) returns void language plpgsql as $$
+create function brigade.set_limits(queue text, limits text, parted boolean) returns void language plpgsql
+    {safe_path} as $$
 #variable_conflict use_column
 begin
   insert into brigade.queues as q (queue, limits, parted) values (set_limits.queue, set_limits.limits, set_limits.parted)

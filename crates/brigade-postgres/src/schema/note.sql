@@ -51,6 +51,14 @@ begin
   perform pg_notify('brigade', '+' || queue) from (select distinct unnest(queues) as queue) named;
 end $$;
 
+-- The same for jobs that were pushed and are committed: nothing is lost if this is.
+create function brigade.announce_committed(queues text[]) returns void language plpgsql
+    security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  perform brigade.announce(queues);
+end $$;
+
 -- The same for a job that is back in its queue, maybe before others that were handed out.
 create function brigade.announce_back(queue text) returns void language plpgsql as $$
 begin

@@ -4,22 +4,33 @@
 -- Stores jobs in this order, all or none. Arrays of one length, an element for each job; times in
 -- milliseconds. `dependents` has the position, from 1, of the job that waits for this one, and
 -- `kinds` is how a job waits for others. `is_new` is false for a duplicate, whose id is that of the
--- job that is there. It runs with the rights of the schema's owner, so that a role may push without
--- rights on tables.
+-- job that is there. Arrays without any value may be null as a whole. `announces`: the commit wakes
+-- consumers; otherwise the caller does so when it knows of the commit (`announce`). It runs with the
+-- rights of the schema's owner, so that a role may push without rights on tables.
 create function brigade.push_many(queues text[], tasks text[], payloads text[], options text[],
     priorities integer[], dues timestamptz[], delays bigint[], withins bigint[], keeps bigint[],
     keys text[], partitions text[], uniques text[], unique_fors bigint[], dependents integer[],
-    kinds text[], out ids bigint[], out is_new boolean[]) language plpgsql
-    security definer set search_path = pg_catalog, pg_temp
-    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+    kinds text[], announces boolean, out ids bigint[], out is_new boolean[]) language plpgsql
+    security definer {safe_path} {by_index} as $$
 #variable_conflict use_column
 declare
   wall timestamptz := brigade.wall();
   held bigint;
   place integer;
+  parts boolean;
 begin
+  -- From here on `see_to_limits` waits for this transaction; one with an older snapshot may not see
+  -- which queues are limited, so its jobs have partitions in any case.
+  perform pg_current_xact_id();
+  parts := current_setting('transaction_isolation') <> 'read committed'
+    or exists (select from brigade.queues q where q.parted and q.queue = any(queues));
   ids := array(select nextval('brigade.job_ids') from generate_series(1, cardinality(queues)));
   is_new := array_fill(true, array[cardinality(queues)]);
+  if not parts and num_nonnulls(dues, delays, withins, keeps, keys, uniques, dependents, kinds) = 0 then
+    perform brigade.push_plain(ids, queues, tasks, payloads, options, priorities, partitions, wall);
+    if announces then perform brigade.announce(queues); end if;
+    return;
+  end if;
   -- A look at each element of an array would read all before it.
   for place in select n from unnest(uniques) with ordinality as u (unique_key, n) where unique_key is not null loop
     held := brigade.hold_unique(queues[place], uniques[place], ids[place], wall + brigade.ms(unique_fors[place]));
@@ -29,7 +40,8 @@ begin
   end loop;
 
   with given as (
-    select g.*, coalesce(due, wall + brigade.ms(delay), wall) as due_at, q.parted,
+    select g.*, coalesce(due, wall + brigade.ms(delay), wall) as due_at,
+        parts and (current_setting('transaction_isolation') <> 'read committed' or coalesce(q.parted, false)) as parted,
         key is not null and row_number() over (partition by g.queue, key order by id) > 1 as is_behind,
         key is null and unique_key is null and keep is null and dependent is null and kind is null as is_plain
       from unnest(ids, is_new, queues, tasks, payloads, options, priorities, dues, delays, withins,
@@ -68,9 +80,28 @@ begin
       from unnest(ids, is_new) as g (id, is_new) join brigade.jobs j on j.id = g.id
       join brigade.payloads p on p.job = j.id where g.is_new order by j.id;
   end if;
-  perform brigade.announce(queues);
+  if announces then perform brigade.announce(queues); end if;
   if cardinality(array_remove(kinds, null)) > 0 then
     perform brigade.go_on(l.job) from brigade.links l where l.job = any(ids) and l.kind is not null and l.parents = 0;
+  end if;
+end $$;
+
+-- Most jobs are ready at once and have to do with no other job.
+create function brigade.push_plain(ids bigint[], queues text[], tasks text[], payloads text[], options text[],
+    priorities integer[], partitions text[], wall timestamptz) returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+  insert into brigade.payloads (job, pushed_at, task, payload, options)
+  select id, wall, task, payload, option from unnest(ids, tasks, payloads, options) as g (id, task, payload, option);
+  insert into brigade.jobs (id, at, priority, state, is_plain, queue, partition)
+  select id, wall, coalesce(priority, 0), 0, true, queue, partition
+    from unnest(ids, priorities, queues, partitions) as g (id, priority, queue, partition);
+  insert into brigade.statistics_new (minute, queue, task, pushed)
+  select date_trunc('minute', wall), queue, coalesce(task, ''), count(*)
+    from unnest(queues, tasks) as g (queue, task) group by queue, task;
+  if brigade.is_recording(wall) then
+    insert into brigade.events_new (at, job, queue, task, kind, state, attempt)
+    select wall, id, queue, task, 'pushed', 0, 0 from unnest(ids, queues, tasks) as g (id, queue, task);
   end if;
 end $$;
 

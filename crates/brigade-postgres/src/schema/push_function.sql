@@ -54,7 +54,7 @@ begin
   select * into pushed from brigade.push_many(array[queue], array[options->>'task'], array[payload::text],
       array[nullif(stored, '{}')::text], array[(options->>'priority')::integer], array[at], array[delay],
       array[within], array[keep], array[options->>'key'], array[options->>'partition'],
-      array[options->>'unique'], array[unique_for], array[null::integer], array[null::text]);
+      array[options->>'unique'], array[unique_for], null, null, true);
   return pushed.ids[1];
 end $$;
 
@@ -73,15 +73,14 @@ begin
         array_agg(delay order by n) as delays, array_agg(within order by n) as withins,
         array_agg(keep order by n) as keeps, array_agg(key order by n) as keys,
         array_agg(partition order by n) as partitions, array_agg(unique_key order by n) as uniques,
-        array_agg(unique_for order by n) as unique_fors, array_agg(null::integer) as dependents,
-        array_agg(null::text) as kinds
+        array_agg(unique_for order by n) as unique_fors
       from rows from (json_to_recordset(jobs::json) as (queue text, task text, payload text, options text,
           priority integer, due_micros bigint, delay bigint, within bigint, keep bigint, key text,
           partition text, unique_key text, unique_for bigint))
         with ordinality as g (queue, task, payload, options, priority, due_micros, delay, within, keep, key,
           partition, unique_key, unique_for, n)
   ) g, brigade.push_many(queues, tasks, payloads, options, priorities, dues, delays, withins, keeps, keys,
-      partitions, uniques, unique_fors, dependents, kinds) p;
+      partitions, uniques, unique_fors, null, null, true) p;
   return query select u.id, u.is_new from unnest(pushed.ids, pushed.is_new) u (id, is_new);
 end $$;
 

@@ -5,7 +5,8 @@
 
 -- Stores a schedule, if the one of its name is still the one that the caller has seen (null: none).
 create function brigade.store_schedule(name text, plan text, job text, tick timestamptz,
-    seen_plan text, seen_tick timestamptz) returns boolean language plpgsql as $$
+    seen_plan text, seen_tick timestamptz) returns boolean language plpgsql
+    {safe_path} as $$
 #variable_conflict use_column
 begin
   insert into brigade.schedules as s (name, plan, job, tick, next_at)
@@ -26,7 +27,8 @@ create function brigade.fire_schedule(name text, fired timestamptz, next timesta
     tasks text[], payloads text[], options text[], priorities integer[], dues timestamptz[],
     delays bigint[], withins bigint[], keeps bigint[], keys text[], partitions text[], uniques text[],
     unique_fors bigint[], dependents integer[], kinds text[], out ids bigint[], out is_new boolean[])
-    language plpgsql as $$
+    language plpgsql
+    {safe_path} as $$
 #variable_conflict use_column
 begin
   update brigade.schedules s set tick = fire_schedule.next, next_at = fire_schedule.next
@@ -37,6 +39,6 @@ begin
   if cardinality(queues) > 0 then
     select p.ids, p.is_new into ids, is_new
       from brigade.push_many(queues, tasks, payloads, options, priorities, dues, delays, withins,
-        keeps, keys, partitions, uniques, unique_fors, dependents, kinds) p;
+        keeps, keys, partitions, uniques, unique_fors, dependents, kinds, true) p;
   end if;
 end $$;

@@ -10,7 +10,8 @@
 -- be cancelled `cancel ` with the reason.
 create function brigade.settle(ids bigint[], tokens bigint[], actions text[], kinds text[], reasons text[],
     records text[], results text[], times bigint[], costs text[], runs bigint[]) returns text[]
-    language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+    language plpgsql {by_index}
+    {safe_path} as $$
 #variable_conflict use_column
 declare
   answers text[] := array_fill('stale'::text, array[cardinality(ids)]);

@@ -89,7 +89,8 @@ $$;
 -- Minutes from this one on (null: all that are kept), also those of rows that are not added up yet,
 -- so a minute may be there twice.
 create function brigade.read_statistics(of_queue text, since timestamptz) returns setof brigade.statistics_new
-    language sql stable set jit = off as $$
+    language sql stable set jit = off
+    {safe_path} as $$
   with asked as (
     select date_trunc('minute', case when since >= kept then since + interval '59.999999 seconds' else kept end) as first
       from (select brigade.wall() - brigade.ms({statistics_kept_ms}) as kept) day

@@ -8,7 +8,8 @@ create function brigade.why(id bigint, out queue text, out state smallint, out d
     out unserved integer, out unserved_at timestamptz, out key text, out partition text,
     out parents_left integer, out unsettled bigint[], out key_job bigint, out key_state smallint,
     out before bigint, out paused boolean, out limits text, out is_served boolean) language plpgsql stable
-    set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+    set enable_seqscan = off set enable_bitmapscan = off set jit = off
+    {safe_path} as $$
 #variable_conflict use_column
 declare
   j record;
@@ -51,7 +52,8 @@ end $$;
 -- Some of the dead letters behind this one, in groups.
 create function brigade.dead_groups(of_queue text, after bigint, most integer) returns table (queue text,
     task text, reason text, jobs bigint, first timestamptz, last timestamptz, example bigint)
-    language plpgsql stable set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+    language plpgsql stable set enable_seqscan = off set enable_bitmapscan = off set jit = off
+    {safe_path} as $$
 #variable_conflict use_column
 begin
   if of_queue is null then

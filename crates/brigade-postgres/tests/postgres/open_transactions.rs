@@ -10,10 +10,7 @@ const NOW: Duration = Duration::ZERO;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Pushes a job to a queue.
-const PUSH: &str = "select brigade.push_many(array[$1::text], array[null]::text[], array['1'], \
-    array[null]::text[], array[0], array[null]::timestamptz[], array[null]::bigint[], \
-    array[null]::bigint[], array[null]::bigint[], array[null]::text[], array[null]::text[], \
-    array[null]::text[], array[null]::bigint[], array[null]::integer[], array[null]::text[])";
+const PUSH: &str = "select brigade.push($1::text, '1')";
 
 /// A database of its own, a broker on it, and the connection of an application.
 async fn broker_and_application() -> (Broker, Client) {
