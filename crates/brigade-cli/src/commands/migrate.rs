@@ -26,7 +26,7 @@ impl Migrate {
         if self.print {
             let sql = Broker::migration(&url).await.with_context(failed)?;
             if !sql.is_empty() {
-                show::line(sql.trim_end())?;
+                show::block(sql.trim_end())?;
             }
         } else if Broker::migrate(&url).await.with_context(failed)? {
             note!("the schema brigade is made and up to date");

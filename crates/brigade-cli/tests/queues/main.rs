@@ -14,6 +14,7 @@ mod key;
 mod kill;
 mod look;
 mod manager;
+mod migrate;
 mod push;
 mod rabbitmq;
 mod signals;
