@@ -19,6 +19,8 @@ const MIGRATION_LOCK: i64 = 0x6272_6967_6164_6501;
 /// For a program that changes it at the same time.
 const LOCK_TIMEOUT: &str = "1min";
 const WHAT: &str = "make the schema brigade";
+/// As `server_version_num` has it.
+const OLDEST_SERVER: i32 = 140_000;
 
 /// A database without its schema, or with one.
 struct Found {
@@ -29,10 +31,19 @@ struct Found {
 
 /// Makes what is missing; whether anything was.
 pub(super) async fn bring_up_to_date(pool: &ConnectionPool) -> Result<bool, Error> {
+    carry_out(pool, &schema::steps()).await
+}
+
+/// The SQL that [`bring_up_to_date`] would run on this database; empty if it is up to date.
+pub(super) async fn text_for(pool: &ConnectionPool) -> Result<String, Error> {
+    text_of(pool, &schema::steps()).await
+}
+
+async fn carry_out(pool: &ConnectionPool, steps: &[String]) -> Result<bool, Error> {
     let connection = pool.get_at_once().await;
     let mut connection = connection.map_err(|error| error.into_error(WHAT))?;
-    let needed = schema_version();
-    let found = look(&connection.client).await?;
+    let needed = version_of(steps);
+    let found = look(&connection.client, needed).await?;
     if found.version == needed {
         return Ok(false);
     }
@@ -43,10 +54,10 @@ pub(super) async fn bring_up_to_date(pool: &ConnectionPool) -> Result<bool, Erro
         .await
         .map_err(failed)?;
     // Another program may have done it meanwhile.
-    let found = look(&transaction).await?;
+    let found = look(&transaction, needed).await?;
     if found.version < needed {
         transaction
-            .batch_execute(&steps_text(&found))
+            .batch_execute(&steps_text(&found, steps))
             .await
             .map_err(failed)?;
     }
@@ -54,12 +65,12 @@ pub(super) async fn bring_up_to_date(pool: &ConnectionPool) -> Result<bool, Erro
     Ok(found.version < needed)
 }
 
-/// The SQL that [`bring_up_to_date`] would run on this database; empty if it is up to date.
-pub(super) async fn text_for(pool: &ConnectionPool) -> Result<String, Error> {
+async fn text_of(pool: &ConnectionPool, steps: &[String]) -> Result<String, Error> {
     let connection = pool.get_at_once().await;
     let connection = connection.map_err(|error| error.into_error(WHAT))?;
-    let found = look(&connection.client).await?;
-    if found.version == schema_version() {
+    let needed = version_of(steps);
+    let found = look(&connection.client, needed).await?;
+    if found.version == needed {
         return Ok(String::new());
     }
     let mut text = format!("begin;\n{}\n", lock_text());
@@ -73,13 +84,14 @@ pub(super) async fn text_for(pool: &ConnectionPool) -> Result<String, Error> {
         )
         .ok();
     }
-    text.push_str(&steps_text(&found));
+    text.push_str(&steps_text(&found, steps));
     text.push_str("commit;\n");
     Ok(text)
 }
 
-fn schema_version() -> u32 {
-    u32::try_from(schema::steps().len()).unwrap_or(u32::MAX)
+/// Of a schema that has all of these steps.
+fn version_of(steps: &[String]) -> u32 {
+    u32::try_from(steps.len()).unwrap_or(u32::MAX)
 }
 
 fn lock_text() -> String {
@@ -89,18 +101,18 @@ fn lock_text() -> String {
 }
 
 /// All that is missing, and who may call what of it.
-fn steps_text(found: &Found) -> String {
+fn steps_text(found: &Found, steps: &[String]) -> String {
     let mut text = String::new();
     if !found.has_schema {
         text.push_str("create schema brigade;\n");
     }
     let done = usize::try_from(found.version).unwrap_or(usize::MAX);
-    for step in schema::steps().iter().skip(done) {
+    for step in steps.iter().skip(done) {
         text.push_str(step);
         text.push('\n');
     }
     // By default everyone may call a function, also one that has the rights of its owner.
-    let version = schema_version();
+    let version = version_of(steps);
     writeln!(
         text,
         "create or replace function brigade.schema_version() returns integer language sql immutable \
@@ -112,14 +124,14 @@ fn steps_text(found: &Found) -> String {
     text
 }
 
-/// Which version is there.
-async fn look(client: &impl GenericClient) -> Result<Found, Error> {
+/// Which version is there; a newer one than `needed` is refused.
+async fn look(client: &impl GenericClient, needed: u32) -> Result<Found, Error> {
     let failed = |error| migration_error(&error);
     let text = "select to_regnamespace('brigade') is not null, \
         exists (select from pg_class where relnamespace = to_regnamespace('brigade')), \
         exists (select from pg_proc where pronamespace = to_regnamespace('brigade') \
             and proname = 'schema_version'), \
-        current_setting('server_version_num')::integer >= 140000";
+        current_setting('server_version_num')::integer";
     let rows = client.query_typed(text, &[]).await.map_err(failed)?;
     let is_so = |column: usize| {
         rows.first()
@@ -127,10 +139,8 @@ async fn look(client: &impl GenericClient) -> Result<Found, Error> {
             .unwrap_or(false)
     };
     let (has_schema, has_tables, has_version) = (is_so(0), is_so(1), is_so(2));
-    if !is_so(3) {
-        let text = "use this server: PostgreSQL 14 is the oldest that Brigade works with";
-        return Err(Error::new(ErrorKind::Unsupported, text));
-    }
+    let server = rows.first().and_then(|row| row.try_get::<_, i32>(3).ok());
+    must_be_new_enough(server.ok_or_else(|| unreadable(WHAT))?)?;
     if !has_version {
         if has_tables {
             return Err(Error::new(
@@ -150,7 +160,6 @@ async fn look(client: &impl GenericClient) -> Result<Found, Error> {
         .map_err(failed)?;
     let version = rows.first().and_then(|row| row.try_get::<_, i32>(0).ok());
     let version = version.ok_or_else(|| unreadable(WHAT))?.unsigned_abs();
-    let needed = schema_version();
     if version > needed {
         let text = format!(
             "use the schema brigade: its version {version} is newer than this program, which knows \
@@ -162,6 +171,24 @@ async fn look(client: &impl GenericClient) -> Result<Found, Error> {
         version,
         has_schema,
     })
+}
+
+/// Refuses a server that is too old, by its `server_version_num`: 140011 is 14.11, 90624 is 9.6.24.
+fn must_be_new_enough(server: i32) -> Result<(), Error> {
+    if server >= OLDEST_SERVER {
+        return Ok(());
+    }
+    let (major, minor) = (server / 10_000, server / 100 % 100);
+    let version = if major < 10 {
+        format!("{major}.{minor}")
+    } else {
+        major.to_string()
+    };
+    let text = format!(
+        "use this server: it is PostgreSQL {version}, and 14 is the oldest that Brigade works with; \
+            update it, or use another server"
+    );
+    Err(Error::new(ErrorKind::Unsupported, text))
 }
 
 fn migration_error(source: &tokio_postgres::Error) -> Error {
@@ -176,3 +203,6 @@ fn migration_error(source: &tokio_postgres::Error) -> Error {
     );
     Error::new(ErrorKind::Refused, text).with_source(ServerError::text_of(source))
 }
+
+#[cfg(test)]
+mod tests;
