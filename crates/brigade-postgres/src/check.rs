@@ -31,11 +31,11 @@ const SERVER: Statement = Statement::read(
 const TRANSACTIONS: Statement = Statement::read(
     "look at long transactions",
     "select 'process ' || pid || ' (' || coalesce(nullif(application_name, ''), usename, '?') || ', ' \
-        || coalesce(state, '?') || ')', extract(epoch from clock_timestamp() - \
+        || coalesce(state, '?') || ')', extract(epoch from brigade.now() - \
         xact_start)::float8 from pg_stat_activity where pid <> pg_backend_pid() and xact_start is \
         not null and backend_type = 'client backend' and (backend_xmin is not null or backend_xid \
         is not null) union all select 'prepared transaction ' || gid, extract(epoch from \
-        clock_timestamp() - prepared)::float8 from pg_prepared_xacts order by 2 desc limit 5",
+        brigade.now() - prepared)::float8 from pg_prepared_xacts order by 2 desc limit 5",
 );
 const HIDDEN: Statement = Statement::read(
     "look at other users' sessions",

@@ -1,5 +1,7 @@
 //! What `check` finds on a server.
 
+use std::time::Duration;
+
 use brigade::{Broker, Finding, Level};
 use brigade_testkit::postgres::Postgres;
 
@@ -88,6 +90,79 @@ fn tables_without_autovacuum_are_named() {
         until("it is found", async || {
             let found = broker.check().await.unwrap();
             has(&found, "autovacuum is off for the table brigade.jobs")
+        })
+        .await;
+    });
+}
+
+#[test]
+fn transactions_that_are_open_for_long_and_prepared_ones_are_named() {
+    run(async {
+        let server = Postgres::start(&["max_prepared_transactions = 1"]).unwrap();
+        let broker = Broker::connect(&server.url()).await.unwrap();
+        server
+            .sql("begin; create table of_another (); prepare transaction 'forgotten'")
+            .unwrap();
+        let held = server
+            .hold("begin isolation level repeatable read; select 1;")
+            .unwrap();
+        let found = broker.check().await.unwrap();
+        assert!(!has(&found, "in one transaction"), "too soon: {found:?}");
+        broker.clock().advance(Duration::from_secs(120));
+        let found = broker.check().await.unwrap();
+        assert!(
+            has(
+                &found,
+                "psql, idle in transaction) has been in one transaction for 12"
+            ),
+            "{found:?}"
+        );
+        assert!(
+            has(&found, "prepared transaction forgotten has been in one"),
+            "{found:?}"
+        );
+        drop(held);
+        server.sql("rollback prepared 'forgotten'").unwrap();
+        until("they are over", async || {
+            !has(&broker.check().await.unwrap(), "in one transaction")
+        })
+        .await;
+    });
+}
+
+#[test]
+fn tables_of_dead_rows_and_of_empty_pages_are_named() {
+    run(async {
+        let server = Postgres::start(&["autovacuum = off"]).unwrap();
+        let broker = Broker::connect(&server.url()).await.unwrap();
+        server
+            .sql(
+                "insert into brigade.statistics_new (minute, queue, task) select now(), 'q', '' from \
+                    generate_series(1, 110000);
+                 delete from brigade.statistics_new;
+                 alter table brigade.ended alter payload set storage external;
+                 insert into brigade.ended (id, ended_at, pushed_at, token, priority, attempts, failed, \
+                    crashed, interrupted, lost, unserved, state, is_plain, queue, payload) select i, \
+                    now(), now(), 1, 0, 1, 1, 0, 0, 0, 0, 6, true, 'q', repeat('x', 9000000) from \
+                    generate_series(1, 30) i;
+                 delete from brigade.ended where id < 30;",
+            )
+            .unwrap();
+        until("dead rows are found", async || {
+            let found = broker.check().await.unwrap();
+            has(
+                &found,
+                "brigade.statistics_new has 110000 dead rows and 0 live ones",
+            )
+        })
+        .await;
+        server.sql("vacuum analyze brigade.ended").unwrap();
+        until("empty pages are found", async || {
+            let found = broker.check().await.unwrap();
+            let empty = found
+                .iter()
+                .find(|finding| finding.what.contains("the table brigade.ended takes"));
+            empty.is_some_and(|finding| finding.what.contains("MiB for 1 rows"))
         })
         .await;
     });
