@@ -18,7 +18,6 @@ use crate::clock::{BootTime, later};
 use crate::error::Error;
 use crate::job::{Job, JobId, Unserved};
 use brigade_core::store::{DeliveryMode, Disposition, LeaseRequest, Leased, Queues, Settlement};
-use brigade_runtime::owner::own_name;
 
 const LEASE: Statement = Statement::write(
     "hand out jobs",
@@ -27,11 +26,6 @@ const LEASE: Statement = Statement::write(
 const READY_QUEUES: Statement = Statement::read(
     "find queues with ready jobs",
     "select queue from brigade.ready_queues($1) as queue",
-);
-const HOLDER: Statement = Statement::write_again(
-    "note a process",
-    "insert into brigade.holders as h (name, seen) values ($1, brigade.now()) on conflict (name) do \
-        update set seen = excluded.seen returning h.number",
 );
 /// Queues that are looked at one by one, plus two for each job that is asked for.
 const DIRECT_QUEUES: usize = 16;
@@ -97,10 +91,13 @@ impl Postgres {
         }
         let announcements = &self.database.announcements;
         let mut looks = 0;
-        let holder = self.holder().await?;
+        let holder = self.holders.note_own(&self.database).await?;
         while !ask.enough.is_cancelled() {
             self.asks.note(&self.database, holder, &ask.queues).await?;
             self.keep_up_if_due();
+            if self.holders.see_to_the_dead(&self.database).await? {
+                self.floors.want_heads();
+            }
             let seen = announcements.last();
             let leased = self.lease_now(ask).await?;
             let left = until.saturating_duration_since(Instant::now());
@@ -210,7 +207,10 @@ impl Postgres {
         let most = i32::try_from(room).unwrap_or(i32::MAX);
         let (time, holder) = match ask.mode {
             DeliveryMode::Take => (None, None),
-            DeliveryMode::Lease(time) => (Some(millis(time)), Some(self.holder().await?)),
+            DeliveryMode::Lease(time) => {
+                let holder = self.holders.note_own(&self.database).await?;
+                (Some(millis(time)), Some(holder))
+            }
         };
         let since = BootTime::now();
         let RangeColumns {
@@ -280,19 +280,6 @@ impl Postgres {
             // Its lease runs out, and it comes again.
             tracing::error!(%error, number, "could not set a job aside that cannot be read");
         }
-    }
-
-    /// The number of this process among the holders of leases.
-    pub(super) async fn holder(&self) -> Result<i64, Error> {
-        let number = self
-            .holder
-            .get_or_try_init(async || {
-                let row = self.database.row(HOLDER, &[&own_name()]).await?;
-                let number = row.and_then(|row| row.try_get(0).ok());
-                number.ok_or_else(|| unreadable("note a process"))
-            })
-            .await?;
-        Ok(*number)
     }
 }
 

@@ -15,7 +15,7 @@
 //! | `migrate` | making the schema, and bringing it up to date |
 //! | `schema`, `schema/*.sql` | tables and functions |
 //! | `push_in` | pushes within transactions of applications |
-//! | `push`, `hand_out`, `floors`, `limits`, `settle`, `changes`, `chores`, `schedules` | what their names say |
+//! | `push`, `hand_out`, `floors`, `holders`, `limits`, `settle`, `changes`, `chores`, `schedules` | what their names say |
 //! | `look`, `find`, `counts`, `dead_groups`, `why`, `asks`, `check`, `check_queues` | what people ask, and what is noted for it |
 //! | `statistics`, `events`, `upkeep`, `consumers` | what happened, and who takes jobs |
 
@@ -36,6 +36,7 @@ mod events;
 mod find;
 mod floors;
 mod hand_out;
+mod holders;
 mod limits;
 mod look;
 mod migrate;

@@ -38,7 +38,7 @@ const BY_INDEX: &str = "set enable_seqscan = off set enable_hashjoin = off set e
     set plan_cache_mode = force_generic_plan set jit = off";
 
 /// The files, in an order in which each knows what it uses.
-const FILES: [&str; 20] = [
+const FILES: [&str; 21] = [
     include_str!("schema/tables.sql"),
     include_str!("schema/clocks.sql"),
     include_str!("schema/note.sql"),
@@ -49,6 +49,7 @@ const FILES: [&str; 20] = [
     include_str!("schema/lease.sql"),
     include_str!("schema/settle.sql"),
     include_str!("schema/chores.sql"),
+    include_str!("schema/holders.sql"),
     include_str!("schema/change.sql"),
     include_str!("schema/find.sql"),
     include_str!("schema/push_function.sql"),

@@ -2,12 +2,11 @@
 //!
 //! Each method of the contract is a call of what is in the file of its concept. Here is what they
 //! share: the database, the batchers of pushes and settlements, where this process goes on in its
-//! queues (`floors`), when it sees to what is due (`chores`), and its number among the holders.
+//! queues (`floors`), when it sees to what is due (`chores`), and what it knows of `holders`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use super::announcements::Announcement;
@@ -15,6 +14,7 @@ use super::asks::Asks;
 use super::chores::Chores;
 use super::database::Database;
 use super::floors::Floors;
+use super::holders::Holders;
 use super::sql_error::may_only_read;
 use super::upkeep::Upkeep;
 use super::wake::WakeUps;
@@ -55,8 +55,7 @@ pub(super) struct Postgres {
     pub(super) asks: Asks,
     upkeep: Arc<Upkeep>,
     scope: Scope,
-    /// The number of this process, once it is known.
-    pub(super) holder: OnceCell<i64>,
+    pub(super) holders: Holders,
     pushes: Batcher<Vec<Job>, PushReply>,
     settlements: Batcher<Vec<Arc<Settlement>>, SettleReply>,
 }
@@ -101,7 +100,7 @@ impl Postgres {
             asks: Asks::default(),
             upkeep: Arc::default(),
             scope,
-            holder: OnceCell::new(),
+            holders: Holders::default(),
             pushes,
             settlements,
         })
@@ -209,8 +208,8 @@ impl JobStore for Postgres {
 
     fn cancel_requests(&self) -> Reply<'_, Vec<CancelRequest>> {
         Box::pin(async {
-            match self.holder.get() {
-                Some(holder) => self.database.cancels(*holder).await,
+            match self.holders.own() {
+                Some(holder) => self.database.cancels(holder).await,
                 None => Ok(Vec::new()),
             }
         })
