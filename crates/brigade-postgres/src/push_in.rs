@@ -98,8 +98,9 @@ pub trait PushInPostgres: ToJob + Sized + Send {
     ///
     /// As `Broker::push`, but never uncertain: what became of it, the commit says.
     /// `Unsupported` if the database has no schema of this version. What the database refuses
-    /// aborts the transaction, as any error of PostgreSQL does; what is wrong with the job itself is
-    /// found out before.
+    /// aborts the transaction, as any error of PostgreSQL does, and the next push in it is `Refused`.
+    /// What is wrong with the job itself is found out before (a payload that is too large, a text with
+    /// the character NUL), and the transaction goes on.
     fn push_in(
         self,
         transaction: &mut impl PostgresTransaction,
@@ -199,12 +200,24 @@ fn micros(at: SystemTime) -> i64 {
     })
 }
 
+/// Refuses what the database would refuse: an error of the database would end the transaction.
+fn must_be_storable(job: &Job) -> Result<(), Error> {
+    let options = &job.options;
+    let texts = [&options.key, &options.unique, &options.partition];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        let (kind, hint) = sql_error::NUL;
+        return Err(Error::new(kind, format!("{WHAT}: {hint}")));
+    }
+    Ok(())
+}
+
 /// The jobs as a JSON array, and how many they are.
 fn text_of_jobs(jobs: impl IntoIterator<Item = impl ToJob>) -> Result<(String, usize), Error> {
     let (mut text, mut count) = (String::from("["), 0);
     for job in jobs {
         let job = job.to_job()?;
         check_job(&job, PAYLOAD_BYTES_MAX)?;
+        must_be_storable(&job)?;
         let json = serde_json::to_string(&JobForSql::of(&job)?);
         let json = json.map_err(|e| Error::new(ErrorKind::Encode, WHAT).with_source(e))?;
         if count > 0 {

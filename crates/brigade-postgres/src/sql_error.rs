@@ -18,6 +18,12 @@ pub(super) const STAYS: &str = "BR002";
 /// Raised by our functions: a job of a pushed flow is a duplicate.
 pub(super) const FLOW_DUPLICATE: &str = "BR003";
 
+/// The meaning of a text that cannot be stored.
+pub(super) const NUL: (ErrorKind, &str) = (
+    ErrorKind::BadOption,
+    "a text has the character NUL, which PostgreSQL cannot store; leave it out",
+);
+
 /// An error of a statement, with a sentence for people. `writes`: whether it changes something.
 pub(super) fn sql_error(what: &str, source: &tokio_postgres::Error, writes: bool) -> Error {
     if is_lost(source) {
@@ -207,10 +213,7 @@ fn meaning(code: &str) -> (ErrorKind, &'static str) {
             ErrorKind::Timeout,
             "other transactions were in the way; nothing of this was stored, try again",
         ),
-        "22021" | "22P05" => (
-            ErrorKind::BadOption,
-            "a text has the character NUL, which PostgreSQL cannot store; leave it out",
-        ),
+        "22021" | "22P05" => NUL,
         "26000" | "42P05" => (
             ErrorKind::Unsupported,
             "a pooler gives the transactions of a connection to different sessions of the server; \
@@ -252,7 +255,12 @@ fn meaning_of_limits(code: &str) -> (ErrorKind, &'static str) {
             "another transaction holds a lock for longer than lock_timeout; nothing of this was \
                 stored, try again",
         ),
-        "25P02" | "25P03" => (
+        "25P02" => (
+            ErrorKind::Refused,
+            "an earlier statement of this transaction failed, so the server takes no other; roll it \
+                back, and put a savepoint in front of what may fail",
+        ),
+        "25P03" => (
             ErrorKind::Timeout,
             "the server ended the transaction, which was idle for longer than \
                 idle_in_transaction_session_timeout; nothing of this was stored",

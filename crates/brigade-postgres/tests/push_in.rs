@@ -129,6 +129,79 @@ async fn what_is_wrong_with_a_job_leaves_the_transaction_as_it_was() -> Result {
     Ok(())
 }
 
+/// Values that cannot be stored, and the kind of the error.
+fn refused_jobs() -> Vec<(Job, ErrorKind)> {
+    let bytes = 17 << 20;
+    let large = Job::new("mail", None, format!("\"{}\"", "x".repeat(bytes)));
+    vec![
+        (Job::new("mail", None, "no JSON"), ErrorKind::Decode),
+        (large, ErrorKind::TooLarge),
+        (Job::new("ma\0il", None, "1"), ErrorKind::BadOption),
+        (mail(1).key("a\0b"), ErrorKind::BadOption),
+        (mail(1).unique("a\0b"), ErrorKind::BadOption),
+        (mail(1).partition("a\0b"), ErrorKind::BadOption),
+    ]
+}
+
+#[tokio::test]
+async fn values_that_cannot_be_stored_are_refused_and_the_transaction_goes_on() -> Result {
+    let mut opened = opened().await?;
+    let mut sqlx = sqlx::PgConnection::connect(&opened.url).await?;
+    let mut tx = opened.client.transaction().await?;
+    let mut sqlx_tx = sqlx.begin().await?;
+    for (job, kind) in refused_jobs() {
+        for error in [
+            job.clone().push_in(&mut tx).await.unwrap_err(),
+            job.push_in(&mut sqlx_tx).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), kind, "{error:?}");
+            assert!(!error.is_uncertain(), "{error:?}");
+        }
+    }
+    // JSON may have this character, and PostgreSQL's text may not; as JSON it is text.
+    Job::new("mail", None, "\"\\u0000\"")
+        .label("a\0b")
+        .push_in(&mut tx)
+        .await?;
+    mail(2).push_in(&mut sqlx_tx).await?;
+    tx.commit().await?;
+    sqlx_tx.commit().await?;
+    let queue = opened.broker.queue("mail");
+    let job = queue.take(Duration::ZERO).await?.unwrap();
+    assert_eq!(job.payload::<String>()?, "\0");
+    assert!(queue.take(Duration::ZERO).await?.is_some());
+    assert_eq!(opened.stored_jobs().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_database_refuses_ends_the_transaction_and_the_error_says_so() -> Result {
+    let mut opened = opened().await?;
+    opened
+        .client
+        .batch_execute("revoke all on function brigade.push_jobs from public; create role app")
+        .await?;
+    let mut tx = opened.client.transaction().await?;
+    tx.batch_execute("set local role app").await?;
+    let error = mail(1).push_in(&mut tx).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+    // The server has aborted the transaction, as after any error of a statement.
+    let error = mail(2).push_in(&mut tx).await.unwrap_err();
+    assert!(error.to_string().contains("roll it back"), "{error:?}");
+    assert!(!error.is_uncertain());
+    tx.rollback().await?;
+    // With a savepoint around the push it is the push alone.
+    let mut tx = opened.client.transaction().await?;
+    tx.batch_execute("savepoint push; set local role app")
+        .await?;
+    assert!(mail(3).push_in(&mut tx).await.is_err());
+    tx.batch_execute("rollback to push").await?;
+    mail(4).push_in(&mut tx).await?;
+    tx.commit().await?;
+    assert_eq!(opened.stored_jobs().await?, 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_hundred_thousand_jobs_are_one_call() -> Result {
     let mut opened = opened().await?;
