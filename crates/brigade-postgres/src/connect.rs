@@ -53,6 +53,8 @@ pub(super) struct ServerConnection {
     pub(super) client: Client,
     /// The statements that are prepared on it, by their text.
     pub(super) prepared: HashMap<&'static str, tokio_postgres::Statement>,
+    /// Whether its session has the settings that statements need.
+    pub(super) is_set_up: bool,
     /// Cancelled once it broke.
     pub(super) over: CancellationToken,
     _ends: DropGuard,
@@ -194,6 +196,7 @@ impl Connector {
         let connection = ServerConnection {
             client,
             prepared: HashMap::new(),
+            is_set_up: false,
             over,
             _ends: ends.drop_guard(),
         };

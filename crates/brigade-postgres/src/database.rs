@@ -38,6 +38,10 @@ const TRIES: u32 = 10;
 /// The pause before it is tried again, times the number of tries so far.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// Each statement is made for this level, where it sees what was committed before it. At a higher one
+/// statements of consumers undo each other.
+const SET_UP: &str = "set default_transaction_isolation = 'read committed'";
+
 /// Whether a test has moved the clock.
 const CLOCK_LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 
@@ -232,6 +236,11 @@ impl Database {
         sql: &'static str,
         values: &Values<'_>,
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        // Behind a transaction pooler the session is not ours to change.
+        if !connection.is_set_up && !self.has_transaction_pooler() {
+            connection.client.batch_execute(SET_UP).await?;
+            connection.is_set_up = true;
+        }
         let form = self.form_of(connection, sql).await?;
         let ahead = self.clock.ahead().as_millis();
         let wall = self.clock.wall_off_millis();
