@@ -9,6 +9,11 @@
 
 mod bad_use;
 mod check;
+mod cut_connections;
+mod dead_processes;
+mod flows;
+mod full_disk;
+mod isolation;
 mod lost_connections;
 mod migrate;
 mod open_transactions;
@@ -16,5 +21,6 @@ mod plans;
 mod pooler;
 mod roles;
 mod stage;
+mod timeouts;
 
 brigade::test_workers!();
