@@ -97,8 +97,8 @@ declare
   held bigint;
 begin
   if e.unique_key is null then return null; end if;
-  held := brigade.hold_unique(queue, e.unique_key, e.id, null);
-  if held is null or held = e.id then return e.unique_key; end if;
+  held := brigade.hold_unique(queue, e.unique_key, e.id, null, '{}');
+  if held is null then return e.unique_key; end if;
   if refuses then
     raise exception 'job % has its unique key and is not settled', held using errcode = 'BR001';
   end if;

@@ -66,26 +66,38 @@ begin
   perform brigade.announce_back(own.queue);
 end $$;
 
--- Holds a unique key for a job; gives the job that holds it already, if there is one.
-create function brigade.hold_unique(queue text, unique_key text, job bigint, until timestamptz)
+-- Holds a unique key for a job; gives the job that holds it already, if there is one. Jobs of `pushed`
+-- are stored later in the same push, and count as live. Each look is a statement of its own, so that
+-- it sees what was committed while the one before it waited. A duplicate locks nothing: it may be
+-- pushed in a long transaction of an application, which then delays no settlement of the holder.
+create function brigade.hold_unique(queue text, unique_key text, job bigint, until timestamptz, pushed bigint[])
     returns bigint language plpgsql as $$
 #variable_conflict use_column
 declare
-  wall timestamptz := brigade.wall();
-  held bigint;
+  held brigade.unique_keys;
 begin
   loop
-    insert into brigade.unique_keys as u (queue, unique_key, job, until)
-    values (hold_unique.queue, hold_unique.unique_key, hold_unique.job, hold_unique.until)
-    on conflict on constraint unique_keys_pkey do update
-       set job = excluded.job, until = excluded.until
-     where coalesce(u.until, '-infinity') <= wall
-       and not exists (select from brigade.jobs j where j.id = u.job)
-    returning u.job into held;
-    if held is not null then return null; end if;
-    select u.job into held from brigade.unique_keys u
+    select * into held from brigade.unique_keys u
      where u.queue = hold_unique.queue and u.unique_key = hold_unique.unique_key;
-    if held is not null then return held; end if;
+    if found then
+      if held.job = hold_unique.job then
+        -- It held the key beyond its end. The lock keeps the removal of old keys away from it.
+        perform from brigade.unique_keys u
+         where u.queue = held.queue and u.unique_key = held.unique_key and u.job = held.job for update;
+        if found then return null; end if;
+        continue;
+      end if;
+      if held.until > brigade.wall() or held.job = any(pushed)
+        or exists (select from brigade.jobs j where j.id = held.job) then
+        return held.job;
+      end if;
+      delete from brigade.unique_keys u where u.queue = held.queue and u.unique_key = held.unique_key
+         and u.job = held.job and u.until is not distinct from held.until;
+    end if;
+    insert into brigade.unique_keys (queue, unique_key, job, until)
+    values (hold_unique.queue, hold_unique.unique_key, hold_unique.job, hold_unique.until)
+    on conflict do nothing;
+    if found then return null; end if;
   end loop;
 end $$;
 

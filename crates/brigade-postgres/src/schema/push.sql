@@ -33,7 +33,7 @@ begin
   end if;
   -- A look at each element of an array would read all before it.
   for place in select n from unnest(uniques) with ordinality as u (unique_key, n) where unique_key is not null loop
-    held := brigade.hold_unique(queues[place], uniques[place], ids[place], wall + brigade.ms(unique_fors[place]));
+    held := brigade.hold_unique(queues[place], uniques[place], ids[place], wall + brigade.ms(unique_fors[place]), ids);
     continue when held is null;
     ids[place] := held;
     is_new[place] := false;

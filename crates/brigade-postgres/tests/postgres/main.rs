@@ -22,5 +22,6 @@ mod pooler;
 mod roles;
 mod stage;
 mod timeouts;
+mod unique_keys;
 
 brigade::test_workers!();

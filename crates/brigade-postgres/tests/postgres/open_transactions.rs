@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use brigade::{Broker, EventRequest, Limits};
-use brigade_testkit::postgres::Postgres;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
+
+use crate::stage::{fresh_broker, session};
 
 const NOW: Duration = Duration::ZERO;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -14,12 +15,8 @@ const PUSH: &str = "select brigade.push($1::text, '1')";
 
 /// A database of its own, a broker on it, and the connection of an application.
 async fn broker_and_application() -> (Broker, Client) {
-    let url = Postgres::shared().unwrap().fresh_database().unwrap();
-    let broker = Broker::connect(&url).await.unwrap();
-    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
-    tokio::spawn(async move {
-        connection.await.ok();
-    });
+    let (broker, url) = fresh_broker().await;
+    let client = session(&url).await;
     (broker, client)
 }
 

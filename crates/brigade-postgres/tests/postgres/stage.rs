@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use brigade::{Broker, Error, ErrorKind};
+use brigade_testkit::postgres::Postgres;
+use tokio_postgres::{Client, NoTls};
 
 /// Far beyond what anything here takes.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
@@ -19,6 +21,32 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
             .await
             .unwrap();
     });
+}
+
+/// A database of its own with a broker, and its URL.
+pub(crate) async fn fresh_broker() -> (Broker, String) {
+    let url = Postgres::shared().unwrap().fresh_database().unwrap();
+    (Broker::connect(&url).await.unwrap(), url)
+}
+
+/// A connection of an application.
+pub(crate) async fn session(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(async move {
+        connection.await.ok();
+    });
+    client
+}
+
+/// Waits until so many sessions of the observer's database wait for locks.
+pub(crate) async fn lock_waits(observer: &Client, count: i64) {
+    const WAITING: &str = "select count(*) from pg_stat_activity \
+        where datname = current_database() and wait_event_type = 'Lock'";
+    until("sessions wait for locks", async || {
+        let row = observer.query_one(WAITING, &[]).await.unwrap();
+        row.get::<_, i64>(0) == count
+    })
+    .await;
 }
 
 /// Waits, bounded, until something is so.
