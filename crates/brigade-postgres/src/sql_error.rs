@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use crate::error::{Error, ErrorKind};
 
@@ -141,17 +141,24 @@ pub(super) fn is_undone_for_now(source: &tokio_postgres::Error) -> bool {
 /// Whether the server has other statements under these names than those that were prepared on this
 /// connection, or none, or theirs had another result in the schema of before. It did nothing.
 pub(super) fn is_other_statement(source: &tokio_postgres::Error) -> bool {
-    source
-        .code()
-        .is_some_and(|state| matches!(state.code(), "26000" | "42P05" | "0A000" | "08P01"))
+    source.as_db_error().is_some_and(|error| {
+        let code = error.code().code();
+        matches!(code, "26000" | "42P05" | "0A000" | "08P01") && !ends_connection(error)
+    })
 }
 
 /// Whether the connection ended before the answer. A server that ends it on purpose says so, but
-/// not whether it had committed the statement before.
+/// not whether it had committed the statement before; nor does a pooler that lost the server, which
+/// gives nearly all of its errors one code (08P01).
 pub(super) fn is_lost(source: &tokio_postgres::Error) -> bool {
-    match source.code() {
-        Some(state) => matches!(
-            state.code(),
+    match source.as_db_error() {
+        Some(error) if ends_connection(error) => !matches!(
+            *error.code(),
+            // Between two statements.
+            SqlState::IDLE_SESSION_TIMEOUT | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+        ),
+        Some(error) => matches!(
+            error.code().code(),
             "57P01" | "57P02" | "57P03" | "57P04" | "08000" | "08003" | "08006" | "08007" | "40003"
         ),
         None => {
@@ -159,6 +166,14 @@ pub(super) fn is_lost(source: &tokio_postgres::Error) -> bool {
                 || std::error::Error::source(source)
                     .is_some_and(|cause| cause.is::<std::io::Error>())
         }
+    }
+}
+
+fn ends_connection(error: &DbError) -> bool {
+    match error.parsed_severity() {
+        Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
+        // A pooler gives only the text, and that in English.
+        None => matches!(error.severity(), "FATAL" | "PANIC"),
     }
 }
 
@@ -214,7 +229,7 @@ fn meaning(code: &str) -> (ErrorKind, &'static str) {
             "other transactions were in the way; nothing of this was stored, try again",
         ),
         "22021" | "22P05" => NUL,
-        "26000" | "42P05" => (
+        "26000" | "42P05" | "08P01" => (
             ErrorKind::Unsupported,
             "a pooler gives the transactions of a connection to different sessions of the server; \
                 write ?pooler=transaction",

@@ -3,7 +3,7 @@
 use brigade::{Broker, Level};
 use brigade_testkit::postgres::Postgres;
 
-use crate::stage::{BOUND, run, works};
+use crate::stage::{BOUND, run, until, works};
 
 #[test]
 fn jobs_flow_through_a_transaction_pooler_and_check_says_what_that_costs() {
@@ -54,5 +54,32 @@ fn a_session_pooler_is_as_good_as_none() {
             found.iter().any(|finding| finding.what.contains("LISTEN")),
             "{found:?}"
         );
+    });
+}
+
+#[test]
+fn a_push_whose_connection_breaks_behind_a_pooler_is_uncertain_and_stored_once() {
+    run(async {
+        let server = Postgres::start(&[]).unwrap();
+        let pooler = server.start_pooler("transaction", &[]).unwrap();
+        let broker = Broker::connect(&pooler.url()).await.unwrap();
+        let queue = broker.queue("q");
+        queue.push(&1).await.unwrap();
+        // A commit is there, and waits for a standby that never comes.
+        server.set("synchronous_standby_names", "nobody").unwrap();
+        let pushing = tokio::spawn(async move { queue.push(&2).await });
+        let committed = "from pg_stat_activity where wait_event = 'SyncRep'";
+        until("the push waits for the standby", async || {
+            let waits = format!("select count(*) {committed} and query like '%push_many%'");
+            server.sql(&waits).unwrap() == "1"
+        })
+        .await;
+        let ends = format!("select count(pg_terminate_backend(pid)) {committed}");
+        server.sql(&ends).unwrap();
+        server.set("synchronous_standby_names", "").unwrap();
+        let error = pushing.await.unwrap().unwrap_err();
+        assert!(error.is_uncertain(), "{error:?}");
+        let jobs = broker.jobs(Some("q"), None, None, 10).await.unwrap();
+        assert_eq!(jobs.len(), 2, "{jobs:?}");
     });
 }
