@@ -2,15 +2,21 @@
 //!
 //! A consuming process does so at a pace, as soon as something that it knows of falls due, and before
 //! it says that there is nothing to hand out. Behind a step that found more than it may do at once
-//! comes the next.
+//! comes the next. One caller of a process does them at a time; those that wait for it share the
+//! next turn.
+//!
+//! No answer depends on them: what fails is logged and tried again after a pause, and jobs are
+//! handed out, looked at and changed all the same.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+
 use super::database::{Database, Statement};
-use super::sql_error::unreadable;
+use super::sql_error::{may_only_read, unreadable};
 use crate::clock::{Clock, later};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use brigade_core::sync::lock;
 
 const CHORES: Statement = Statement::write_again(
@@ -28,15 +34,26 @@ const EVERY: Duration = Duration::from_millis(50);
 const PART: u32 = 10;
 /// What takes no longer may be done at any time.
 const CHEAP: Duration = Duration::from_millis(100);
+/// The pause after an error.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
+/// The same where this user, or this server, may only read.
+const READER_PAUSE: Duration = Duration::from_secs(10);
 
 /// When this process last did its chores, and when it has to next.
-#[derive(Default)]
-pub(super) struct Chores(Mutex<Option<LastChores>>);
+pub(super) struct Chores {
+    last: Mutex<Option<LastChores>>,
+    /// Of the one caller that does them.
+    turn: Semaphore,
+    /// When the last turn began that came to its end.
+    turn_began: Mutex<Option<Instant>>,
+}
 
 #[derive(Clone, Copy)]
 struct LastChores {
     at: Instant,
     took: Duration,
+    /// They are not done again before.
+    pause: Duration,
     due_at: Option<Instant>,
     /// How the clock of the broker was set.
     clock: (Duration, i64),
@@ -46,14 +63,28 @@ fn set_of(clock: &Clock) -> (Duration, i64) {
     (clock.ahead(), clock.wall_off_millis())
 }
 
+impl Default for Chores {
+    fn default() -> Self {
+        Self {
+            last: Mutex::default(),
+            turn: Semaphore::new(1),
+            turn_began: Mutex::default(),
+        }
+    }
+}
+
 impl Chores {
-    /// Whether it is time.
+    /// Whether it is time, and no other caller does them.
     pub(super) fn are_due(&self, clock: &Clock) -> bool {
+        if self.turn.available_permits() == 0 {
+            return false;
+        }
         let now = Instant::now();
-        lock(&self.0).is_none_or(|done| {
-            done.clock != set_of(clock)
-                || done.due_at.is_some_and(|due| due <= now)
-                || now.duration_since(done.at) >= EVERY.max(done.took * PART)
+        lock(&self.last).is_none_or(|done| {
+            let since = now.duration_since(done.at);
+            let is_time = done.due_at.is_some_and(|due| due <= now)
+                || since >= EVERY.max(done.took * PART);
+            done.clock != set_of(clock) || (is_time && since >= done.pause)
         })
     }
 
@@ -61,29 +92,76 @@ impl Chores {
     /// snapshot they take long, as they walk over what it keeps.
     pub(super) fn are_cheap(&self) -> bool {
         let now = Instant::now();
-        lock(&self.0).is_none_or(|done| {
-            done.took <= CHEAP || now.duration_since(done.at) >= done.took * PART
+        lock(&self.last).is_none_or(|done| {
+            let since = now.duration_since(done.at);
+            since >= done.pause && (done.took <= CHEAP || since >= done.took * PART)
         })
     }
 
     /// Something falls due in this time.
     pub(super) fn expect(&self, due_in: Duration) {
         let due_at = later(Instant::now(), due_in);
-        if let Some(done) = lock(&self.0).as_mut() {
+        if let Some(done) = lock(&self.last).as_mut() {
             done.due_at = done.due_at.into_iter().chain([due_at]).min();
         }
     }
 
     /// In how long something falls due, as far as is known.
     pub(super) fn due_in(&self) -> Option<Duration> {
-        let due_at = lock(&self.0).as_ref()?.due_at?;
-        Some(due_at.saturating_duration_since(Instant::now()))
+        let last = (*lock(&self.last))?;
+        let now = Instant::now();
+        let due_at = last.due_at?.max(later(last.at, last.pause));
+        Some(due_at.saturating_duration_since(now))
+    }
+
+    /// Whether a turn began and ended since then.
+    fn were_done_since(&self, asked: Instant) -> bool {
+        lock(&self.turn_began).is_some_and(|began| began >= asked)
     }
 }
 
 impl Database {
     /// Sees to everything that is due, in steps.
+    ///
+    /// # Errors
+    ///
+    /// `Unreachable`, if the server cannot be reached.
     pub(super) async fn do_chores(&self, chores: &Chores) -> Result<(), Error> {
+        let (asked, clock) = (Instant::now(), set_of(&self.clock));
+        // It is never closed.
+        let _turn = chores.turn.acquire().await.ok();
+        if chores.were_done_since(asked) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let done = self.do_steps(chores).await;
+        *lock(&chores.turn_began) = Some(began);
+        let Err(error) = done else {
+            return Ok(());
+        };
+        let may_only_read = may_only_read(&error);
+        *lock(&chores.last) = Some(LastChores {
+            at: Instant::now(),
+            took: began.elapsed(),
+            pause: if may_only_read {
+                READER_PAUSE
+            } else {
+                ERROR_PAUSE
+            },
+            due_at: None,
+            clock,
+        });
+        if may_only_read {
+            return Ok(());
+        }
+        if error.kind() == ErrorKind::Unreachable {
+            return Err(error);
+        }
+        tracing::error!(%error, "could not see to due jobs; trying again in a second");
+        Ok(())
+    }
+
+    async fn do_steps(&self, chores: &Chores) -> Result<(), Error> {
         for _ in 0..STEPS_MAX {
             let (began, clock) = (Instant::now(), set_of(&self.clock));
             let row = self.row(CHORES, &[&ROWS_MAX]).await?;
@@ -93,12 +171,12 @@ impl Database {
                 let has_ticks: bool = row.try_get(2).ok()?;
                 Some((row.try_get::<_, bool>(0).ok()?, due_in, has_ticks))
             };
-            let (is_more, due_in, has_ticks) =
-                read().ok_or_else(|| unreadable("see to what is due"))?;
+            let (is_more, due_in, has_ticks) = read().ok_or_else(|| unreadable(CHORES.what))?;
             let due_in = due_in.map(|millis| Duration::from_millis(millis.unsigned_abs()));
-            *lock(&chores.0) = Some(LastChores {
+            *lock(&chores.last) = Some(LastChores {
                 at: Instant::now(),
                 took: began.elapsed(),
+                pause: Duration::ZERO,
                 due_at: due_in.map(|due_in| later(Instant::now(), due_in)),
                 clock,
             });

@@ -38,9 +38,9 @@ begin
     is_more := brigade.remove_old(wall, most) >= most or is_more;
   end if;
   select ceil(extract(epoch from least(
-      (select min(at) from brigade.jobs where state in (1, 4)) - wall,
-      (select min(next_at) from brigade.schedules) - wall,
-      (select min(at) from brigade.jobs where state = 3) - moment)) * 1000)::bigint into due_in;
+      nullif((select min(at) from brigade.jobs where state in (1, 4)), 'infinity') - wall,
+      nullif((select min(next_at) from brigade.schedules), 'infinity') - wall,
+      nullif((select min(at) from brigade.jobs where state = 3), 'infinity') - moment)) * 1000)::bigint into due_in;
   due_in := least(due_in, brigade.next_start());
   due_in := case when due_in is not null then greatest(due_in, 0) end;
 end $$;

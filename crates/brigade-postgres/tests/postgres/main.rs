@@ -9,6 +9,7 @@
 
 mod bad_use;
 mod check;
+mod chores;
 mod cut_connections;
 mod dead_processes;
 mod flows;
