@@ -155,9 +155,17 @@ begin
     delete from brigade.parent_results r using gone g where not g.is_plain and r.job = g.id
   )
   select count(*) into removed from gone;
-  delete from brigade.unique_keys u where ctid = any(array(
-    select ctid from brigade.unique_keys where until <= wall order by until limit most for update skip locked))
-    and not exists (select from brigade.jobs j where j.id = u.job);
-  get diagnostics keys = row_count;
+  -- A live job holds its key beyond the time anyhow: such a row is not looked at again.
+  with old as materialized (
+    select u.queue, u.unique_key, exists (select from brigade.jobs j where j.id = u.job) as is_live
+      from brigade.unique_keys u where u.until <= wall order by u.until limit most for update skip locked
+  ), kept as (
+    update brigade.unique_keys u set until = null from old o
+     where o.is_live and u.queue = o.queue and u.unique_key = o.unique_key
+  ), gone as (
+    delete from brigade.unique_keys u using old o
+     where not o.is_live and u.queue = o.queue and u.unique_key = o.unique_key
+  )
+  select count(*) into keys from old;
   return greatest(removed, keys);
 end $$;

@@ -1,5 +1,7 @@
 //! Chores that cannot be done: they stop nothing else.
 
+use std::time::Duration;
+
 use brigade::{CancelOutcome, JobId};
 
 use crate::stage::{BOUND, fresh_broker, run, session};
@@ -34,4 +36,46 @@ fn a_chore_that_fails_stops_no_hand_out_and_no_look() {
         let lease = queue.lease(BOUND, BOUND).await.unwrap().unwrap();
         assert_eq!(*lease.id(), late);
     });
+}
+
+#[test]
+fn unique_keys_of_live_jobs_keep_no_others_from_being_removed() {
+    run(async {
+        let (broker, url) = fresh_broker().await;
+        let application = session(&url).await;
+        let push = async |unique: &str, seconds: i32| {
+            let push = "select brigade.push('q', '1', \
+                jsonb_build_object('unique', $1::text, 'unique_for', $2::integer))";
+            application
+                .execute(push, &[&unique, &seconds])
+                .await
+                .unwrap();
+        };
+        push("ended", 1800).await;
+        let queue = broker.queue("q");
+        let lease = queue.lease(BOUND, Duration::ZERO).await.unwrap().unwrap();
+        lease.ack().await.unwrap();
+        for unique in ["A", "B", "C"] {
+            push(unique, 60).await;
+        }
+        // An hour later, two of a kind at a time.
+        let later = "set brigade.wall = '3600000'";
+        application.batch_execute(later).await.unwrap();
+        for _ in 0..3 {
+            let chores = "select brigade.chores(2)::text";
+            application.query_one(chores, &[]).await.unwrap();
+        }
+        let kept = "select string_agg(unique_key, '' order by unique_key) from brigade.unique_keys";
+        let kept: String = application.query_one(kept, &[]).await.unwrap().get(0);
+        assert_eq!(kept, "ABC");
+        assert!(push_is_duplicate(&application).await);
+    });
+}
+
+/// Whether another push with a key of a live job is one, also behind its time.
+async fn push_is_duplicate(application: &tokio_postgres::Client) -> bool {
+    let push = "select id, is_new from brigade.push_jobs($1)";
+    let job = r#"[{"queue": "q", "payload": "1", "unique_key": "A"}]"#;
+    let row = application.query_one(push, &[&job]).await.unwrap();
+    !row.get::<_, bool>(1)
 }
