@@ -48,10 +48,10 @@ end $$;
 create function brigade.expire_leases(moment timestamptz, most integer) returns integer language plpgsql as $$
 #variable_conflict use_column
 declare
-  late bigint[] := array(select id from brigade.jobs where state = 3 and at < moment order by at limit most);
+  late bigint[] := brigade.try_lock_keys(array(
+    select id from brigade.jobs where state = 3 and at < moment order by at limit most));
   late_id bigint;
 begin
-  perform brigade.lock_keys(late);
   foreach late_id in array late loop
     perform from brigade.jobs where id = late_id and state = 3 and at < moment for update skip locked;
     if found then
@@ -84,12 +84,11 @@ end $$;
 create function brigade.end_late(wall timestamptz, most integer) returns integer language plpgsql as $$
 #variable_conflict use_column
 declare
-  late bigint[] := array(select id from brigade.jobs
-    where begins_by < wall and begins_by is not null and state <> 3 order by begins_by limit most);
+  late bigint[] := brigade.try_lock_keys(array(select id from brigade.jobs
+    where begins_by < wall and begins_by is not null and state <> 3 order by begins_by limit most));
   j brigade.jobs;
   late_id bigint;
 begin
-  perform brigade.lock_keys(late);
   foreach late_id in array late loop
     select * into j from brigade.jobs where id = late_id and state <> 3 and begins_by < wall for update skip locked;
     if found then
@@ -103,7 +102,8 @@ end $$;
 create function brigade.promote_due(wall timestamptz, most integer) returns integer language plpgsql as $$
 #variable_conflict use_column
 declare
-  due bigint[] := array(select id from brigade.jobs where state in (1, 4) and at <= wall order by at limit most);
+  due bigint[] := brigade.try_lock_keys(array(
+    select id from brigade.jobs where state in (1, 4) and at <= wall order by at limit most));
   j brigade.jobs;
   queues text[];
 begin
@@ -112,7 +112,6 @@ begin
      where id = any(array(select id from brigade.jobs where id = any(due) and key is null
         and state in (1, 4) and at <= wall for update skip locked)) returning queue)
   select array_agg(distinct queue) into queues from ready;
-  perform brigade.lock_keys(due);
   for j in select * from brigade.jobs where id = any(due) and key is not null loop
     update brigade.jobs set state = case when brigade.is_behind(j.queue, j.key, j.id) then 2 else 0 end
      where id = j.id and state in (1, 4) and at <= wall;
@@ -122,21 +121,23 @@ begin
   return cardinality(due);
 end $$;
 
--- Sees whether jobs that were pushed as blocked by their keys still are.
+-- Sees whether jobs that were pushed as blocked by their keys still are. A key that another
+-- transaction has locked is for another round.
 create function brigade.check_keys(most integer) returns integer language plpgsql as $$
 #variable_conflict use_column
 declare
-  checks brigade.key_checks[];
+  noted record;
+  checked integer := 0;
 begin
-  with gone as (
-    delete from brigade.key_checks c where id in
-      (select id from brigade.key_checks order by id limit most for update skip locked)
-    returning c)
-  select array_agg(c) into checks from gone;
-  perform brigade.release_key(queue, key) from (
-    select distinct on (brigade.lock_of_key(queue, key), queue, key) queue, key from unnest(checks)
-     order by brigade.lock_of_key(queue, key)) keys;
-  return coalesce(cardinality(checks), 0);
+  for noted in select queue, key, array_agg(id) as ids from (
+      select c.id, c.queue, c.key from brigade.key_checks c order by c.id limit most for update skip locked) checks
+     group by queue, key loop
+    continue when not pg_try_advisory_xact_lock(brigade.lock_of_key(noted.queue, noted.key));
+    delete from brigade.key_checks c where c.id = any(noted.ids);
+    perform brigade.release_key(noted.queue, noted.key);
+    checked := checked + cardinality(noted.ids);
+  end loop;
+  return checked;
 end $$;
 
 create function brigade.remove_old(wall timestamptz, most integer) returns integer language plpgsql as $$

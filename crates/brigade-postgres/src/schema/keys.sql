@@ -22,6 +22,28 @@ begin
      order by 1) locks;
 end $$;
 
+-- The same without waiting, for chores: those of these jobs whose keys could be locked. Others lock
+-- the keys of the rest, which come in another round. So chores, which lock keys several times in one
+-- transaction, are in no circle of transactions that wait for one another.
+create function brigade.try_lock_keys(jobs bigint[]) returns bigint[] language plpgsql as $$
+#variable_conflict use_column
+declare
+  lock record;
+  left_out bigint[] := '{}';
+begin
+  for lock in select brigade.lock_of_key(j.queue, j.key) as place, array_agg(g.id) as for_jobs from unnest(jobs) as g (id)
+      cross join lateral (
+        select g.id as of union all
+        select l.dependent from brigade.links l where l.job = g.id and l.dependent is not null) keyed
+      join brigade.jobs j on j.id = keyed.of and j.key is not null
+     group by 1 loop
+    if not pg_try_advisory_xact_lock(lock.place) then
+      left_out := left_out || lock.for_jobs;
+    end if;
+  end loop;
+  return array(select g.id from unnest(jobs) with ordinality as g (id, n) where g.id <> all (left_out) order by n);
+end $$;
+
 -- Whether other jobs of its key come before this one, or run.
 create function brigade.is_behind(queue text, key text, job bigint) returns boolean language sql as $$
   select exists (select from brigade.jobs j where j.queue = is_behind.queue and j.key = is_behind.key and j.id < job)

@@ -1,8 +1,8 @@
-//! Chores that cannot be done: they stop nothing else.
+//! Chores that cannot be done, or not now: they stop nothing else.
 
 use std::time::Duration;
 
-use brigade::{CancelOutcome, JobId};
+use brigade::{CancelOutcome, JobId, Settled};
 
 use crate::stage::{BOUND, fresh_broker, run, session};
 
@@ -35,6 +35,29 @@ fn a_chore_that_fails_stops_no_hand_out_and_no_look() {
         administrator.batch_execute(mend).await.unwrap();
         let lease = queue.lease(BOUND, BOUND).await.unwrap().unwrap();
         assert_eq!(*lease.id(), late);
+    });
+}
+
+#[test]
+fn a_key_that_another_transaction_has_locked_holds_up_no_other_chore() {
+    run(async {
+        let (broker, url) = fresh_broker().await;
+        let (mut other, application) = (session(&url).await, session(&url).await);
+        let transaction = other.transaction().await.unwrap();
+        let lock = "select pg_advisory_xact_lock(brigade.lock_of_key('q', 'K'))";
+        transaction.execute(lock, &[]).await.unwrap();
+        for key in ["K", "L"] {
+            let push = "select brigade.push('q', to_jsonb($1::text), \
+                jsonb_build_object('key', $1::text, 'delay', 0.001))";
+            application.execute(push, &[&key]).await.unwrap();
+        }
+        let queue = broker.queue("q");
+        let lease = queue.lease(BOUND, BOUND).await.unwrap().unwrap();
+        assert_eq!(lease.json(), "\"L\"");
+        assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
+        transaction.rollback().await.unwrap();
+        let lease = queue.lease(BOUND, BOUND).await.unwrap().unwrap();
+        assert_eq!(lease.json(), "\"K\"");
     });
 }
 
