@@ -125,6 +125,9 @@ pub async fn push_all_in(
     jobs: impl IntoIterator<Item = impl ToJob, IntoIter: Send> + Send,
 ) -> Result<Vec<PushOutcome>, Error> {
     let (text, count) = text_of_jobs(jobs)?;
+    if count == 0 {
+        return Ok(Vec::new());
+    }
     let rows = transaction.rows(SQL, &text).await.map_err(refused)?;
     let outcome = |(id, is_new): (i64, bool)| {
         let id = JobId::new(id.to_string());

@@ -24,8 +24,8 @@ begin
   perform pg_current_xact_id();
   parts := current_setting('transaction_isolation') <> 'read committed'
     or exists (select from brigade.queues q where q.parted and q.queue = any(queues));
-  ids := array(select nextval('brigade.job_ids') from generate_series(1, cardinality(queues)));
-  is_new := array_fill(true, array[cardinality(queues)]);
+  ids := array(select nextval('brigade.job_ids') from generate_series(1, coalesce(cardinality(queues), 0)));
+  is_new := array_fill(true, array[cardinality(ids)]);
   if not parts and num_nonnulls(dues, delays, withins, keeps, keys, uniques, dependents, kinds) = 0 then
     perform brigade.push_plain(ids, queues, tasks, payloads, options, priorities, partitions, wall);
     if announces then perform brigade.announce(queues); end if;

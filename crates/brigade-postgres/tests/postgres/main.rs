@@ -20,6 +20,7 @@ mod migrate;
 mod open_transactions;
 mod plans;
 mod pooler;
+mod push_function;
 mod roles;
 mod stage;
 mod timeouts;
