@@ -5,8 +5,9 @@
 //! arrays. A push that the database refuses makes the whole call fail, so the pushes of that call
 //! are then made one by one, and each gets its own answer.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::future::join_all;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -23,6 +24,9 @@ const PUSH: Statement = Statement::write(
     "select ids, is_new from brigade.push_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
         $13, $14, $15, false)",
 );
+
+/// Pushes of a call that failed, which are then tried one by one.
+const ALONE_AT_ONCE: usize = 4;
 
 /// What a job costs besides its payload, in bytes of arguments that are stored in that time.
 const JOB_WEIGHT: usize = 500;
@@ -141,9 +145,16 @@ impl Database {
         if pushes.len() == 1 || error.is_uncertain() || error.kind() == ErrorKind::Unreachable {
             return pushes.iter().map(|_| Err(error.copy())).collect();
         }
+        // One of them is refused, or waits for a transaction of an application.
+        let until = Instant::now() + self.pool.connector.config.answer_timeout;
         let mut answers = Vec::with_capacity(pushes.len());
-        for push in pushes {
-            answers.push(self.push_at_once(std::slice::from_ref(push)).await);
+        for few in pushes.chunks(ALONE_AT_ONCE) {
+            if error.kind() == ErrorKind::Timeout && Instant::now() >= until {
+                answers.extend(few.iter().map(|_| Err(error.copy())));
+            } else {
+                let alone = |push| self.push_at_once(std::slice::from_ref(push));
+                answers.extend(join_all(few.iter().map(alone)).await);
+            }
         }
         answers
     }

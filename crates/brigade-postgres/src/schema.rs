@@ -37,6 +37,11 @@ const SAFE_PATH: &str = "set search_path = pg_catalog, pg_temp";
 const BY_INDEX: &str = "set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off \
     set plan_cache_mode = force_generic_plan set jit = off";
 
+/// How long a call of this library waits for a lock, which a transaction of an application may hold for
+/// as long as it likes. It is shorter than `response_timeout` usually is, so that the error is known
+/// for what it is, and no session of the server goes on waiting for a caller that has gone.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The files, in an order in which each knows what it uses.
 const FILES: [&str; 21] = [
     include_str!("schema/tables.sql"),
@@ -88,6 +93,11 @@ fn with_constants(text: &str) -> String {
     let constants = [
         ("{by_index}", BY_INDEX.to_owned()),
         ("{safe_path}", SAFE_PATH.to_owned()),
+        (
+            "{lock_timeout}",
+            format!("set lock_timeout = {}", LOCK_TIMEOUT.as_millis()),
+        ),
+        ("{lock_timeout_ms}", LOCK_TIMEOUT.as_millis().to_string()),
         ("{bounds}", bounds),
         ("{bounds_count}", Durations::BOUNDS.len().to_string()),
         (

@@ -42,6 +42,8 @@ const CALLS_MAX: usize = 2;
 const CALL_WEIGHT_MAX: usize = 1 << 20;
 /// All calls of a kind share batches, whatever their queues.
 const LANE: &str = "";
+/// But not pushes with unique keys, which may wait for transactions of applications.
+const UNIQUE_LANE: &str = "unique";
 /// A caller that waits for a change looks again after this time.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -120,7 +122,9 @@ impl Postgres {
         });
         let due_in = due_in.min();
         let weight = push::weight_of(&jobs);
-        let outcomes = self.pushes.ask(LANE, jobs, weight).await??;
+        let is_unique = jobs.iter().any(|job| job.options.unique.is_some());
+        let lane = if is_unique { UNIQUE_LANE } else { LANE };
+        let outcomes = self.pushes.ask(lane, jobs, weight).await??;
         for (queue, priority) in pushed {
             self.floors.note_pushed(&queue, priority);
         }

@@ -4,7 +4,7 @@
 -- `cancelled`, `asked` or `nothing`. `untouched`: only if it waits and none of its attempts failed or
 -- crashed; otherwise the answer is `nothing`.
 create function brigade.cancel(id bigint, reason text, untouched boolean) returns text language plpgsql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
   j brigade.jobs;
@@ -37,7 +37,7 @@ end $$;
 
 -- Removes a job that is not leased, in this state or in any.
 create function brigade.delete_job(id bigint, wanted integer) returns boolean language plpgsql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
   j brigade.jobs;
@@ -61,7 +61,7 @@ end $$;
 -- Puts a dead letter back into its queue, with these changes, null for none. Raises BR001 if another
 -- job has its unique key, BR002 if it is of a flow and the queue is another.
 create function brigade.retry(id bigint, payload text, task text, queue text) returns boolean language plpgsql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
   wall timestamptz := brigade.wall();
@@ -121,7 +121,7 @@ end $$;
 -- is left. A job goes before its parents, so that their removal does not reach it.
 create function brigade.purge(queue text, last bigint, most integer, records boolean) returns bigint
     language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set jit = off
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
   found_ids bigint[];
@@ -154,7 +154,7 @@ begin
 end $$;
 
 create function brigade.set_paused(queue text, paused boolean) returns void language plpgsql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 begin
   insert into brigade.queues as q (queue, paused) values (set_paused.queue, set_paused.paused)

@@ -7,7 +7,7 @@
 -- milliseconds something else falls due, null if nothing does; `has_ticks`: schedules are due.
 create function brigade.chores(most integer, out is_more boolean, out due_in bigint, out has_ticks boolean) language plpgsql
     set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set enable_sort = off set jit = off
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
   moment timestamptz := brigade.now();

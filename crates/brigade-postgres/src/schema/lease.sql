@@ -14,7 +14,7 @@ create function brigade.lease(queues text[], priorities integer[], floors bigint
     priority integer, payload text, task text, options text, failed integer, crashed integer,
     lost integer, unserved integer, unserved_at timestamptz, began_at timestamptz) language plpgsql
     {by_index} set enable_bitmapscan = off set enable_sort = off
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
   wall timestamptz := brigade.wall();
@@ -158,7 +158,7 @@ end $$;
 -- Those of these queues that have ready jobs and are not paused.
 create function brigade.ready_queues(asked text[]) returns setof text language plpgsql
     set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set jit = off
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
   found_queue text;

@@ -201,7 +201,7 @@ $$;
 
 -- From now on every job that is pushed to this queue has a partition.
 create function brigade.set_parted(queue text) returns void language sql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
   insert into brigade.queues as q (queue, parted) values (set_parted.queue, true)
   on conflict (queue) do update set parted = true
 $$;
@@ -210,7 +210,7 @@ $$;
 -- are no more.
 create function brigade.give_partitions(queue text, after bigint, most integer) returns bigint
     language plpgsql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
   found_ids bigint[] := brigade.candidates(queue, null, after, false, most);
@@ -223,7 +223,7 @@ end $$;
 -- Limits a queue, or takes its limits away. Transactions that are open now may still push jobs without
 -- partitions: those are looked for when these have ended (`see_to_limits`).
 create function brigade.set_limits(queue text, limits text, parted boolean) returns void language plpgsql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 begin
   insert into brigade.queues as q (queue, limits, parted) values (set_limits.queue, set_limits.limits, set_limits.parted)

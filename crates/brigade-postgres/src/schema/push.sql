@@ -5,8 +5,9 @@
 -- milliseconds. `dependents` has the position, from 1, of the job that waits for this one, and
 -- `kinds` is how a job waits for others. `is_new` is false for a duplicate, whose id is that of the
 -- job that is there. Arrays without any value may be null as a whole. `announces`: the commit wakes
--- consumers; otherwise the caller does so when it knows of the commit (`announce`). It runs with the
--- rights of the schema's owner, so that a role may push without rights on tables.
+-- consumers; otherwise the call is a transaction of its own, which waits for no lock for long, and the
+-- caller does so when it knows of the commit (`announce_committed`). It runs with the rights of the
+-- schema's owner, so that a role may push without rights on tables.
 create function brigade.push_many(queues text[], tasks text[], payloads text[], options text[],
     priorities integer[], dues timestamptz[], delays bigint[], withins bigint[], keeps bigint[],
     keys text[], partitions text[], uniques text[], unique_fors bigint[], dependents integer[],
@@ -19,6 +20,9 @@ declare
   place integer;
   parts boolean;
 begin
+  if not announces then
+    perform set_config('lock_timeout', '{lock_timeout_ms}', true);
+  end if;
   -- From here on `see_to_limits` waits for this transaction; one with an older snapshot may not see
   -- which queues are limited, so its jobs have partitions in any case.
   perform pg_current_xact_id();

@@ -6,7 +6,7 @@
 -- Stores a schedule, if the one of its name is still the one that the caller has seen (null: none).
 create function brigade.store_schedule(name text, plan text, job text, tick timestamptz,
     seen_plan text, seen_tick timestamptz) returns boolean language plpgsql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 begin
   insert into brigade.schedules as s (name, plan, job, tick, next_at)
@@ -28,7 +28,7 @@ create function brigade.fire_schedule(name text, fired timestamptz, next timesta
     delays bigint[], withins bigint[], keeps bigint[], keys text[], partitions text[], uniques text[],
     unique_fors bigint[], dependents integer[], kinds text[], out ids bigint[], out is_new boolean[])
     language plpgsql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 begin
   update brigade.schedules s set tick = fire_schedule.next, next_at = fire_schedule.next

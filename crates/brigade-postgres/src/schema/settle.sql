@@ -11,7 +11,7 @@
 create function brigade.settle(ids bigint[], tokens bigint[], actions text[], kinds text[], reasons text[],
     records text[], results text[], times bigint[], costs text[], runs bigint[]) returns text[]
     language plpgsql {by_index}
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
   answers text[] := array_fill('stale'::text, array[cardinality(ids)]);

@@ -2,7 +2,7 @@
 
 -- Adds up statistics, numbers events, forgets old starts and old processes; `true` if there may be more to do.
 create function brigade.keep_up(most integer) returns boolean language plpgsql
-    {safe_path} as $$
+    {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 begin
   return greatest(brigade.fold_statistics(most), brigade.number_events(most), brigade.see_to_limits(most),
