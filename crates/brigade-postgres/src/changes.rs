@@ -16,7 +16,7 @@ const LAST_JOB: Statement = Statement::read(
     "find the last job",
     "select last_value from brigade.job_ids",
 );
-const PURGE: Statement = Statement::write("purge a queue", "select brigade.purge($1, $2, $3, $4)");
+const PURGE: Statement = Statement::write("purge a queue", "select looked_at, removed from brigade.purge($1, $2, $3, $4)");
 const PAUSE: Statement = Statement::write_again(
     "pause or resume a queue",
     "select brigade.set_paused($1, $2)",
@@ -112,10 +112,14 @@ impl Database {
                 PURGED_AT_ONCE
             };
             let row = self.row(PURGE, &[&queue, &last, &most, &records]).await?;
-            let removed: i64 = row
-                .and_then(|row| row.try_get(0).ok())
+            let read = |row: tokio_postgres::Row| {
+                let counts: (i64, i64) = (row.try_get(0).ok()?, row.try_get(1).ok()?);
+                Some(counts)
+            };
+            let (looked_at, removed) = row
+                .and_then(read)
                 .ok_or_else(|| unreadable(PURGE.what).uncertain())?;
-            if removed == 0 {
+            if looked_at == 0 {
                 return Ok(purged);
             }
             purged += removed.unsigned_abs();

@@ -117,9 +117,11 @@ begin
       coalesce(e.partition, (select coalesce(e.key, '') from brigade.queues q where q.queue = e.queue and q.parted)));
 end $$;
 
--- Removes some of what waits in a queue, up to this job; gives how many: fewer than `most` if none
--- is left. A job goes before its parents, so that their removal does not reach it.
-create function brigade.purge(queue text, last bigint, most integer, records boolean) returns bigint
+-- Removes some of what waits in a queue, up to this job: how many there were, none if nothing is left,
+-- and how many of them were removed; the others were leased or settled meanwhile. A job goes before its
+-- parents, so that their removal does not reach it.
+create function brigade.purge(queue text, last bigint, most integer, records boolean,
+    out looked_at bigint, out removed bigint)
     language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set jit = off
     {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
@@ -134,23 +136,24 @@ begin
     found_ids := array(select j.id from brigade.jobs j where j.queue = purge.queue and j.state = 0
         and j.id <= last order by j.priority desc, j.id limit most);
   end if;
+  looked_at := cardinality(found_ids);
+  removed := 0;
   if not records then
     with gone as (
       delete from brigade.jobs j where j.id = any(found_ids) and j.state <> 3 and j.is_plain returning j.id
     ), payloads as (
       delete from brigade.payloads p using gone g where p.job = g.id
     )
-    select array_agg(g.id) into plain from gone g;
+    select array_agg(g.id), count(*) into plain, removed from gone g;
   end if;
   perform brigade.lock_keys(found_ids);
   foreach next_id in array found_ids loop
     continue when next_id = any(plain);
     perform from brigade.jobs j where j.id = next_id and j.state <> 3 for update;
-    if found then
-      perform brigade.end_job(next_id, null, null, null, case when records then 'deleted' end, 0, null, null);
-    end if;
+    continue when not found;
+    perform brigade.end_job(next_id, null, null, null, case when records then 'deleted' end, 0, null, null);
+    removed := removed + 1;
   end loop;
-  return cardinality(found_ids);
 end $$;
 
 create function brigade.set_paused(queue text, paused boolean) returns void language plpgsql
