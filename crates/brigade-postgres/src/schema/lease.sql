@@ -38,7 +38,7 @@ begin
     else
       -- It waits for no other transaction while it has what another one may wait for.
       picked := brigade.start_within(queues[place], settings.limits::jsonb, priorities[place], floors[place],
-          room, wall, not has_waited);
+          room, not has_waited);
       has_waited := true;
       continue when picked is null;
     end if;

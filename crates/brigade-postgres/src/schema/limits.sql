@@ -160,10 +160,11 @@ end $$;
 -- Picks jobs of a limited queue and notes their starts; null if another transaction hands out its jobs
 -- and this one is not to wait.
 create function brigade.start_within(queue text, limits jsonb, priority integer, floor bigint, most integer,
-    wall timestamptz, may_wait boolean) returns bigint[] language plpgsql as $$
+    may_wait boolean) returns bigint[] language plpgsql as $$
 #variable_conflict use_column
 declare
   place bigint := hashtextextended(queue, {limits_seed});
+  wall timestamptz;
   picked bigint[];
 begin
   if may_wait then
@@ -171,6 +172,8 @@ begin
   elsif not pg_try_advisory_xact_lock(place) then
     return null;
   end if;
+  -- Of now, and not of before the wait: starts of others since then would seem to be in the future.
+  wall := brigade.wall();
   -- The clock was set back: no start may count for longer than the time of its rate.
   update brigade.starts s set at = wall where s.queue = start_within.queue and s.at > wall;
   picked := brigade.pick_within(queue, limits, priority, floor, most, wall);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use brigade::{Broker, EventRequest, Limits};
 use tokio_postgres::Client;
 
-use crate::stage::{fresh_broker, session};
+use crate::stage::{fresh_broker, lock_waits, session};
 
 const NOW: Duration = Duration::ZERO;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -76,4 +76,45 @@ async fn a_job_that_was_pushed_before_its_queue_was_limited_is_handed_out() {
         queue.lease(MINUTE, NOW).await.unwrap().is_none(),
         "both are of one partition, of which one job runs"
     );
+}
+
+/// Hands out up to two jobs of a queue.
+const LEASE: &str = "select id from brigade.lease(array['q'], array[null]::integer[], array[0]::bigint[], \
+    2, 60000, 1) where id is not null";
+
+#[tokio::test]
+async fn a_hand_out_that_waited_for_another_leaves_its_starts_in_the_rate() {
+    let (broker, url) = fresh_broker().await;
+    let (mut other, observer) = (session(&url).await, session(&url).await);
+    let queue = broker.queue("q");
+    queue.limit(Limits::new().starts(2, MINUTE)).await.unwrap();
+    let transaction = other.transaction().await.unwrap();
+    assert_eq!(transaction.query(LEASE, &[]).await.unwrap().len(), 0);
+    let waiting = tokio::spawn(async move { queue.lease(MINUTE, NOW).await.unwrap().is_some() });
+    lock_waits(&observer, 1).await;
+    transaction.execute(PUSH, &[&"q"]).await.unwrap();
+    transaction.execute(PUSH, &[&"q"]).await.unwrap();
+    assert_eq!(transaction.query(LEASE, &[]).await.unwrap().len(), 2);
+    let starts = "select min(at)::text || max(at)::text from brigade.starts";
+    let before: String = transaction.query_one(starts, &[]).await.unwrap().get(0);
+    transaction.commit().await.unwrap();
+    assert!(!waiting.await.unwrap());
+    let after: String = observer.query_one(starts, &[]).await.unwrap().get(0);
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn a_purge_does_not_count_a_job_that_was_leased_meanwhile() {
+    let (broker, url) = fresh_broker().await;
+    let (mut other, observer) = (session(&url).await, session(&url).await);
+    let queue = broker.queue("q");
+    for number in 0..3 {
+        queue.push(&number).await.unwrap();
+    }
+    let transaction = other.transaction().await.unwrap();
+    assert_eq!(transaction.query(LEASE, &[]).await.unwrap().len(), 2);
+    let purging = tokio::spawn(async move { queue.purge().await.unwrap() });
+    lock_waits(&observer, 1).await;
+    transaction.commit().await.unwrap();
+    assert_eq!(purging.await.unwrap(), 1);
 }
