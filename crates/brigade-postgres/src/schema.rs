@@ -21,6 +21,8 @@ use brigade_core::statistics::{OTHER_TASKS, STATISTICS_KEPT, TASKS_COUNTED_MAX};
 pub(super) const ASKED_WITHIN: Duration = Duration::from_secs(60);
 /// Payloads of one hand-out, unless a single one has more.
 const HAND_OUT_BYTES_MAX: usize = 32 << 20;
+/// Jobs of partitions without room that a hand-out passes over before it looks at each partition.
+const PASSED_OVER_MAX: usize = 1_000;
 /// Rows of statistics that are kept at most, however many queues there are.
 const STATISTICS_ROWS_MAX: u64 = 200_000;
 /// Advisory locks, each of a part of one transaction: who adds statistics up, and who numbers events.
@@ -130,6 +132,7 @@ fn with_constants(text: &str) -> String {
         ("{never_began}", literal(NEVER_BEGAN)),
         ("{next_too_late}", literal(NEXT_TOO_LATE)),
         ("{out_of_time}", literal(OUT_OF_TIME)),
+        ("{passed_over_max}", PASSED_OVER_MAX.to_string()),
         ("{payload_bytes_max}", PAYLOAD_BYTES_MAX.to_string()),
         (
             "{retry_base_ms}",

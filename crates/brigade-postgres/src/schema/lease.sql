@@ -23,6 +23,7 @@ declare
   leased integer;
   began timestamptz;
   settings brigade.queues;
+  whole_queue text;
   has_waited boolean := false;
 begin
   if lease_ms is not null then
@@ -32,6 +33,8 @@ begin
     exit when room <= 0;
     select * into settings from brigade.queues q where q.queue = queues[place];
     continue when settings.paused;
+    -- Its partitions were looked at as a whole, whatever the range.
+    continue when queues[place] = whole_queue;
     began := clock_timestamp();
     if settings.limits is null then
       picked := brigade.pick(queues[place], priorities[place], floors[place], room, wall);
@@ -40,6 +43,9 @@ begin
       picked := brigade.start_within(queues[place], settings.limits::jsonb, priorities[place], floors[place],
           room, not has_waited);
       has_waited := true;
+      if brigade.is_by_partition(settings.limits::jsonb) then
+        whole_queue := queues[place];
+      end if;
       continue when picked is null;
     end if;
     range := place;

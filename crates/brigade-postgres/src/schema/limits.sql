@@ -44,6 +44,11 @@ create function brigade.gate(queue text, limits jsonb, out partition text, out r
    where a.running_each is not null or a.starts_each is not null
 $$;
 
+create function brigade.is_by_partition(limits jsonb) returns boolean language sql immutable as $$
+  select coalesce((limits ->> 'turns')::boolean, false) or limits ->> 'running_per_partition' is not null
+      or limits ->> 'starts_per_partition' is not null
+$$;
+
 -- Locks the first ready jobs of a limited queue that may be handed out, in the order of their hand-out.
 -- `priority` and `floor` as for `pick`, where partitions do not matter.
 create function brigade.pick_within(queue text, limits jsonb, priority integer, floor bigint, most integer,
@@ -51,9 +56,8 @@ create function brigade.pick_within(queue text, limits jsonb, priority integer, 
 #variable_conflict use_column
 declare
   by_turn boolean := coalesce((limits ->> 'turns')::boolean, false);
-  by_partition boolean := by_turn or limits ->> 'running_per_partition' is not null
-    or limits ->> 'starts_per_partition' is not null;
   room bigint;
+  room_each bigint;
   closed jsonb;
   last_turn text;
   picked bigint[];
@@ -61,7 +65,7 @@ begin
   select least(most, g.most_running - g.running, g.most_starts - g.started) into room
     from brigade.gate(queue, limits) g where g.partition is null;
   if room <= 0 then return '{}'; end if;
-  if not by_partition then
+  if not brigade.is_by_partition(limits) then
     return brigade.pick(queue, priority, floor, room::integer, wall);
   end if;
   -- Of partitions that have less room than the queue, how much they have.
@@ -70,8 +74,13 @@ begin
   if by_turn then
     last_turn := coalesce((select t.partition from brigade.turns t where t.queue = pick_within.queue), '');
   end if;
-  picked := brigade.pick_by_partition(queue, closed, least(
-      (limits ->> 'running_per_partition')::bigint, (limits -> 'starts_per_partition' ->> 'starts')::bigint), last_turn, room, wall);
+  room_each := least((limits ->> 'running_per_partition')::bigint, (limits -> 'starts_per_partition' ->> 'starts')::bigint);
+  if not by_turn then
+    picked := brigade.pick_in_order(queue, closed, room_each, room, wall);
+  end if;
+  if picked is null then
+    picked := brigade.pick_by_partition(queue, closed, room_each, last_turn, room, wall);
+  end if;
   if exists (select from brigade.jobs j where j.id = any(picked) and j.key is not null) then
     picked := brigade.first_of_their_keys(picked);
   end if;
@@ -81,6 +90,38 @@ begin
     on conflict on constraint turns_pkey do update set partition = excluded.partition where t.partition <> excluded.partition;
   end if;
   return picked;
+end $$;
+
+-- The first ready jobs of partitions that have room, locked, without turns: those at the head of the
+-- queue are looked at one after the other. Null if so many of them belong to partitions without room
+-- that a look at each partition is worth more (`pick_by_partition`).
+create function brigade.pick_in_order(queue text, room_left jsonb, room_each bigint, room bigint, wall timestamptz)
+    returns bigint[] language plpgsql set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+#variable_conflict use_column
+declare
+  candidates bigint[] := '{}';
+  -- How many of each partition.
+  candidates_of jsonb := '{}';
+  picked bigint[];
+  looked_at integer := 0;
+  job record;
+  of_partition bigint;
+begin
+  for job in select j.id, j.partition from brigade.jobs j where j.state = 0 and j.queue = pick_in_order.queue
+      and j.partition is not null and (j.begins_by is null or j.begins_by >= wall)
+     order by j.priority desc, j.id loop
+    looked_at := looked_at + 1;
+    if looked_at > room + {passed_over_max} then return null; end if;
+    of_partition := coalesce((candidates_of ->> job.partition)::bigint, 0);
+    continue when of_partition >= coalesce((room_left ->> job.partition)::bigint, room_each, room);
+    candidates_of := candidates_of || jsonb_build_object(job.partition, of_partition + 1);
+    candidates := candidates || job.id;
+    exit when cardinality(candidates) >= room;
+  end loop;
+  select array_agg(id order by place) into picked from (
+    select j.id, g.place from unnest(candidates) with ordinality as g (id, place)
+      join brigade.jobs j on j.id = g.id where j.state = 0 for update of j skip locked) locked;
+  return coalesce(picked, '{}');
 end $$;
 
 -- The first ready jobs of partitions that have room, locked. `room_left` has the room of each partition

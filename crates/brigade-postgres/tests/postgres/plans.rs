@@ -1,6 +1,8 @@
 //! What a look reads: its page, or its part of an index, whatever else is in the tables, and whether
 //! the server knows how much that is or not.
 
+use std::time::Duration;
+
 use brigade::{Broker, Limits};
 use brigade_testkit::postgres::Postgres;
 use serde_json::Value;
@@ -122,4 +124,41 @@ async fn statistics_are_added_up_without_a_look_at_old_minutes() {
     assert!(blocks < 2 * PAGE_BLOCKS_MAX, "{blocks} blocks");
     let left = filled.sql("select count(*) from brigade.statistics_new");
     assert_eq!(left, "0");
+}
+
+#[tokio::test]
+async fn a_hand_out_does_not_look_at_each_partition_of_a_limited_queue() {
+    let filled = FilledDatabase::new().await;
+    filled.sql("update brigade.jobs set partition = id where queue = 'queue-4'");
+    let limits = Limits::new().running_per_partition(1);
+    filled.broker.queue("queue-4").limit(limits).await.unwrap();
+    for (ranges, wanted) in [("null", "1"), ("2, 1, 0", "1"), ("null", "2")] {
+        let count = ranges.split(", ").count();
+        let blocks = filled.blocks(&format!(
+            "select count(*) from brigade.lease(array_fill('queue-4'::text, array[{count}]), \
+             array[{ranges}]::integer[], array_fill(0::bigint, array[{count}]), {wanted}, 60000, 1)"
+        ));
+        assert!(
+            blocks < PAGE_BLOCKS_MAX,
+            "{blocks} blocks for {wanted} of {ranges}"
+        );
+    }
+    let leased = "select count(*), count(distinct partition) from brigade.jobs where state = 3 and \
+        queue = 'queue-4' and token > 1";
+    assert_eq!(filled.sql(leased), "4|4");
+}
+
+#[tokio::test]
+async fn a_partition_without_room_at_the_head_of_a_queue_hides_no_other() {
+    let filled = FilledDatabase::new().await;
+    filled.sql("update brigade.jobs set partition = 'a' where queue = 'queue-4'");
+    let queue = filled.broker.queue("queue-4");
+    let limits = Limits::new().running_per_partition(1);
+    queue.limit(limits).await.unwrap();
+    let (minute, now) = (Duration::from_secs(60), Duration::ZERO);
+    assert!(queue.lease(minute, now).await.unwrap().is_some());
+    assert!(queue.lease(minute, now).await.unwrap().is_none());
+    filled.sql("select brigade.push('queue-4', '\"b\"', '{\"partition\": \"b\"}')");
+    let lease = queue.lease(minute, now).await.unwrap().unwrap();
+    assert_eq!(lease.json(), "\"b\"");
 }
