@@ -229,6 +229,10 @@ fn meaning(code: &str) -> (ErrorKind, &'static str) {
             "other transactions were in the way; nothing of this was stored, try again",
         ),
         "22021" | "22P05" => NUL,
+        "23514" => (
+            ErrorKind::BadOption,
+            "a value is larger than the schema brigade allows; nothing of this was stored",
+        ),
         "26000" | "42P05" | "08P01" => (
             ErrorKind::Unsupported,
             "a pooler gives the transactions of a connection to different sessions of the server; \

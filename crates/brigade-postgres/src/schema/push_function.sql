@@ -38,6 +38,7 @@ begin
     raise exception 'push: the payload has % bytes and {payload_bytes_max} are allowed', octet_length(payload::text)
       using errcode = '54000', hint = 'Store it elsewhere, and push its name.';
   end if;
+  perform brigade.check_values(options, at);
   if unique_for is not null and options->>'unique' is null then
     raise exception 'push: unique_for needs unique' using errcode = '22023';
   end if;
@@ -120,6 +121,33 @@ create function brigade.check_name(what text, name text, bytes_max integer) retu
 begin
   if what = 'queue' and name is null or name = '' or octet_length(name) > bytes_max or name ~ '[\x01-\x1f\x7f-\x9f]' then
     raise exception 'push: a % has 1 to % bytes and no control characters', what, bytes_max using errcode = '22023';
+  end if;
+end $$;
+
+-- Refuses values that no consumer can read.
+create function brigade.check_values(options jsonb, at timestamptz) returns void language plpgsql stable
+    set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+begin
+  if (options->>'retries')::numeric < 0 then
+    raise exception 'push: retries is a number from 0 on, and not %', options->>'retries' using errcode = '22023';
+  end if;
+  if (options->>'memory')::numeric < 0 then
+    raise exception 'push: memory is a number of bytes, and not %', options->>'memory' using errcode = '22023';
+  end if;
+  if at not between '1970-01-01' and '9999-12-31' then
+    raise exception 'push: at is a time from 1970 to 9999, and not %', options->>'at' using errcode = '22023';
+  end if;
+  if options->>'traceparent' !~ '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$' then
+    raise exception 'push: traceparent has 55 characters, as W3C Trace Context writes it, and is not %',
+      left(options->>'traceparent', 60) using errcode = '22023';
+  end if;
+  if jsonb_typeof(options->'backoff') <> 'object' then
+    raise exception 'push: backoff is an object with base and cap, and not %', left(options->>'backoff', 60)
+      using errcode = '22023';
+  end if;
+  if (options->'backoff') - 'base' - 'cap' <> '{}' then
+    raise exception 'push: backoff has base and cap, and not %', left(options->>'backoff', 60) using errcode = '22023';
   end if;
 end $$;
 

@@ -1,7 +1,8 @@
 -- The tables. A live job has a narrow row in `jobs`, which changes with each lease, and a wide one
 -- in `payloads`, which hardly changes. When it ends both are deleted; what is kept of it goes to
 -- `ended` as a whole. States: 0 ready, 1 scheduled, 2 blocked, 3 leased, 4 retrying, 5 done, 6 dead,
--- 7 cancelled. Texts that are compared have the collation "C".
+-- 7 cancelled. Texts that are compared have the collation "C". A role that only pushes may call
+-- `push_many` with anything, so the tables refuse what chores and settlements could not work with.
 
 create table brigade.facts (name text primary key, value text not null);
 
@@ -10,7 +11,7 @@ create sequence brigade.job_ids;
 create table brigade.jobs (
   id        bigint primary key,
   -- Ready: since when it waits. Scheduled, retrying: when it is due. Leased: the end of the lease.
-  at        timestamptz not null,
+  at        timestamptz not null check (isfinite(at)),
   token     bigint not null default 0,
   leased_at timestamptz,
   begins_by timestamptz,
@@ -23,9 +24,9 @@ create table brigade.jobs (
   state     smallint not null check (state between 0 and 4),
   -- Its end has to do with no other job and leaves nothing behind.
   is_plain  boolean not null,
-  queue     text collate "C" not null check (queue <> ''),
-  key       text collate "C",
-  partition text collate "C",
+  queue     text collate "C" not null check (octet_length(queue) between 1 and {name_bytes_max}),
+  key       text collate "C" check (octet_length(key) <= {key_bytes_max}),
+  partition text collate "C" check (octet_length(partition) <= {key_bytes_max}),
   -- Why it is to be cancelled, while it is leased.
   cancel    text
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
@@ -46,15 +47,15 @@ create table brigade.payloads (
   -- When the time of its attempts began, if not with the push.
   began_at    timestamptz,
   unserved_at timestamptz,
-  keep_ms     bigint,
+  keep_ms     bigint check (keep_ms <= {far_seconds} * 1000),
   interrupted integer not null default 0,
   lost        integer not null default 0,
   unserved    integer not null default 0,
-  task        text collate "C",
-  unique_key  text collate "C",
-  payload     text not null,
+  task        text collate "C" check (octet_length(task) <= {name_bytes_max}),
+  unique_key  text collate "C" check (octet_length(unique_key) <= {key_bytes_max}),
+  payload     text not null check (octet_length(payload) <= {payload_bytes_max}),
   -- As `brigade_core::options` writes them; null for none.
-  options     text,
+  options     text check (octet_length(options) <= {payload_bytes_max}),
   -- Records of attempts, each a JSON text, the oldest first.
   history     text[]
 ) with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
@@ -118,9 +119,9 @@ create table brigade.links (
   missed       integer not null default 0,
   -- `DependentKind`, if it waits for others; then its times, which begin when it goes on.
   kind         text,
-  due          timestamptz,
-  delay_ms     bigint,
-  within_ms    bigint
+  due          timestamptz check (isfinite(due)),
+  delay_ms     bigint check (delay_ms <= {far_seconds} * 1000),
+  within_ms    bigint check (within_ms <= {far_seconds} * 1000)
 );
 create index links_dependent on brigade.links (dependent) where dependent is not null;
 create table brigade.parent_results (
