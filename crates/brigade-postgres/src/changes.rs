@@ -16,7 +16,10 @@ const LAST_JOB: Statement = Statement::read(
     "find the last job",
     "select last_value from brigade.job_ids",
 );
-const PURGE: Statement = Statement::write("purge a queue", "select looked_at, removed from brigade.purge($1, $2, $3, $4)");
+const PURGE: Statement = Statement::write(
+    "purge a queue",
+    "select looked_at, removed from brigade.purge($1, $2, $3, $4)",
+);
 const PAUSE: Statement = Statement::write_again(
     "pause or resume a queue",
     "select brigade.set_paused($1, $2)",

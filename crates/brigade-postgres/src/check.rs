@@ -106,11 +106,6 @@ impl Database {
 
     /// How consumers learn of new jobs.
     async fn wake_up(&self) -> Finding {
-        let known = self.announcements.wake_up();
-        let wake_up = match known {
-            WakeUp::Unknown => probe(&self.pool.connector).await,
-            known => known,
-        };
         if self.has_transaction_pooler() {
             return Finding::new(
                 Level::Warning,
@@ -119,6 +114,10 @@ impl Database {
                 "let Brigade connect past the pooler, or by one in the mode session",
             );
         }
+        let wake_up = match self.announcements.wake_up() {
+            WakeUp::Unknown => probe(&self.pool.connector).await,
+            known => known,
+        };
         match wake_up {
             WakeUp::Listening => Finding::new(
                 Level::Note,
@@ -181,7 +180,8 @@ fn safety(settings: &HashMap<String, String>) -> Vec<Finding> {
     {
         add(
             Level::Warning,
-            "default_transaction_isolation is above read committed: consumers disturb each other",
+            "default_transaction_isolation is above read committed behind a pooler: each statement \
+                needs a transaction that sets its own level, three times the way to the server",
             "set it to read committed for this user",
         );
     }

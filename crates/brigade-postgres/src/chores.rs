@@ -82,8 +82,8 @@ impl Chores {
         let now = Instant::now();
         lock(&self.last).is_none_or(|done| {
             let since = now.duration_since(done.at);
-            let is_time = done.due_at.is_some_and(|due| due <= now)
-                || since >= EVERY.max(done.took * PART);
+            let is_time =
+                done.due_at.is_some_and(|due| due <= now) || since >= EVERY.max(done.took * PART);
             done.clock != set_of(clock) || (is_time && since >= done.pause)
         })
     }

@@ -13,6 +13,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -46,6 +47,8 @@ pub(super) struct Connector {
     session: Config,
     tls: Option<Tls>,
     scope: Scope,
+    /// A connection has a session of the server for itself. `false`: that is not so, or not known.
+    keeps_sessions: AtomicBool,
 }
 
 /// A connection, logged in.
@@ -89,12 +92,24 @@ impl Connector {
         if let Some(options) = &config.options {
             session.options(options);
         }
+        let keeps_sessions = config.has_transaction_pooler == Some(false);
         Ok(Self {
             config,
             session,
             tls,
             scope,
+            keeps_sessions: AtomicBool::new(keeps_sessions),
         })
+    }
+
+    /// Whether each transaction may be in another session of the server, as far as is known.
+    pub(super) fn has_transaction_pooler(&self) -> bool {
+        !self.keeps_sessions.load(Ordering::Relaxed)
+    }
+
+    /// Connections have sessions of the server for themselves.
+    pub(super) fn note_kept_sessions(&self) {
+        self.keeps_sessions.store(true, Ordering::Relaxed);
     }
 
     /// Does something in the background, for as long as the runtime runs.

@@ -1,8 +1,9 @@
 //! One statement on the database: a transaction of its own.
 //!
 //! A statement goes to the server alone, so it is committed with its answer and costs one round
-//! trip. Only where a test has moved the clock of the broker it has a transaction around it, which
-//! begins with the two settings that the functions of the schema read (`clocks.sql`).
+//! trip. It has a transaction around it only where a test has moved the clock of the broker, with the
+//! two settings that the functions of the schema read (`clocks.sql`), and behind a transaction pooler
+//! whose sessions begin transactions above read committed.
 //!
 //! What is repeated, for as long as an answer may take (`response_timeout`): everything that the
 //! server undid because of other transactions (a deadlock), and, after a lost connection, what
@@ -20,12 +21,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::{GenericClient, IsolationLevel, Row};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::announcements::Announcements;
 use super::connect::{Connector, ServerConnection, pause};
+use super::connect_error::ConnectError;
 use super::pool::ConnectionPool;
-use super::sql_error::{is_lost, is_other_statement, is_undone_for_now, silence_error, sql_error};
+use super::sql_error::{
+    is_lost, is_other_statement, is_undone_for_now, silence_error, sql_error, unreadable,
+};
 use super::url::PostgresConfig;
 use super::{migrate, pooler};
 use crate::clock::Clock;
@@ -38,9 +43,16 @@ const TRIES: u32 = 10;
 /// The pause before it is tried again, times the number of tries so far.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Each statement is made for this level, where it sees what was committed before it. At a higher one
-/// statements of consumers undo each other.
-const SET_UP: &str = "set default_transaction_isolation = 'read committed'";
+/// Each function of the schema first locks and then looks, so a look has to see what was committed
+/// before it: above this level jobs would be blocked for ever, and unique keys held twice. And what a
+/// statement calls without a schema is the server's own.
+const SET_UP: &str = "set default_transaction_isolation = 'read committed'; \
+    set search_path = pg_catalog, pg_temp";
+/// Where the session is not ours to change.
+const ISOLATION: Statement = Statement::read(
+    "look at the isolation of transactions",
+    "select current_setting('default_transaction_isolation')",
+);
 
 /// Whether a test has moved the clock.
 const CLOCK_LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
@@ -97,10 +109,13 @@ pub(super) struct Database {
     pub(super) pool: ConnectionPool,
     pub(super) clock: Clock,
     pub(super) announcements: Announcements,
-    /// A pooler gives each transaction another session.
-    has_transaction_pooler: AtomicBool,
     /// The types of the parameters of statements that have no name, by their text.
     types: Mutex<HashMap<&'static str, Arc<[Type]>>>,
+    /// Behind a transaction pooler where transactions begin at another level: each statement has a
+    /// transaction around it, which sets its own.
+    sets_level: AtomicBool,
+    ends: CancellationToken,
+    _ends: DropGuard,
 }
 
 impl Database {
@@ -132,36 +147,56 @@ impl Database {
     /// Without a connection yet.
     fn open(url: &str, clock: Clock) -> Result<Self, Error> {
         let connector = Connector::new(PostgresConfig::parse(url)?)?;
-        let pooler = connector.config.has_transaction_pooler;
+        let ends = CancellationToken::new();
         Ok(Self {
             pool: ConnectionPool::new(Arc::new(connector))?,
             clock,
             announcements: Announcements::default(),
-            has_transaction_pooler: AtomicBool::new(pooler == Some(true)),
             types: Mutex::default(),
+            sets_level: AtomicBool::default(),
+            _ends: ends.clone().drop_guard(),
+            ends,
         })
     }
 
     /// The first connections: fails at once where there is none.
     async fn meet(&self) -> Result<(), Error> {
-        let what = "connect to PostgreSQL";
-        let first = self.pool.get_at_once().await;
-        let first = first.map_err(|error| error.into_error(what))?;
-        if self.pool.connector.config.has_transaction_pooler.is_none() {
-            let found = pooler::has_transaction_pooler(&self.pool, &first.client).await?;
-            self.has_transaction_pooler.store(found, Ordering::Relaxed);
+        let failed = |error: ConnectError| error.into_error("connect to PostgreSQL");
+        let first = self.pool.get_at_once().await.map_err(failed)?;
+        let connector = &self.pool.connector;
+        if connector.config.has_transaction_pooler.is_none() {
+            // The server may have no second connection left for now.
+            match self.pool.get_at_once().await {
+                Ok(second) => pooler::look(connector, &first, &second).await?,
+                Err(_) => {
+                    let (pool, until) = (self.pool.clone(), self.ends.clone());
+                    connector.spawn(async move {
+                        until.run_until_cancelled(pooler::find_out(&pool)).await;
+                    });
+                }
+            }
+        }
+        if connector.has_transaction_pooler() {
+            let row = self.row(ISOLATION, &[]).await?;
+            let level: Option<String> = row.and_then(|row| row.try_get(0).ok());
+            let level = level.ok_or_else(|| unreadable(ISOLATION.what))?;
+            self.sets_level
+                .store(level != "read committed", Ordering::Relaxed);
         }
         Ok(())
     }
 
     /// Whether each transaction may be in another session of the server.
     pub(super) fn has_transaction_pooler(&self) -> bool {
-        self.has_transaction_pooler.load(Ordering::Relaxed)
+        self.pool.connector.has_transaction_pooler()
     }
 
-    /// Begins to listen for announcements; once is enough.
+    /// Begins to listen for announcements; once is enough. Behind a transaction pooler a session that
+    /// listened would be given to other programs, which would get the announcements.
     pub(super) fn listen(&self) {
-        self.announcements.begin(&self.pool.connector);
+        if !self.has_transaction_pooler() {
+            self.announcements.begin(&self.pool.connector);
+        }
     }
 
     /// Waits for this time, or until a test moves the clock.
@@ -244,10 +279,13 @@ impl Database {
         let form = self.form_of(connection, sql).await?;
         let ahead = self.clock.ahead().as_millis();
         let wall = self.clock.wall_off_millis();
-        if ahead == 0 && wall == 0 {
+        let sets_level = self.sets_level.load(Ordering::Relaxed) && self.has_transaction_pooler();
+        if ahead == 0 && wall == 0 && !sets_level {
             return form.query(&connection.client, sql, values).await;
         }
-        let transaction = connection.client.transaction().await?;
+        let transaction = connection.client.build_transaction();
+        let level = IsolationLevel::ReadCommitted;
+        let transaction = transaction.isolation_level(level).start().await?;
         let settings =
             format!("set local brigade.ahead = {ahead}; set local brigade.wall = {wall}");
         transaction.batch_execute(&settings).await?;

@@ -36,6 +36,7 @@ impl Manager for ConnectionMaker {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct ConnectionPool {
     connections: deadpool::managed::Pool<ConnectionMaker>,
     pub(super) connector: Arc<Connector>,

@@ -2,39 +2,66 @@
 //! as PgBouncer does in the modes `transaction` and `statement`. Then statements cannot be prepared:
 //! those of one program would meet those of another under the same name.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::pool::ConnectionPool;
+use super::connect::Connector;
+use super::pool::{ConnectionPool, PooledConnection};
 use super::sql_error::sql_error;
 use crate::error::Error;
+use crate::retry::jitter;
 
 /// Looks at the sessions of two connections. Without a pooler, or with one that keeps a session for
 /// each connection, they are two, and stay so. With a transaction pooler a session that one
 /// connection has just left is given to the other; that another client takes it each time is
-/// unlikely, and would change the session of a connection.
+/// unlikely, and would change the session of a connection. A pooler that goes round its sessions
+/// gives the first connection two of them one after the other.
 const LOOKS: usize = 3;
+/// Before another look, while no two connections are to be had.
+const PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) async fn has_transaction_pooler(
-    pool: &ConnectionPool,
+/// Finds out by two connections whether there is a pooler.
+pub(super) async fn look(
+    connector: &Connector,
+    first: &PooledConnection,
+    second: &PooledConnection,
+) -> Result<(), Error> {
+    let found = has_transaction_pooler(&first.client, &second.client).await;
+    if !found.map_err(|error| sql_error("look for a pooler", &error, false))? {
+        connector.note_kept_sessions();
+    }
+    Ok(())
+}
+
+/// Tries until it is known.
+pub(super) async fn find_out(pool: &ConnectionPool) {
+    loop {
+        sleep(PAUSE.mul_f64(jitter(0.2))).await;
+        if let Ok(first) = pool.get_at_once().await
+            && let Ok(second) = pool.get_at_once().await
+            && look(&pool.connector, &first, &second).await.is_ok()
+        {
+            return;
+        }
+    }
+}
+
+async fn has_transaction_pooler(
     first: &Client,
-) -> Result<bool, Error> {
-    let what = "look for a pooler";
-    let second = match pool.get_at_once().await {
-        Ok(second) => second,
-        // The server has no connection left: then this one is not shared.
-        Err(_) => return Ok(false),
-    };
-    let failed = |error| sql_error(what, &error, false);
-    let mut seen = (String::new(), String::new());
-    for look in 0..LOOKS {
-        let one = session_of(first).await.map_err(failed)?;
-        let other = session_of(&second.client).await.map_err(failed)?;
-        if one == other || (look > 0 && seen != (one.clone(), other.clone())) {
+    second: &Client,
+) -> Result<bool, tokio_postgres::Error> {
+    let (one, other) = (session_of(first).await?, session_of(second).await?);
+    for _ in 0..LOOKS {
+        if session_of(first).await? != one
+            || session_of(first).await? != one
+            || session_of(second).await? != other
+        {
             return Ok(true);
         }
-        seen = (one, other);
     }
-    Ok(false)
+    Ok(one == other)
 }
 
 /// The number of the server's process that serves a transaction of this connection.

@@ -52,7 +52,7 @@ fn jobs_flow_where_transactions_are_serializable_by_default() {
 }
 
 #[test]
-fn a_pooler_that_hides_the_session_leaves_such_transactions_as_they_are_and_check_says_so() {
+fn behind_a_pooler_each_statement_sets_its_own_level_and_check_says_what_that_costs() {
     run(async {
         let server = Postgres::start(&["default_transaction_isolation = serializable"]).unwrap();
         let pooler = server.start_pooler("transaction", &[]).unwrap();
@@ -61,6 +61,8 @@ fn a_pooler_that_hides_the_session_leaves_such_transactions_as_they_are_and_chec
         queue.push(&1).await.unwrap();
         let lease = queue.lease(BOUND, BOUND).await.unwrap().unwrap();
         assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
+        all_jobs_flow(&pooler.url()).await;
+        assert!(!server.log().contains("could not serialize"));
         let found = broker.check().await.unwrap();
         let found = found
             .iter()

@@ -43,6 +43,38 @@ fn jobs_flow_through_a_transaction_pooler_and_check_says_what_that_costs() {
 }
 
 #[test]
+fn a_pooler_that_goes_round_its_sessions_is_found() {
+    run(async {
+        let server = Postgres::start(&[]).unwrap();
+        let lines = ["server_round_robin = 1", "default_pool_size = 2"];
+        let pooler = server.start_pooler("transaction", &lines).unwrap();
+        for _ in 0..3 {
+            works(&pooler.url()).await;
+        }
+    });
+}
+
+#[test]
+fn no_session_of_a_transaction_pooler_listens() {
+    run(async {
+        let server = Postgres::start(&["log_statement = all"]).unwrap();
+        let pooler = server.start_pooler("transaction", &[]).unwrap();
+        let broker = Broker::connect(&pooler.url()).await.unwrap();
+        let queue = broker.queue("q");
+        let waiting = tokio::spawn(async move { queue.lease(BOUND, BOUND).await.unwrap() });
+        until("the consumer waits", async || {
+            server.log().contains("brigade.lease")
+        })
+        .await;
+        broker.check().await.unwrap();
+        broker.queue("q").push(&1).await.unwrap();
+        let lease = waiting.await.unwrap().unwrap();
+        lease.ack().await.unwrap();
+        assert!(!server.log().to_lowercase().contains("listen brigade"));
+    });
+}
+
+#[test]
 fn a_session_pooler_is_as_good_as_none() {
     run(async {
         let server = Postgres::start(&[]).unwrap();

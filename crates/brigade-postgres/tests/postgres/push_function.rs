@@ -26,7 +26,11 @@ fn push_refuses_values_that_no_consumer_can_read() {
             (r#"{"backoff": {"bse": 1}}"#, "backoff has base and cap"),
             (r#"{"traceparent": "x"}"#, "traceparent has 55 characters"),
         ] {
-            let said = refusal(&client, &format!("select brigade.push('q', '1', '{options}')")).await;
+            let said = refusal(
+                &client,
+                &format!("select brigade.push('q', '1', '{options}')"),
+            )
+            .await;
             assert!(said.contains(part), "{options}: {said}");
         }
         let good = r#"{"retries": 0, "memory": 0, "at": "1970-01-01", "backoff": {"base": 1, "cap": "2 s"},

@@ -60,7 +60,8 @@ fn two_jobs_of_one_push_with_one_unique_key_are_one_job() {
             {"queue": "q", "payload": "2", "unique_key": "U"}]"#;
         let sql = "select id, is_new from brigade.push_jobs($1)";
         let pushed = session(&url).await.query(sql, &[&jobs]).await.unwrap();
-        let outcome = |place: usize| -> (i64, bool) { (pushed[place].get(0), pushed[place].get(1)) };
+        let outcome =
+            |place: usize| -> (i64, bool) { (pushed[place].get(0), pushed[place].get(1)) };
         let (first, _) = outcome(0);
         assert_eq!((outcome(0), outcome(1)), ((first, true), (first, false)));
         let jobs = broker.jobs(Some("q"), None, None, 10).await.unwrap();
