@@ -36,7 +36,8 @@ pub trait PostgresTransaction: Send {
     ///
     /// # Errors
     ///
-    /// Those of the driver. PostgreSQL has then aborted the transaction.
+    /// Those of the driver; a `brigade::Error` is given to the caller as it is. PostgreSQL has then
+    /// aborted the transaction.
     fn rows<'a>(
         &'a mut self,
         sql: &'a str,
@@ -53,17 +54,35 @@ impl PostgresTransaction for tokio_postgres::Transaction<'_> {
     }
 }
 
+/// Without a transaction, as the driver knows it, a push is committed with its answer.
 #[cfg(feature = "sqlx")]
 impl PostgresTransaction for sqlx::PgConnection {
     async fn rows(&mut self, sql: &str, parameter: &str) -> Result<Vec<(i64, bool)>, DriverError> {
+        let commits = !sqlx::Connection::is_in_transaction(self);
         let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(parameter);
-        query.fetch_all(self).await.map_err(|error| {
-            let code = error.as_database_error().and_then(|error| error.code());
-            match code {
-                Some(code) => sql_error::of_state(WHAT, &code, error.to_string()).into(),
-                None => error.into(),
-            }
-        })
+        let rows = query.fetch_all(self).await;
+        rows.map_err(|error| driver_error(error, commits))
+    }
+}
+
+/// `commits`: the statement was a transaction of its own.
+#[cfg(feature = "sqlx")]
+fn driver_error(error: sqlx::Error, commits: bool) -> DriverError {
+    use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+    let said = match &error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
+            return sql_error::lost_error(WHAT, error.to_string(), commits).into();
+        }
+        sqlx::Error::Database(said) => said.try_downcast_ref::<PgDatabaseError>(),
+        _ => None,
+    };
+    match said {
+        Some(said) if matches!(said.severity(), PgSeverity::Fatal | PgSeverity::Panic) => {
+            sql_error::lost_error(WHAT, error.to_string(), commits).into()
+        }
+        Some(said) => sql_error::of_state(WHAT, said.code(), error.to_string()).into(),
+        None => error.into(),
     }
 }
 
@@ -96,7 +115,10 @@ pub trait PushInPostgres: ToJob + Sized + Send {
     ///
     /// # Errors
     ///
-    /// As `Broker::push`, but never uncertain: what became of it, the commit says.
+    /// As `Broker::push`. Within a transaction it is never uncertain: what becomes of the job, the
+    /// commit says, and a transaction whose connection was lost before it is rolled back. On a
+    /// `sqlx::PgConnection` without a transaction each push is committed by itself, so it is uncertain
+    /// there when the connection was lost.
     /// `Unsupported` if the database has no schema of this version. What the database refuses
     /// aborts the transaction, as any error of PostgreSQL does, and the next push in it is `Refused`.
     /// What is wrong with the job itself is found out before (a payload that is too large, a text with

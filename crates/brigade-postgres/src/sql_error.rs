@@ -27,13 +27,7 @@ pub(super) const NUL: (ErrorKind, &str) = (
 /// An error of a statement, with a sentence for people. `writes`: whether it changes something.
 pub(super) fn sql_error(what: &str, source: &tokio_postgres::Error, writes: bool) -> Error {
     if is_lost(source) {
-        let text = format!(
-            "{what}: the connection to the server was lost{}",
-            doubt(writes)
-        );
-        let error =
-            Error::new(ErrorKind::Unreachable, text).with_source(ServerError::text_of(source));
-        return if writes { error.uncertain() } else { error };
+        return lost_error(what, ServerError::text_of(source), writes);
     }
     let Some(state) = source.code() else {
         // A value that does not fit its column: this program's mistake, or a foreign function.
@@ -49,6 +43,16 @@ pub(super) fn of_state(what: &str, code: &str, message: String) -> Error {
         code: code.into(),
         message,
     })
+}
+
+/// The connection ended before the answer; what the driver or the server said.
+pub(super) fn lost_error(what: &str, source: String, writes: bool) -> Error {
+    let text = format!(
+        "{what}: the connection to the server was lost{}",
+        doubt(writes)
+    );
+    let error = Error::new(ErrorKind::Unreachable, text).with_source(source);
+    if writes { error.uncertain() } else { error }
 }
 
 /// The server did not answer in time.

@@ -329,3 +329,37 @@ async fn sql_that_makes_no_sense_is_refused_with_what_to_do() -> Result {
     assert_eq!(job.payload::<String>()?, "\0");
     Ok(())
 }
+
+/// Pushes on a connection of sqlx that waits for a unique key, and whose session is ended there.
+async fn pushed_while_the_session_ends(begins: bool) -> Result<brigade::Error> {
+    let mut opened = opened().await?;
+    let mut other = sqlx::PgConnection::connect(&opened.url).await?;
+    let mut open = opened.client.transaction().await?;
+    mail(1).unique("order-1").push_in(&mut open).await?;
+    let waiting = tokio::spawn(async move {
+        if begins {
+            let mut transaction = other.begin().await.unwrap();
+            let pushed = mail(2).unique("order-1").push_in(&mut transaction).await;
+            return pushed.map(drop);
+        }
+        let pushed = mail(2).unique("order-1").push_in(&mut other).await;
+        pushed.map(drop)
+    });
+    let ends = "select pg_terminate_backend(pid) from pg_locks where not granted and \
+        pg_backend_pid() = any(pg_blocking_pids(pid))";
+    while open.query(ends, &[]).await?.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(waiting.await?.unwrap_err())
+}
+
+#[tokio::test]
+async fn a_lost_connection_leaves_a_push_uncertain_only_without_a_transaction() -> Result {
+    let error = pushed_while_the_session_ends(false).await?;
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    assert!(error.is_uncertain(), "{error:?}");
+    let error = pushed_while_the_session_ends(true).await?;
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    assert!(!error.is_uncertain(), "{error:?}");
+    Ok(())
+}
