@@ -156,7 +156,7 @@ begin
     delete from brigade.parent_results r using gone g where not g.is_plain and r.job = g.id
   )
   select count(*) into removed from gone;
-  -- A live job holds its key beyond the time anyhow: such a row is not looked at again.
+  -- A live job holds its key beyond the time anyhow: its row is not looked at again.
   with old as materialized (
     select u.queue, u.unique_key, exists (select from brigade.jobs j where j.id = u.job) as is_live
       from brigade.unique_keys u where u.until <= wall order by u.until limit most for update skip locked

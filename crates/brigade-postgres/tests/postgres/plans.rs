@@ -158,6 +158,7 @@ async fn a_partition_without_room_at_the_head_of_a_queue_hides_no_other() {
     let (minute, now) = (Duration::from_secs(60), Duration::ZERO);
     assert!(queue.lease(minute, now).await.unwrap().is_some());
     assert!(queue.lease(minute, now).await.unwrap().is_none());
+    filled.sql(&format!("select setval('brigade.job_ids', {})", 2 * JOBS));
     filled.sql("select brigade.push('queue-4', '\"b\"', '{\"partition\": \"b\"}')");
     let lease = queue.lease(minute, now).await.unwrap().unwrap();
     assert_eq!(lease.json(), "\"b\"");

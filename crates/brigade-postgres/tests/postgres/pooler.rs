@@ -98,7 +98,7 @@ fn a_push_whose_connection_breaks_behind_a_pooler_is_uncertain_and_stored_once()
         let queue = broker.queue("q");
         queue.push(&1).await.unwrap();
         // A commit is there, and waits for a standby that never comes.
-        server.set("synchronous_standby_names", "nobody").unwrap();
+        server.set("synchronous_standby_names", "absent").unwrap();
         let pushing = tokio::spawn(async move { queue.push(&2).await });
         let committed = "from pg_stat_activity where wait_event = 'SyncRep'";
         until("the push waits for the standby", async || {
