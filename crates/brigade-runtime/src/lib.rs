@@ -15,6 +15,8 @@ pub mod ready;
 #[doc(hidden)]
 pub mod shutdown;
 #[doc(hidden)]
+pub mod spare_threads;
+#[doc(hidden)]
 #[cfg(feature = "tls")]
 pub mod tls;
 #[doc(hidden)]

@@ -1,12 +1,15 @@
-//! An attempt in this very process, on a thread of its own.
+//! An attempt in this very process, on a thread that it has to itself.
 //!
 //! The thread drives the attempt alone: code that computes for minutes keeps neither the runtime
 //! nor the renewal of leases from going on. It cannot be stopped by force. Asked to stop, its
-//! context says so, and its future is dropped at its next await.
+//! context says so, and its future is dropped at its next await. Then the thread takes another
+//! attempt ([`SpareThreads`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use brigade_runtime::spare_threads::SpareThreads;
 use serde_json::value::RawValue;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
@@ -18,10 +21,12 @@ use crate::call::Call;
 use crate::context::{Context, Sink};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled, Failure};
-use crate::shutdown::spawn_thread;
 
 /// As much as a main thread has.
 const STACK_BYTES: usize = 8 << 20;
+/// A consumer with work takes the next job long before.
+const IDLE_FOR: Duration = Duration::from_secs(1);
+static THREADS: SpareThreads = SpareThreads::new("brigade-task", STACK_BYTES, IDLE_FOR);
 
 type Outcome = Result<Box<RawValue>, CallError>;
 
@@ -62,8 +67,7 @@ impl Here {
             tell.send(outcome.unwrap_or_else(|panic| panicked(text_of(&*panic))))
                 .ok();
         };
-        let started = spawn_thread("brigade-task", STACK_BYTES, run);
-        started.map_err(|error| {
+        THREADS.run(run).map_err(|error| {
             Error::new(ErrorKind::CannotStart, "start a thread for a task").with_source(error)
         })?;
         Ok(here)

@@ -72,7 +72,7 @@ fn may_use(module: &str) -> Vec<&'static str> {
         "wire" => VALUES.to_vec(),
         "mark" | "owner" | "ready" => vec!["mark"],
         "no_tls" | "tls" => vec![],
-        "batcher" => vec!["shutdown"],
+        "batcher" | "spare_threads" => vec!["shutdown"],
         "link" => [&VALUES[..], &GROUND, &["wire"]].concat(),
         "process" => [&VALUES[..], &GROUND, &LINK].concat(),
         user if USERS.contains(&user) => [&VALUES[..], &GROUND, &USERS, &["wire"]].concat(),
