@@ -29,6 +29,7 @@ use futures_util::future::poll_fn;
 use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::fault::AmqpFault;
@@ -180,8 +181,13 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             let due = self.unconfirmed.front().and_then(|(one, _)| one.give_up_at);
             tokio::select! {
                 confirmed = next_confirm(&mut self.unconfirmed), if !self.unconfirmed.is_empty() => {
-                    if let Err(fault) = self.on_confirmed(confirmed) {
-                        return fault;
+                    // Most come together with others: those take no wait of their own.
+                    let mut next = Some(confirmed);
+                    while let Some(confirmed) = next {
+                        if let Err(fault) = self.on_confirmed(confirmed) {
+                            return fault;
+                        }
+                        next = next_confirm(&mut self.unconfirmed).now_or_never();
                     }
                 }
                 more = self.inbox.recv(), if has_room => {
@@ -189,6 +195,8 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
                         return AmqpFault::new(ErrorKind::Closed, "the broker was dropped");
                     };
                     self.unsent.extend(more);
+                    // Tasks that were woken by the same confirms send theirs right after this one.
+                    yield_now().await;
                     while self.unsent.len() < BATCH_MAX && let Ok(more) = self.inbox.try_recv() {
                         self.unsent.extend(more);
                     }
