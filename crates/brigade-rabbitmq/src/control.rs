@@ -11,9 +11,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
-use lapin::options::{
-    BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, ExchangeKind};
 use tokio::sync::watch;
@@ -54,17 +51,8 @@ pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) ->
 pub(super) async fn declare(connection: &LiveConnection) {
     let declaring = async {
         let channel = connection.channel().await?;
-        let options = ExchangeDeclareOptions {
-            durable: true,
-            ..ExchangeDeclareOptions::default()
-        };
         connection
-            .answer(channel.exchange_declare(
-                EXCHANGE.into(),
-                ExchangeKind::Direct,
-                options,
-                FieldTable::default(),
-            ))
+            .declare_exchange(&channel, EXCHANGE, ExchangeKind::Direct)
             .await
     };
     if let Err(fault) = declaring.await {
@@ -145,19 +133,7 @@ async fn hear_on(
 ) -> Result<(), AmqpFault> {
     declare(connection).await;
     let channel = connection.channel().await?;
-    let options = QueueDeclareOptions::exclusive().auto_delete();
-    let queue = connection
-        .declare(&channel, &"".into(), options, FieldTable::default())
-        .await?
-        .name()
-        .clone();
-    let options = BasicConsumeOptions {
-        no_ack: true,
-        ..BasicConsumeOptions::default()
-    };
-    let mut cancels = connection
-        .answer(channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()))
-        .await?;
+    let (queue, mut cancels) = connection.own_queue(&channel).await?;
     let mut bindings = Bindings {
         connection,
         channel,
@@ -200,13 +176,8 @@ impl Bindings<'_> {
         let new: Vec<ShortString> = wanted.difference(&self.bound).cloned().collect();
         for keys in new.chunks(BINDINGS) {
             let binding = keys.iter().map(|key| {
-                self.connection.answer(self.channel.queue_bind(
-                    self.queue.clone(),
-                    EXCHANGE.into(),
-                    key.clone(),
-                    QueueBindOptions::default(),
-                    FieldTable::default(),
-                ))
+                self.connection
+                    .bind(&self.channel, &self.queue, EXCHANGE, key.clone())
             });
             try_join_all(binding).await?;
             self.bound.extend(keys.iter().cloned());

@@ -20,10 +20,12 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ChannelFlowOptions,
-    ConfirmSelectOptions, QueueDeclareOptions,
+    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, Event, Queue};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, Consumer, Event, ExchangeKind, Queue,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -300,6 +302,54 @@ impl LiveConnection {
     ) -> Result<Consumer, AmqpFault> {
         let options = BasicConsumeOptions::default();
         self.answer(channel.basic_consume(queue.clone(), "".into(), options, arguments))
+            .await
+    }
+
+    /// Declares a durable exchange.
+    pub(super) async fn declare_exchange(
+        &self,
+        channel: &Channel,
+        exchange: &str,
+        kind: ExchangeKind,
+    ) -> Result<(), AmqpFault> {
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let arguments = FieldTable::default();
+        self.answer(channel.exchange_declare(exchange.into(), kind, options, arguments))
+            .await
+    }
+
+    /// Declares a queue that belongs to this connection alone and goes with its consumer, and
+    /// consumes from it. What comes need not be acked.
+    pub(super) async fn own_queue(
+        &self,
+        channel: &Channel,
+    ) -> Result<(ShortString, Consumer), AmqpFault> {
+        let (unnamed, none) = (ShortString::default(), FieldTable::default());
+        let options = QueueDeclareOptions::exclusive().auto_delete();
+        let declaring = self.declare(channel, &unnamed, options, none.clone());
+        let queue = declaring.await?.name().clone();
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..BasicConsumeOptions::default()
+        };
+        let consuming = channel.basic_consume(queue.clone(), "".into(), options, none);
+        let consumer = self.answer(consuming).await?;
+        Ok((queue, consumer))
+    }
+
+    /// Has an exchange put what is published with this key into a queue.
+    pub(super) async fn bind(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+        exchange: &str,
+        key: ShortString,
+    ) -> Result<(), AmqpFault> {
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        self.answer(channel.queue_bind(queue.clone(), exchange.into(), key, options, none))
             .await
     }
 

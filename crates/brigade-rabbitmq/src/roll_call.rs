@@ -16,10 +16,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-};
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Consumer, ExchangeKind};
 use tokio::time::{Instant, timeout_at};
 
@@ -104,14 +101,9 @@ impl RollCall {
     async fn answer_questions(&self) {
         let answer = async |connection: LiveConnection| {
             let (channel, queue, mut questions) = own_queue(&connection).await?;
-            let binding = channel.queue_bind(
-                queue,
-                EXCHANGE.into(),
-                "".into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            );
-            connection.answer(binding).await?;
+            connection
+                .bind(&channel, &queue, EXCHANGE, "".into())
+                .await?;
             while let Some(question) = questions.next().await {
                 self.answer(&question?);
             }
@@ -199,28 +191,9 @@ async fn own_queue(
     connection: &LiveConnection,
 ) -> Result<(Channel, ShortString, Consumer), AmqpFault> {
     let channel = connection.channel().await?;
-    let options = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
-    let declaring = channel.exchange_declare(
-        EXCHANGE.into(),
-        ExchangeKind::Fanout,
-        options,
-        FieldTable::default(),
-    );
-    connection.answer(declaring).await?;
-    let options = QueueDeclareOptions::exclusive().auto_delete();
-    let queue = connection
-        .declare(&channel, &"".into(), options, FieldTable::default())
-        .await?
-        .name()
-        .clone();
-    let options = BasicConsumeOptions {
-        no_ack: true,
-        ..BasicConsumeOptions::default()
-    };
-    let consuming = channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default());
-    let consumer = connection.answer(consuming).await?;
+    connection
+        .declare_exchange(&channel, EXCHANGE, ExchangeKind::Fanout)
+        .await?;
+    let (queue, consumer) = connection.own_queue(&channel).await?;
     Ok((channel, queue, consumer))
 }
