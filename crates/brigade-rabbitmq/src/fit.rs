@@ -10,6 +10,7 @@ use lapin::protocol::basic::gen_properties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::publisher::Message;
+use super::values::table;
 
 /// Type, channel, size, class, weight, size of the body, mark of the end.
 const AROUND: usize = 7 + 12 + 1;
@@ -47,14 +48,9 @@ pub(super) fn fitted(mut message: Message, frame_max: usize) -> Message {
             frame_max,
             "a header of a message is left out: it does not fit"
         );
-        let left: FieldTable = headers
-            .inner()
-            .iter()
-            .filter(|(other, _)| **other != name)
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect::<std::collections::BTreeMap<_, _>>()
-            .into();
-        message.properties = std::mem::take(&mut message.properties).with_headers(left);
+        let mut left = headers.inner().clone();
+        left.remove(&name);
+        message.properties = std::mem::take(&mut message.properties).with_headers(left.into());
     }
     message
 }
@@ -68,24 +64,16 @@ fn least_needed(headers: &FieldTable) -> Option<ShortString> {
     let size = |value: &AMQPValue| match value {
         AMQPValue::LongString(text) => text.len(),
         AMQPValue::FieldTable(_) | AMQPValue::FieldArray(_) | AMQPValue::ByteArray(_) => {
-            let alone = FieldTable::from(std::collections::BTreeMap::from([(
-                "".into(),
-                value.clone(),
-            )]));
+            let alone = table([("", value.clone())]);
             frame_bytes(&BasicProperties::default().with_headers(alone))
         }
         _ => 8,
     };
-    let theirs = || {
-        headers
-            .inner()
-            .iter()
-            .filter(|(name, _)| !name.as_str().starts_with("brigade-"))
-    };
     optional.or_else(|| {
-        theirs()
-            .max_by_key(|(_, value)| size(value))
-            .map(|(name, _)| name.clone())
+        let all = headers.inner().iter();
+        let theirs = all.filter(|(name, _)| !name.as_str().starts_with("brigade-"));
+        let largest = theirs.max_by_key(|(_, value)| size(value));
+        largest.map(|(name, _)| name.clone())
     })
 }
 

@@ -27,7 +27,7 @@ use super::intake::Intake;
 use super::message::Envelope;
 use super::settle::EndingLease;
 use super::topology::QueueKind;
-use super::values::{WAITS, header, text};
+use super::values::{WAITS, header, number_of, read_text, text};
 use crate::job::AttemptKind;
 use crate::outcome::CallError;
 use brigade_core::printable::shorten;
@@ -79,17 +79,14 @@ pub(super) enum Rounds {
 
 impl Passes {
     pub(super) fn read(headers: &FieldTable) -> Self {
-        let number = |name: &str| match headers.inner().get(name) {
-            Some(AMQPValue::LongInt(number)) => u32::try_from(*number).unwrap_or(0),
-            _ => 0,
+        let number = |name: &str| {
+            let number = number_of(headers, name).and_then(|number| u32::try_from(number).ok());
+            number.unwrap_or(0)
         };
         let texts = |name: &str| match headers.inner().get(name) {
             Some(AMQPValue::FieldArray(array)) => {
-                let texts = array.as_slice().iter().filter_map(|value| match value {
-                    AMQPValue::LongString(text) => Some(text.to_string()),
-                    _ => None,
-                });
-                texts.collect()
+                let texts = array.as_slice().iter().filter_map(read_text);
+                texts.map(str::to_owned).collect()
             }
             _ => Vec::new(),
         };

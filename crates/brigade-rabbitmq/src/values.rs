@@ -79,9 +79,13 @@ pub(super) fn str_of(property: &Option<ShortString>) -> &str {
 }
 
 pub(super) fn text_of(headers: &FieldTable, name: &str) -> Option<String> {
-    match headers.inner().get(name)? {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
+    read_text(headers.inner().get(name)?).map(str::to_owned)
+}
+
+pub(super) fn read_text(value: &AMQPValue) -> Option<&str> {
+    match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
         _ => None,
     }
 }

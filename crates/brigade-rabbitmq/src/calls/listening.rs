@@ -19,8 +19,7 @@ use tokio::time::sleep;
 use super::super::fault::AmqpFault;
 use super::super::link::{Link, LiveConnection};
 use super::super::url::RabbitMqConfig;
-use super::super::values::{BEGUN, ERROR, PROGRESS, header};
-use super::super::values::{millis, table};
+use super::super::values::{BEGUN, ERROR, PROGRESS, header, millis, read_text, table};
 use super::open_calls::{OpenCall, OpenCalls};
 use crate::codec::Codec;
 use crate::error::ErrorKind;
@@ -206,10 +205,9 @@ async fn declare(
 /// How far a call is: text from us, a number from other clients.
 fn read_fraction(value: &AMQPValue) -> f64 {
     let fraction = match value {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes())
-            .ok()
-            .and_then(|text| text.trim().parse().ok()),
-        AMQPValue::ShortString(text) => text.as_str().trim().parse().ok(),
+        AMQPValue::LongString(_) | AMQPValue::ShortString(_) => {
+            read_text(value).and_then(|text| text.trim().parse().ok())
+        }
         AMQPValue::Double(fraction) => Some(*fraction),
         AMQPValue::Float(fraction) => Some(f64::from(*fraction)),
         AMQPValue::LongInt(whole) => Some(f64::from(*whole)),
@@ -222,11 +220,8 @@ fn read_fraction(value: &AMQPValue) -> f64 {
 
 fn read_error(kind: &AMQPValue, body: &[u8]) -> CallError {
     let answer = serde_json::from_slice::<Answer>(body);
-    let kind = match kind {
-        AMQPValue::LongString(kind) => kind.to_string(),
-        _ => "failed".to_owned(),
-    };
+    let kind = read_text(kind).unwrap_or("failed");
     answer
-        .unwrap_or_else(|_| Answer::new(&kind, String::from_utf8_lossy(body)))
+        .unwrap_or_else(|_| Answer::new(kind, String::from_utf8_lossy(body)))
         .into_error()
 }

@@ -4,9 +4,11 @@
 //! written from the envelope. Options, history and reasons are bounded, as all headers of a message
 //! have to fit into one frame (`fit` takes more out if they do not).
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::super::checks::is_unprintable;
 use super::super::publisher::Message;
@@ -25,73 +27,55 @@ const OPTIONS_BYTES_MAX: usize = 24 << 10;
 impl Envelope {
     /// Those of other programs, and ours.
     fn headers(&self) -> Result<FieldTable, Error> {
-        let mut headers = FieldTable::default();
         // What the broker notes of a message's way is of no use on the next one, and CC would make
         // copies.
         let is_ours = |name: &str| name.starts_with("brigade-") || is_for_the_broker(name);
-        let kept = self
-            .properties
-            .headers()
-            .iter()
-            .flat_map(|table| table.inner());
-        for (name, value) in
-            kept.filter(|(name, _)| !is_ours(name.as_str()) || stays(name.as_str()))
-        {
-            headers.insert(name.clone(), value.clone());
-        }
-        let (job, options) = (&self.job, &self.job.options);
-        let count = |number: u64| (number > 0).then(|| whole(number));
-        let moment = |at| whole(millis_since_1970(at));
-        let task = job.task.as_deref();
-        // Without it, a message is taken to be pushed when it is first read: the time that its
-        // task's registration gives it counts from then.
-        let has_moment = options.retry().within.is_some()
-            || options.delay.is_some()
-            || options.at.is_some()
-            || self.seq != Some(0);
-        let ours = [
-            (
-                "brigade-task",
-                task.filter(|task| !(self.is_call() && **task == *job.queue))
-                    .map(text),
-            ),
-            ("brigade-options", options_of(job)?.as_deref().map(text)),
-            (
-                TRACEPARENT,
-                options.traceparent.as_ref().map(|one| text(one.as_str())),
-            ),
-            (
-                "brigade-seq",
-                (self.seq != Some(0)).then(|| whole(self.seq.unwrap_or(0))),
-            ),
-            ("brigade-failed", count(self.failed.into())),
-            ("brigade-crashed", count(self.crashed.into())),
-            ("brigade-interrupted", count(self.interrupted.into())),
-            ("brigade-lost", count(self.lost.into())),
-            (
-                "brigade-unserved",
-                self.unserved.and_then(|one| count(one.times.into())),
-            ),
-            (
-                "brigade-unserved-at",
-                self.unserved.map(|one| moment(one.since)),
-            ),
-            (DELIVERIES, count(self.deliveries)),
-            (
-                "brigade-pushed-at",
-                has_moment.then(|| moment(self.pushed_at)),
-            ),
-            ("brigade-due", self.due.map(moment)),
-            (
-                "brigade-history",
-                history_of(&self.history)?.as_deref().map(text),
-            ),
-        ];
-        for (name, value) in ours {
+        let mut headers = kept_headers(&self.properties, |name| !is_ours(name) || stays(name));
+        let mut put = |name: &str, value: Option<AMQPValue>| {
             if let Some(value) = value {
                 headers.insert(name.into(), value);
             }
-        }
+        };
+        let (job, options) = (&self.job, &self.job.options);
+        let count = |number: u64| (number > 0).then(|| whole(number));
+        let moment = |at| whole(millis_since_1970(at));
+        let has_own_task = |task: &&str| !self.is_call() || **task != *job.queue;
+        put(
+            "brigade-task",
+            job.task.as_deref().filter(has_own_task).map(text),
+        );
+        put("brigade-options", options_of(job)?.as_deref().map(text));
+        let trace = options.traceparent.as_ref();
+        put(TRACEPARENT, trace.map(|trace| text(trace.as_str())));
+        let is_again = self.seq != Some(0);
+        put(
+            "brigade-seq",
+            is_again.then(|| whole(self.seq.unwrap_or(0))),
+        );
+        put("brigade-failed", count(self.failed.into()));
+        put("brigade-crashed", count(self.crashed.into()));
+        put("brigade-interrupted", count(self.interrupted.into()));
+        put("brigade-lost", count(self.lost.into()));
+        let unserved = self.unserved.as_ref();
+        put(
+            "brigade-unserved",
+            unserved.and_then(|one| count(one.times.into())),
+        );
+        put("brigade-unserved-at", unserved.map(|one| moment(one.since)));
+        put(DELIVERIES, count(self.deliveries));
+        // Without it, a message is taken to be pushed when it is first read: the time that its
+        // task's registration gives it counts from then.
+        let is_delayed = options.delay.is_some() || options.at.is_some();
+        let has_moment = options.retry().within.is_some() || is_delayed || is_again;
+        put(
+            "brigade-pushed-at",
+            has_moment.then(|| moment(self.pushed_at)),
+        );
+        put("brigade-due", self.due.map(moment));
+        put(
+            "brigade-history",
+            history_of(&self.history)?.as_deref().map(text),
+        );
         Ok(headers)
     }
 
@@ -135,18 +119,9 @@ pub(in super::super) fn dead_letter(
     why: &str,
     message: Message,
 ) -> Message {
-    let mut headers = FieldTable::default();
     // It may have come from another program: what has the broker send copies elsewhere goes.
-    let kept = message
-        .properties
-        .headers()
-        .iter()
-        .flat_map(|table| table.inner());
-    for (name, value) in
-        kept.filter(|(name, _)| !is_for_the_broker(name.as_str()) && !is_unprintable(name.as_str()))
-    {
-        headers.insert(name.clone(), value.clone());
-    }
+    let goes = |name: &str| is_for_the_broker(name) || is_unprintable(name);
+    let mut headers = kept_headers(&message.properties, |name| !goes(name));
     headers.insert("brigade-queue".into(), text(queue));
     headers.insert(REASON.into(), text(shortened(why)));
     let mut properties = copied(&message.properties, |text| !is_unprintable(text.as_str()))
@@ -160,6 +135,14 @@ pub(in super::super) fn dead_letter(
         body: message.body,
         properties,
     }
+}
+
+/// Those headers of a message that are to stay with it.
+fn kept_headers(properties: &BasicProperties, stays: impl Fn(&str) -> bool) -> FieldTable {
+    let all = properties.headers().iter().flat_map(FieldTable::inner);
+    let kept = all.filter(|(name, _)| stays(name.as_str()));
+    let kept = kept.map(|(name, value)| (name.clone(), value.clone()));
+    kept.collect::<BTreeMap<_, _>>().into()
 }
 
 /// For what is no longer to go by itself; without `user_id` and `cluster_id`, too.
