@@ -5,6 +5,7 @@
 //! settlement; each later use of it is stale. The broker gives a delivery to another consumer as
 //! soon as its channel is gone, so a token of that channel must never count again.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -60,6 +61,9 @@ impl HeldDelivery {
     }
 }
 
+/// An id and a number: what no other message has.
+type MessageMark = (JobId, u64);
+
 /// What this process knows of a message that the broker brings.
 pub(super) enum KnownMessage {
     New,
@@ -73,28 +77,21 @@ pub(super) enum KnownMessage {
 #[derive(Default)]
 pub(super) struct LeaseTable {
     held: HashMap<i64, HeldDelivery>,
-    marks: HashMap<(JobId, u64), i64>,
+    marks: HashMap<MessageMark, i64>,
     /// Marks of messages that are being settled.
-    settling: HashMap<(JobId, u64), usize>,
-    settled: Recent<(JobId, u64), MARKS_MAX>,
+    settling: HashMap<MessageMark, usize>,
+    settled: Recent<MessageMark, MARKS_MAX>,
     /// Whose deliveries are being exchanged.
     refreshing: HashSet<i64>,
     lost: VecDeque<CancelRequest>,
     /// Messages that went back from here in good order, and how often.
-    returned: HashMap<(JobId, u64), u32>,
+    returned: HashMap<MessageMark, u32>,
     /// Calls that are to be cancelled and were not here then: by correlation id, with
     /// the reason.
     cancelled: VecDeque<(String, String)>,
 }
 
 impl LeaseTable {
-    pub(super) fn hold(&mut self, token: i64, held: HeldDelivery) {
-        if let Some(mark) = held.envelope.mark() {
-            self.marks.insert(mark, token);
-        }
-        self.held.insert(token, held);
-    }
-
     /// Lets go of it, if its token is good.
     pub(super) fn let_go(&mut self, id: &JobId, token: i64, now: Instant) -> Option<HeldDelivery> {
         self.lost.retain(|lost| lost.token != token);
@@ -102,7 +99,7 @@ impl LeaseTable {
         self.begin(token)
     }
 
-    /// Lets go of it. It is being settled from now on, until [`finish`](Self::finish).
+    /// Lets go of it. It is being settled from now on, until [`finish`](Leases::finish).
     fn begin(&mut self, token: i64) -> Option<HeldDelivery> {
         let held = self.remove(token)?;
         if let Some(mark) = held.envelope.mark() {
@@ -136,12 +133,9 @@ impl LeaseTable {
     /// The leases whose deliveries are older than this; they are being exchanged from now on.
     pub(super) fn older_than(&mut self, age: Duration) -> Vec<(i64, HeldDelivery)> {
         let is_old = |held: &HeldDelivery| held.delivery.age() >= age && held.delivery.is_alive();
-        let old = self
-            .held
-            .iter()
-            .filter(|(token, held)| is_old(held) && !self.refreshing.contains(token));
-        let old: Vec<(i64, HeldDelivery)> =
-            old.map(|(token, held)| (*token, held.clone())).collect();
+        let old = self.held.iter();
+        let old = old.filter(|(token, held)| is_old(held) && !self.refreshing.contains(token));
+        let old: Vec<_> = old.map(|(token, held)| (*token, held.clone())).collect();
         self.refreshing.extend(old.iter().map(|(token, _)| *token));
         old
     }
@@ -189,9 +183,7 @@ impl LeaseTable {
     /// Takes out the leases whose time is over. Those whose channels are over are another's
     /// already, and only go.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<(i64, HeldDelivery)> {
-        let is_over = |held: &HeldDelivery| held.until <= now;
-        let over = self.held.iter().filter(|(_, held)| is_over(held));
-        let over: Vec<i64> = over.map(|(token, _)| *token).collect();
+        let over = self.tokens_of(|held| held.until <= now);
         let taken = over.into_iter().filter_map(|token| {
             if !self.held.get(&token)?.delivery.is_alive() {
                 self.remove(token);
@@ -202,36 +194,34 @@ impl LeaseTable {
         taken.collect()
     }
 
+    fn tokens_of(&self, which: impl Fn(&HeldDelivery) -> bool) -> Vec<i64> {
+        let all = self.held.iter().filter(|(_, held)| which(held));
+        all.map(|(token, _)| *token).collect()
+    }
+
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.held.values().map(|held| held.until).min()
     }
 
     /// The channel of that number is over: its leases are lost; or those of one queue of it.
-    pub(super) fn lose(&mut self, number: u64, queue: Option<&str>) -> usize {
+    fn lose(&mut self, number: u64, queue: Option<&str>) -> usize {
         let is_lost = |held: &HeldDelivery| {
             held.delivery.opened.number == number
                 && queue.is_none_or(|queue| *held.envelope.job.queue == *queue)
         };
-        let of_it: Vec<i64> = self
-            .held
-            .iter()
-            .filter(|(_, held)| is_lost(held))
-            .map(|(token, _)| *token)
-            .collect();
-        let count = of_it.len();
-        for token in of_it {
-            let Some(held) = self.remove(token) else {
+        let lost = self.tokens_of(is_lost);
+        for token in &lost {
+            let Some(held) = self.remove(*token) else {
                 continue;
             };
             self.returns(&held.envelope);
-            let reason = "its lease was lost with the connection to the broker".to_owned();
             self.ask(CancelRequest {
                 id: held.envelope.id.clone(),
-                token,
-                reason,
+                token: *token,
+                reason: "its lease was lost with the connection to the broker".to_owned(),
             });
         }
-        count
+        lost.len()
     }
 
     /// This message goes back to the broker, whose count of it then says nothing of a holder that
@@ -262,16 +252,12 @@ impl LeaseTable {
     }
 
     /// A caller cancelled a call. Whether it is held; if not, it may be about to come.
-    pub(super) fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
+    fn cancel_call(&mut self, correlation_id: &str, reason: String) -> bool {
         let is_it = |held: &HeldDelivery| {
             str_of(held.envelope.properties.correlation_id()) == correlation_id
         };
-        let found = self
-            .held
-            .iter()
-            .find(|(_, held)| is_it(held))
-            .map(|(token, held)| (*token, held.envelope.id.clone()));
-        let Some((token, id)) = found else {
+        let mut all = self.held.iter();
+        let Some((token, held)) = all.find(|(_, held)| is_it(held)) else {
             self.cancelled.retain(|(known, _)| known != correlation_id);
             if self.cancelled.len() == CANCELLED_MAX {
                 self.cancelled.pop_front();
@@ -280,6 +266,7 @@ impl LeaseTable {
                 .push_back((correlation_id.to_owned(), reason));
             return false;
         };
+        let (token, id) = (*token, held.envelope.id.clone());
         self.ask(CancelRequest { id, token, reason });
         true
     }
@@ -307,17 +294,6 @@ impl LeaseTable {
     /// Leases whose holders do not know yet that they are lost, or wanted cancelled.
     pub(super) fn lost(&self) -> Vec<CancelRequest> {
         self.lost.iter().cloned().collect()
-    }
-
-    /// The settlement of this message has ended.
-    pub(super) fn finish(&mut self, envelope: &Envelope) {
-        let Some(mark) = envelope.mark() else { return };
-        if let Some(count) = self.settling.get_mut(&mark) {
-            *count -= 1;
-            if *count == 0 {
-                self.settling.remove(&mark);
-            }
-        }
     }
 
     /// Whether this message is being settled by a holder whose channel broke.
@@ -367,7 +343,12 @@ impl Leases {
     }
 
     pub(super) fn hold(&self, token: i64, held: HeldDelivery) {
-        self.table().hold(token, held);
+        let mut table = self.table();
+        if let Some(mark) = held.envelope.mark() {
+            table.marks.insert(mark, token);
+        }
+        table.held.insert(token, held);
+        drop(table);
         self.added.notify_one();
     }
 
@@ -383,7 +364,14 @@ impl Leases {
 
     /// The settlement of this message has ended.
     pub(super) fn finish(&self, envelope: &Envelope) {
-        self.table().finish(envelope);
+        if let Some(mark) = envelope.mark()
+            && let Entry::Occupied(mut count) = self.table().settling.entry(mark)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         self.finished.notify_waiters();
     }
 
