@@ -45,6 +45,11 @@ impl AmqpFault {
         }
     }
 
+    /// What an error of ours means here.
+    pub(super) fn of(hint: &'static str, error: Error) -> Self {
+        Self::with_source(error.kind(), hint, error)
+    }
+
     /// The broker takes no messages.
     pub(super) fn blocking() -> Self {
         Self::new(

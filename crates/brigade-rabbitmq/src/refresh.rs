@@ -135,17 +135,13 @@ impl Refresher {
         let name = self.refresh_queue(queue).await?;
         let leases = &self.intake.leases;
         // Some may have been settled meanwhile: another consumer would run a copy of these.
-        let still: Vec<_> = old
+        let still = old
             .iter()
-            .filter(|(token, held)| leases.table().holds(*token, &held.delivery))
-            .collect();
+            .filter(|(token, held)| leases.table().holds(*token, &held.delivery));
         let copies = still
-            .into_iter()
             .map(|(token, held)| copy(&held.envelope, *token, name.clone()))
-            .collect::<Result<Vec<_>, _>>();
-        let copies = copies.map_err(|error| {
-            AmqpFault::with_source(error.kind(), "a held job cannot be written again", error)
-        })?;
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| AmqpFault::of("a held job cannot be written again", error))?;
         for published in self.intake.storage.publish_slowly(copies).await {
             match published {
                 Published::Safe => {}

@@ -19,7 +19,7 @@ use super::message::{self, Envelope, has_caller};
 use super::publisher::{ConfirmPublisher, Message, PublishRequest, Published};
 use super::rabbitmq_3_10::LeaderProbe;
 use super::topology::{DELAY_MAX, QueueKind, Topology};
-use super::url::RabbitMqConfig;
+use super::url::{QueueType, RabbitMqConfig};
 use super::values::new_id;
 use crate::error::Error;
 use crate::job::Job;
@@ -221,13 +221,15 @@ impl Storage {
             let is_declined = outcomes
                 .iter()
                 .any(|one| matches!(one, Published::Declined));
-            let ended = open.into_iter().zip(outcomes);
-            let (over, again): (Vec<_>, Vec<_>) = ended.partition(|(_, one)| is_over(one));
-            stored.extend(
-                over.into_iter()
-                    .map(|((place, _), outcome)| (place, outcome)),
-            );
-            open = again.into_iter().map(|(message, _)| message).collect();
+            let mut again = Batch::new();
+            for ((place, message), outcome) in open.into_iter().zip(outcomes) {
+                if is_over(&outcome) {
+                    stored.push((place, outcome));
+                } else {
+                    again.push((place, message));
+                }
+            }
+            open = again;
             if open.is_empty() {
                 break;
             }
@@ -270,8 +272,8 @@ impl Storage {
     /// Whether this is a call whose queue may stand still, and with it all that is published with
     /// the call ([`LeaderProbe`]).
     pub(super) fn goes_alone(&self, message: &Message) -> bool {
-        has_caller(&message.properties)
-            && self.topology.is_quorum(&self.kind_of(message))
+        self.config.queues == QueueType::Quorum
+            && has_caller(&message.properties)
             && !self.probe.has_reached(&message.queue)
     }
 

@@ -145,13 +145,8 @@ impl RabbitMqConfig {
     }
 
     pub(super) fn tls(&self) -> Result<Option<Tls>, AmqpFault> {
-        self.read_tls().map_err(|error| {
-            AmqpFault::with_source(
-                error.kind(),
-                "the certificates of the URL cannot be used any more",
-                error,
-            )
-        })
+        let hint = "the certificates of the URL cannot be used any more";
+        self.read_tls().map_err(|error| AmqpFault::of(hint, error))
     }
 
     /// For the management API, if it is with TLS.
@@ -160,9 +155,7 @@ impl RabbitMqConfig {
             .is_tls
             .then(|| self.tls.clone().unwrap_or_default());
         let tls = options.map(|options| Tls::new(&options)).transpose();
-        tls.map_err(|error| {
-            AmqpFault::with_source(error.kind(), "TLS to it cannot be set up", error)
-        })
+        tls.map_err(|error| AmqpFault::of("TLS to it cannot be set up", error))
     }
 
     /// The highest priority, if its queues have any.
