@@ -258,8 +258,11 @@ fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Pu
 /// The answer in place of one that the broker does not take; `None` if that was as small as this,
 /// or was no answer.
 fn refusal(request: &PublishRequest, fault: &AmqpFault) -> Option<PublishRequest> {
-    let message = &*request.message;
-    let (queue, body, properties) = (&message.queue, &message.body, &message.properties);
+    let Message {
+        queue,
+        body,
+        properties,
+    } = &*request.message;
     let has = |name| header(properties, name).is_some();
     let is_small = has(ERROR) && body.len() <= REFUSAL_BYTES_MAX;
     if has(PROGRESS) || has(BEGUN) || is_small {
@@ -267,20 +270,11 @@ fn refusal(request: &PublishRequest, fault: &AmqpFault) -> Option<PublishRequest
         tracing::warn!(%fault, caller, "an answer could not be given");
         return None;
     }
-    let headers = table([(ERROR, text("rejected"))]);
     let why = format!("return a result of {} bytes: {fault}", body.len());
-    let body = serde_json::to_vec(&Answer::rejected(fault.kind(), why)).unwrap_or_default();
-    let properties = properties
-        .clone()
-        .with_headers(headers)
-        .with_type(ANSWER.into());
-    let mut instead = PublishRequest::new(Message {
-        queue: queue.clone(),
-        body: body.into(),
-        properties,
-    });
-    instead.is_optional = request.is_optional;
-    Some(instead)
+    // With what it has of the request.
+    let asked = properties.clone().with_reply_to(queue.clone());
+    let refused = Err(Answer::rejected(fault.kind(), why));
+    answer(&asked, refused, PAYLOAD_BYTES_MAX)
 }
 
 /// The answer to a request; `None` if the request names no queue for it.

@@ -74,7 +74,7 @@ impl Tags {
 }
 
 /// A subscription, and its number there.
-pub(super) type Room = (Arc<Subscriptions>, u64);
+type Room = (Arc<Subscriptions>, u64);
 
 /// An ack of a delivery, or its way back.
 struct AckRequest {
@@ -86,7 +86,7 @@ struct AckRequest {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AckAction {
+enum AckAction {
     Ack,
     /// Back to its queue, where it was if that is possible.
     Requeue,
@@ -130,32 +130,6 @@ impl ConsumerChannel {
     /// A delivery came.
     pub(super) fn note(&self, tag: u64) {
         lock(&self.tags).note(tag);
-    }
-
-    /// Returns when the broker has read it. If the channel ends before, or the future is dropped,
-    /// the broker may have read it or not.
-    pub(super) async fn acknowledge(
-        &self,
-        tag: u64,
-        action: AckAction,
-        room: Option<Room>,
-    ) -> Result<(), AmqpFault> {
-        let (done, outcome) = oneshot::channel();
-        let request = AckRequest {
-            tag,
-            action,
-            room,
-            done,
-        };
-        let sending = async {
-            let sent = self.requests.send(request).await;
-            sent.map_err(|_| AmqpFault::timeout())?;
-            outcome.await.map_err(|_| AmqpFault::timeout())?
-        };
-        self.dead
-            .run_until_cancelled(sending)
-            .await
-            .unwrap_or_else(|| Err(AmqpFault::timeout()))
     }
 }
 
@@ -201,19 +175,31 @@ impl Delivery {
         self.subscription.as_ref().map(|(_, number)| *number)
     }
 
-    /// Acks it, as [`acknowledge`](ConsumerChannel::acknowledge).
+    /// Acks it. Returns when the broker has read that. If the channel ends before, or the future is
+    /// dropped, the broker may have read it or not.
     pub(super) async fn ack(&self) -> Result<(), AmqpFault> {
         self.acknowledge(AckAction::Ack).await
     }
 
-    /// Goes back to its queue, as [`acknowledge`](ConsumerChannel::acknowledge).
+    /// Gives it back to its queue; returns as [`ack`](Self::ack).
     pub(super) async fn requeue(&self) -> Result<(), AmqpFault> {
         self.acknowledge(AckAction::Requeue).await
     }
 
     async fn acknowledge(&self, action: AckAction) -> Result<(), AmqpFault> {
-        let room = self.subscription.clone();
-        self.opened.acknowledge(self.tag, action, room).await
+        let (done, outcome) = oneshot::channel();
+        let request = AckRequest {
+            tag: self.tag,
+            action,
+            room: self.subscription.clone(),
+            done,
+        };
+        let sending = async {
+            self.opened.requests.send(request).await.ok()?;
+            outcome.await.ok()
+        };
+        let sent = self.opened.dead.run_until_cancelled(sending).await;
+        sent.flatten().unwrap_or_else(|| Err(AmqpFault::timeout()))
     }
 
     /// Ends the subscription that it came by, so that the broker sends no other job when it is

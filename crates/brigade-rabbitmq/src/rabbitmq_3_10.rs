@@ -1,6 +1,6 @@
-//! What only RabbitMQ 3.10 needs. Delete this file with its support: `Storage::publish` then
-//! publishes everything at once, `Storage::goes_alone` goes, and no policy takes requests before
-//! they are sent.
+//! What only RabbitMQ 3.10 needs. Delete this file with its support, and then what no longer
+//! compiles: `Storage::goes_alone`, what asks it, and `Storage::store_request` but for its use
+//! after a return.
 //!
 //! **The first message to a quorum queue on a connection goes alone.** For a moment after the start
 //! of its server a quorum queue has no leader. A channel that publishes to it then may stand still
@@ -28,8 +28,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::fault::AmqpFault;
 use super::link::Link;
+use super::message::has_caller;
 use super::publisher::{ConfirmPublisher, Message, Published};
-use super::url::{Blocked, RabbitMqConfig};
+use super::url::{Blocked, QueueType, RabbitMqConfig};
 use crate::error::ErrorKind;
 use crate::shutdown::Scope;
 use crate::sync::lock;
@@ -74,9 +75,40 @@ impl LeaderProbe {
         }
     }
 
+    /// Publishes messages to one quorum queue that is there, the first one alone if need be; one
+    /// outcome for each.
+    pub(super) async fn publish_all(
+        &self,
+        publisher: &ConfirmPublisher,
+        mut messages: Vec<Arc<Message>>,
+    ) -> Vec<Published> {
+        let until = || Instant::now() + self.config.answer_timeout;
+        let first = match messages.first() {
+            Some(first) => self.publish_first(first, until()).await,
+            None => None,
+        };
+        let Some(first) = first else {
+            return publisher.publish(messages, until()).await;
+        };
+        messages.remove(0);
+        let rest = if let Published::Safe = first {
+            publisher.publish(messages, until()).await
+        } else {
+            vec![first.clone().not_sent(); messages.len()]
+        };
+        [vec![first], rest].concat()
+    }
+
+    /// Whether this is a call to a quorum queue that has not taken a message on this connection.
+    pub(super) fn holds_back(&self, message: &Message) -> bool {
+        self.config.queues == QueueType::Quorum
+            && has_caller(&message.properties)
+            && !self.has_reached(&message.queue)
+    }
+
     /// Whether a quorum queue has taken a message on this connection, so that the next one may go
     /// together with others.
-    pub(super) fn has_reached(&self, name: &ShortString) -> bool {
+    fn has_reached(&self, name: &ShortString) -> bool {
         let number = self.link.number();
         lock(&self.probed)
             .get(name)
@@ -98,11 +130,7 @@ impl LeaderProbe {
     }
 
     /// Publishes the first message to a queue, alone; `None` if it may go together with others.
-    pub(super) async fn publish_first(
-        &self,
-        message: &Arc<Message>,
-        until: Instant,
-    ) -> Option<Published> {
+    async fn publish_first(&self, message: &Arc<Message>, until: Instant) -> Option<Published> {
         let name = &message.queue;
         if self.has_reached(name) {
             return None;

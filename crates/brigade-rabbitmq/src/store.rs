@@ -15,11 +15,11 @@ use tokio::time::{Instant, sleep};
 use super::fault::AmqpFault;
 use super::fit::fitted;
 use super::link::Link;
-use super::message::{self, Envelope, has_caller};
+use super::message::{self, Envelope};
 use super::publisher::{ConfirmPublisher, Message, PublishRequest, Published};
 use super::rabbitmq_3_10::LeaderProbe;
 use super::topology::{DELAY_MAX, QueueKind, Topology};
-use super::url::{QueueType, RabbitMqConfig};
+use super::url::RabbitMqConfig;
 use super::values::new_id;
 use crate::error::Error;
 use crate::job::Job;
@@ -244,37 +244,22 @@ impl Storage {
 
     /// Publishes messages to one queue that is there; one outcome for each.
     async fn publish(&self, kind: &QueueKind, messages: Vec<Arc<Message>>) -> Vec<Published> {
-        let until = || Instant::now() + self.config.answer_timeout;
         // Those that are not due may take their time.
         let publisher = match kind {
             QueueKind::Later(..) => &self.slow_publisher,
             _ => &self.publisher,
         };
-        let first = match messages.first() {
-            Some(first) if self.topology.is_quorum(kind) => {
-                self.probe.publish_first(first, until()).await
-            }
-            _ => None,
-        };
-        match first {
-            None => publisher.publish(messages, until()).await,
-            Some(Published::Safe) => {
-                let rest = publisher.publish(messages[1..].to_vec(), until()).await;
-                [vec![Published::Safe], rest].concat()
-            }
-            Some(first) => {
-                let not_sent = vec![first.clone().not_sent(); messages.len() - 1];
-                [vec![first], not_sent].concat()
-            }
+        if self.topology.is_quorum(kind) {
+            return self.probe.publish_all(publisher, messages).await;
         }
+        let until = Instant::now() + self.config.answer_timeout;
+        publisher.publish(messages, until).await
     }
 
     /// Whether this is a call whose queue may stand still, and with it all that is published with
-    /// the call ([`LeaderProbe`]).
+    /// the call.
     pub(super) fn goes_alone(&self, message: &Message) -> bool {
-        self.config.queues == QueueType::Quorum
-            && has_caller(&message.properties)
-            && !self.probe.has_reached(&message.queue)
+        self.probe.holds_back(message)
     }
 
     fn kind_of(&self, message: &Message) -> QueueKind {
