@@ -16,7 +16,7 @@ use super::checks::is_unprintable;
 use super::consumer_channel::Delivery;
 use super::fault::AmqpFault;
 use super::intake::Intake;
-use super::leases::KnownMessage;
+use super::leases::{KnownMessage, MessageMark};
 use super::message::{Envelope, UnreadableMessage, is_counted};
 use super::publisher::Message;
 use super::topology::QueueKind;
@@ -80,7 +80,7 @@ impl Intake {
             .due
             .and_then(|due| due.duration_since(SystemTime::now()).ok());
         if let Some(early) = early {
-            self.hand_on(delivery, envelope.next(), early);
+            self.hand_on(delivery, envelope.mark(), envelope.next(), early);
             return None;
         }
         Some(envelope)
@@ -118,15 +118,16 @@ impl Intake {
         if let KnownMessage::Copy = known {
             tracing::info!(job = %envelope.id, "the broker brought a job once more that is \
                 settled, or held; it is dropped");
-            self.replace(delivery, Instead::Nothing);
+            self.replace(delivery, None, Instead::Nothing);
         } else if let Some(reason) = cancelled() {
             let answer = Answer::of(&CallError::Cancelled(Cancelled::without_report(reason)));
             let asked = Box::new(envelope.properties.clone());
-            self.replace(delivery, Instead::Answer(asked, answer));
+            self.replace(delivery, envelope.mark(), Instead::Answer(asked, answer));
         } else if envelope.is_uncounted && counts_deliveries() {
-            self.hand_on(delivery, envelope.recounted(), Duration::ZERO);
+            let next = envelope.recounted();
+            self.hand_on(delivery, envelope.mark(), next, Duration::ZERO);
         } else if let Some(pause) = forward_after {
-            self.hand_on(delivery, envelope.next(), pause);
+            self.hand_on(delivery, envelope.mark(), envelope.next(), pause);
         } else if is_late() {
             self.bury(delivery, envelope);
         } else {
@@ -146,7 +147,7 @@ impl Intake {
             // So that its caller does not wait for ever.
             tracing::warn!(queue, why, "a message that is no call is refused");
             let answer = Answer::rejected(ErrorKind::Decode, why);
-            self.replace(delivery, Instead::Answer(properties, answer));
+            self.replace(delivery, None, Instead::Answer(properties, answer));
         } else {
             self.set_aside(queue, delivery, &why, *properties, body);
         }
@@ -171,7 +172,8 @@ impl Intake {
             body,
         };
         let (target, message) = self.storage.dead_letter(queue, why, message);
-        self.replace(delivery, Instead::Message(target, Box::new(message), None));
+        let instead = Instead::Message(target, Box::new(message), None);
+        self.replace(delivery, None, instead);
     }
 
     fn bury(self: &Arc<Self>, delivery: &Delivery, envelope: &Envelope) {
@@ -180,7 +182,8 @@ impl Intake {
             Ok(message) => {
                 let queue = &envelope.job.queue;
                 let (target, message) = self.storage.dead_letter(queue, why, message);
-                self.replace(delivery, Instead::Message(target, Box::new(message), None));
+                let instead = Instead::Message(target, Box::new(message), None);
+                self.replace(delivery, envelope.mark(), instead);
             }
             Err(error) => stays(&error),
         }
@@ -218,12 +221,20 @@ impl Intake {
         is_queue(queue) || base.is_some_and(is_queue)
     }
 
-    /// A delivery goes on as this new message, at the end of its queue, after this time.
-    fn hand_on(self: &Arc<Self>, delivery: &Delivery, next: Envelope, after: Duration) {
+    /// A delivery, of a message with this mark, goes on as this new message, at the end of its
+    /// queue, after this time.
+    fn hand_on(
+        self: &Arc<Self>,
+        delivery: &Delivery,
+        mark: Option<MessageMark>,
+        next: Envelope,
+        after: Duration,
+    ) {
         let mode = *next.properties.delivery_mode();
         match self.storage.message(next, after) {
             Ok((target, message)) => {
-                self.replace(delivery, Instead::Message(target, Box::new(message), mode));
+                let instead = Instead::Message(target, Box::new(message), mode);
+                self.replace(delivery, mark, instead);
             }
             Err(error) => stays(&error),
         }
@@ -237,7 +248,7 @@ impl Intake {
     ) -> Result<(), AmqpFault> {
         if envelope.deliveries >= DELIVERIES_MAX {
             // The broker would give it up: as a new message it is counted from the beginning.
-            self.hand_on(delivery, envelope.next(), Duration::ZERO);
+            self.hand_on(delivery, envelope.mark(), envelope.next(), Duration::ZERO);
             return Ok(());
         }
         self.leases.table().returns(envelope);
@@ -262,23 +273,39 @@ impl Intake {
     }
 
     /// Puts something in the place of a delivery, and acks that when it is safe. Tried again until
-    /// then, or until the broker gives the delivery to another consumer.
-    fn replace(self: &Arc<Self>, delivery: &Delivery, instead: Instead) {
+    /// then, or until the broker gives the delivery to another consumer. If the ack is lost, the
+    /// message with this mark is dropped when it comes again.
+    fn replace(self: &Arc<Self>, delivery: &Delivery, mark: Option<MessageMark>, instead: Instead) {
+        self.leases.table().begin_settling(mark.clone());
         let (intake, delivery) = (Arc::clone(self), delivery.clone());
         let replacing = async move {
-            while delivery.is_alive() {
-                match intake.put_instead(&instead).await {
-                    Ok(()) => return drop(delivery.ack().await),
-                    Err(error) => {
-                        tracing::warn!(%error, "could not store a message that takes the place of \
-                            another; trying again");
-                    }
-                }
-                sleep(AGAIN).await;
+            let is_replaced = intake.put_until_safe(&delivery, &instead).await;
+            if is_replaced {
+                intake.leases.table().settled(mark.clone());
+            }
+            intake.leases.finish(mark);
+            if is_replaced {
+                // If this fails, it comes again.
+                delivery.ack().await.ok();
             }
         };
         self.scope
             .spawn_until_closed(self.moving.track_future(replacing));
+    }
+
+    /// Whether it is safe; `false` if the broker gives the delivery to another consumer before.
+    async fn put_until_safe(&self, delivery: &Delivery, instead: &Instead) -> bool {
+        while delivery.is_alive() {
+            match self.put_instead(instead).await {
+                Ok(()) => return true,
+                Err(error) => {
+                    tracing::warn!(%error, "could not store a message that takes the place of \
+                        another; trying again");
+                }
+            }
+            sleep(AGAIN).await;
+        }
+        false
     }
 
     async fn put_instead(&self, instead: &Instead) -> Result<(), Error> {

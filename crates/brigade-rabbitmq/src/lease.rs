@@ -235,7 +235,7 @@ impl Consumers {
     async fn take(&self, delivery: &Delivery, envelope: &Envelope) -> bool {
         match delivery.ack().await {
             Ok(()) => {
-                self.intake.leases.table().settled(envelope);
+                self.intake.leases.table().settled(envelope.mark());
                 true
             }
             Err(fault) => {

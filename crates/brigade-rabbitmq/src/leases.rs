@@ -62,12 +62,12 @@ impl HeldDelivery {
 }
 
 /// An id and a number: what no other message has.
-type MessageMark = (JobId, u64);
+pub(super) type MessageMark = (JobId, u64);
 
 /// What this process knows of a message that the broker brings.
 pub(super) enum KnownMessage {
     New,
-    /// A holder whose channel broke is settling it.
+    /// A holder whose channel broke is settling it, or another message is being put in its place.
     BeingSettled,
     /// It was settled here, or is held: one of two that a push left whose confirm was lost, or one
     /// whose ack was.
@@ -102,10 +102,16 @@ impl LeaseTable {
     /// Lets go of it. It is being settled from now on, until [`finish`](Leases::finish).
     fn begin(&mut self, token: i64) -> Option<HeldDelivery> {
         let held = self.remove(token)?;
-        if let Some(mark) = held.envelope.mark() {
+        self.begin_settling(held.envelope.mark());
+        Some(held)
+    }
+
+    /// The message with this mark is being settled, or another one is put in its place, until
+    /// [`finish`](Leases::finish).
+    pub(super) fn begin_settling(&mut self, mark: Option<MessageMark>) {
+        if let Some(mark) = mark {
             *self.settling.entry(mark).or_default() += 1;
         }
-        Some(held)
     }
 
     fn remove(&mut self, token: i64) -> Option<HeldDelivery> {
@@ -303,9 +309,9 @@ impl LeaseTable {
             .is_some_and(|mark| self.settling.contains_key(&mark))
     }
 
-    /// This message needs nothing more.
-    pub(super) fn settled(&mut self, envelope: &Envelope) {
-        if let Some(mark) = envelope.mark() {
+    /// The message with this mark needs nothing more: it is over, or another one is in its place.
+    pub(super) fn settled(&mut self, mark: Option<MessageMark>) {
+        if let Some(mark) = mark {
             self.returned.remove(&mark);
             self.settled.insert(mark);
         }
@@ -362,9 +368,9 @@ impl Leases {
         self.lost.notified()
     }
 
-    /// The settlement of this message has ended.
-    pub(super) fn finish(&self, envelope: &Envelope) {
-        if let Some(mark) = envelope.mark()
+    /// The settlement of the message with this mark has ended.
+    pub(super) fn finish(&self, mark: Option<MessageMark>) {
+        if let Some(mark) = mark
             && let Entry::Occupied(mut count) = self.table().settling.entry(mark)
         {
             *count.get_mut() -= 1;

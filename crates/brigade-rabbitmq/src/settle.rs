@@ -160,7 +160,7 @@ impl Intake {
         let envelope = Arc::clone(&held.envelope);
         let ended = match followed {
             Ok(has_next) => {
-                self.leases.table().settled(&envelope);
+                self.leases.table().settled(envelope.mark());
                 match held.delivery.ack().await {
                     Err(fault) if !has_next => Err(fault.into_error("settle").uncertain()),
                     // Two messages are there if this failed, and one of them is dropped.
@@ -177,7 +177,7 @@ impl Intake {
                 Err(error)
             }
         };
-        self.leases.finish(&envelope);
+        self.leases.finish(envelope.mark());
         ended
     }
 

@@ -6,7 +6,7 @@
 //! - Consumption resumes soon after the server is back. `probe` measures when it is back for any
 //!   client, and only the time beyond that counts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -188,6 +188,16 @@ fn check_ledger(ledger: &std::path::Path, seed: u64) {
         reorder: usize::MAX,
         stuck_after: BOUND,
     };
+    // Those that are wrong, with all that is known of them.
+    let lines = ledger::read(ledger).unwrap();
+    let mut done: BTreeMap<u64, usize> = BTreeMap::new();
+    for line in &lines {
+        let is_done = matches!(&line.event, Event::Outcome(how) if how == "done");
+        *done.entry(line.job).or_default() += usize::from(is_done);
+    }
+    for line in lines.iter().filter(|line| done[&line.job] > 1) {
+        println!("{line:?}");
+    }
     let counts = ledger::check(ledger, bounds, seed);
     assert!(counts.jobs > 50, "{counts}");
 }

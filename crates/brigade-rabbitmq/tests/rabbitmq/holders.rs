@@ -6,7 +6,7 @@ use std::task::Poll;
 use brigade::{Broker, task};
 use brigade_testkit::proxy::{Cut, Proxy, Target};
 use brigade_testkit::rabbitmq::{RabbitMq, namespace};
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{BasicGetOptions, BasicRejectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
 use crate::stage::{BOUND, LONG, NOW, get, plain, shared, text, until};
@@ -84,6 +84,54 @@ async fn a_job_whose_take_was_not_acked_is_taken_when_it_comes_again() {
     let taken = tokio::time::timeout(BOUND, taking).await.unwrap().unwrap();
     assert_eq!(taken.unwrap().unwrap().json(), "7");
     assert!(producer.queue("q").take(NOW).await.unwrap().is_none());
+}
+
+/// A job that was handed out before goes on as a new message, which has the count. As long as the
+/// server has not read the ack of the old message, it brings that again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_went_on_as_another_message_is_dropped_when_its_old_one_comes_again() {
+    let server = RabbitMq::shared().unwrap();
+    let target = Target::Tcp(([127, 0, 0, 1], server.port()).into());
+    let proxy = Proxy::start(target, 1).unwrap();
+    let namespace = namespace();
+    let name = format!("{namespace}.q");
+    let url = |address: &str| format!("amqp://{address}?ns={namespace}");
+    let direct = url(&format!("127.0.0.1:{}", server.port()));
+    let producer = Broker::connect(&direct).await.unwrap();
+    let taker = Broker::connect(&url(&proxy.address().to_string()))
+        .await
+        .unwrap();
+    let queue = taker.queue("q");
+    assert!(queue.take(NOW).await.unwrap().is_none());
+    let channel = plain(&direct).await;
+    let counts = async || {
+        let options = QueueDeclareOptions::default().passive();
+        let declaring = channel.queue_declare(name.as_str().into(), options, FieldTable::default());
+        let queue = declaring.await.unwrap();
+        (queue.message_count(), queue.consumer_count())
+    };
+    producer.queue("q").push(&7).await.unwrap();
+    let had = channel.basic_get(name.as_str().into(), BasicGetOptions::default());
+    let had = had.await.unwrap().unwrap().delivery.delivery_tag;
+    let taking = tokio::spawn(async move { queue.take(LONG).await });
+    until("it is waited for", async || counts().await == (0, 1)).await;
+    // Of the two connections, the one that takes is made last. Its acks do not reach the server.
+    proxy.hold(1);
+    channel
+        .basic_reject(had, BasicRejectOptions { requeue: true })
+        .await
+        .unwrap();
+    // More than a heartbeat, which is 8 bytes: an ack, and the question that follows it.
+    until("its old message has been acked", async || {
+        proxy.traffic().held > 30
+    })
+    .await;
+    proxy.cut(Cut::Reset);
+    let taken = tokio::time::timeout(BOUND, taking).await.unwrap().unwrap();
+    assert_eq!(taken.unwrap().unwrap().json(), "7");
+    drop(taker);
+    until("its consumers are gone", async || counts().await.1 == 0).await;
+    assert_eq!(counts().await, (0, 0));
 }
 
 /// Each take is dropped after so many polls, when it could go on: before its job came, while the
