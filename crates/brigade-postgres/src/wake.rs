@@ -1,6 +1,6 @@
 //! Waking consumers after pushes of this process.
 //!
-//! A transaction that announces something commits alone: the server lets one such commit after the
+//! A transaction that announces something commits alone: the server lets one of them commit after the
 //! other, each with its wait for the disk. So the pushes of this process announce nothing
 //! themselves. When one is committed, a transaction of its own does, which does not wait for the
 //! disk. Pushes that follow closely share it. If it fails, or this process dies before it, waiting
@@ -22,7 +22,7 @@ const ANNOUNCE: Statement =
 const EVERY: Duration = Duration::from_millis(2);
 
 #[derive(Default)]
-struct Waiting {
+struct QueuesToAnnounce {
     queues: BTreeSet<Box<str>>,
     is_under_way: bool,
 }
@@ -31,7 +31,7 @@ struct Waiting {
 pub(super) struct WakeUps {
     scope: Scope,
     database: Arc<Database>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueuesToAnnounce>,
 }
 
 impl WakeUps {

@@ -111,8 +111,8 @@ begin
   return kept;
 end $$;
 
--- Leases locked jobs; gives them in this order, as the columns of `lease`. The token tells a lease from
--- every other one of its job, also from one that a crash of the server undid: it has the time in it.
+-- Leases locked jobs; gives them in this order, as the columns of `lease`. No other
+-- lease of a job has its token, not even one that a crash of the server undid: it has the time in it.
 -- Those whose payloads would be too much for one answer stay as they are.
 create function brigade.lease_picked(picked bigint[], lease_ms bigint, holder bigint, wall timestamptz)
     returns table (id bigint, token bigint, priority integer, payload text, task text, options text,
