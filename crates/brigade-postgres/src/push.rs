@@ -25,8 +25,8 @@ const PUSH: Statement = Statement::write(
         $13, $14, $15, false)",
 );
 
-/// Pushes of a call that failed, which are then tried one by one.
-const ALONE_AT_ONCE: usize = 4;
+/// Pushes, or settlements, of a call that failed, which are then tried one by one.
+pub(super) const ALONE_AT_ONCE: usize = 4;
 
 /// What a job costs besides its payload, in bytes of arguments that are stored in that time.
 const JOB_WEIGHT: usize = 500;

@@ -8,10 +8,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
 
 use super::column::SparseColumn;
 use super::database::{Database, Statement, millis};
+use super::push::ALONE_AT_ONCE;
 use super::sql_error::unreadable;
 use crate::attempt_report::{AttemptReport, Cost};
 use crate::error::{Error, ErrorKind};
@@ -239,15 +242,25 @@ impl Database {
         {
             return settlements.iter().map(|_| Err(error.copy())).collect();
         }
+        // One of them is refused, or waits for another transaction.
+        let until = Instant::now() + self.pool.connector.config.answer_timeout;
         let mut answers = Vec::with_capacity(settlements.len());
-        for one in settlements {
-            let answer = self.settle_at_once(std::slice::from_ref(one)).await;
-            answers.push(answer.and_then(|answer| {
-                let answer = answer.into_iter().next();
-                answer.ok_or_else(|| unreadable("settle a job").uncertain())
-            }));
+        for few in settlements.chunks(ALONE_AT_ONCE) {
+            if error.kind() == ErrorKind::Timeout && Instant::now() >= until {
+                answers.extend(few.iter().map(|_| Err(error.copy())));
+            } else {
+                answers.extend(join_all(few.iter().map(|one| self.settle_alone(one))).await);
+            }
         }
         answers
+    }
+
+    async fn settle_alone(&self, settlement: &Arc<Settlement>) -> Result<Settled, Error> {
+        let answers = self
+            .settle_at_once(std::slice::from_ref(settlement))
+            .await?;
+        let answer = answers.into_iter().next();
+        answer.ok_or_else(|| unreadable("settle a job").uncertain())
     }
 
     async fn settle_at_once(&self, settlements: &[Arc<Settlement>]) -> Result<Vec<Settled>, Error> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade::{Broker, EventRequest, Limits};
+use brigade::{Broker, ErrorKind, EventRequest, Limits, Settled};
 use tokio_postgres::Client;
 
 use crate::stage::{fresh_broker, lock_waits, session};
@@ -117,4 +117,32 @@ async fn a_purge_does_not_count_a_job_that_was_leased_meanwhile() {
     lock_waits(&observer, 1).await;
     transaction.commit().await.unwrap();
     assert_eq!(purging.await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_settlement_that_waits_for_an_open_transaction_delays_no_other_and_gives_up() {
+    let (broker, url) = fresh_broker().await;
+    let mut other = session(&url).await;
+    let queue = broker.queue("q");
+    let mut leases = Vec::new();
+    for number in 0..6 {
+        queue.push(&number).await.unwrap();
+        leases.push(queue.lease(MINUTE, NOW).await.unwrap().unwrap());
+    }
+    let transaction = other.transaction().await.unwrap();
+    let lock = "select id from brigade.jobs order by id limit 1 for update";
+    transaction.execute(lock, &[]).await.unwrap();
+    let settling: Vec<_> = leases
+        .into_iter()
+        .map(|lease| tokio::spawn(lease.ack()))
+        .collect();
+    for (number, settled) in settling.into_iter().enumerate() {
+        match settled.await.unwrap() {
+            Ok(settled) => assert_eq!((number > 0, settled), (true, Settled::Accepted(None))),
+            Err(error) => {
+                assert_eq!((number, error.kind()), (0, ErrorKind::Timeout), "{error:?}");
+                assert!(!error.is_uncertain(), "{error:?}");
+            }
+        }
+    }
 }
