@@ -104,3 +104,17 @@ fn a_reader_looks_and_changes_nothing() {
         assert_eq!(jobs.len(), 1);
     });
 }
+
+#[test]
+fn looks_of_a_reader_fill_no_log_with_refusals() {
+    run(async {
+        let roles = Roles::start().await;
+        let broker = roles.broker("reader").await;
+        for _ in 0..10 {
+            broker.queues().await.unwrap();
+        }
+        let log = roles.server.log();
+        let refusals = log.matches("permission denied").count();
+        assert!(refusals <= 1, "{refusals}: {log}");
+    });
+}
