@@ -151,13 +151,13 @@ impl Consumer {
         self
     }
 
-    /// Runs the attempts in this process, each on a thread of its own. This is faster for tiny
-    /// tasks and gives up the protection of a pool. An attempt that crashes (a signal, a stack
-    /// overflow, no memory left) ends this process and everything in it. An attempt that hangs
-    /// cannot be stopped: it keeps its lease and its slot for as long as this process lives. A
-    /// timeout or a cancel only asks ([`Context::is_cancelled`](crate::Context::is_cancelled)) and
-    /// takes effect at the next await; memory limits are ignored. Leaks and changes of the process
-    /// stay.
+    /// Runs the attempts in this process, each on a thread that it has to itself and that takes
+    /// another attempt after it. This is faster for tiny tasks and gives up the protection of a
+    /// pool. An attempt that crashes (a signal, a stack overflow, no memory left) ends this process
+    /// and everything in it. An attempt that hangs cannot be stopped: it keeps its lease and its
+    /// slot for as long as this process lives. A timeout or a cancel only asks
+    /// ([`Context::is_cancelled`](crate::Context::is_cancelled)) and takes effect at the next
+    /// await; memory limits are ignored. Leaks and changes of the process stay.
     pub fn in_process(mut self) -> Self {
         self.0.place = ConsumerPlace::InProcess;
         self
