@@ -29,6 +29,7 @@ mod limits;
 mod real_time;
 mod retry;
 mod schedule_clocks;
+mod schedule_pauses;
 mod schedules;
 mod served;
 mod statistics;
@@ -65,6 +66,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         real_time::CASES,
         retry::CASES,
         schedule_clocks::CASES,
+        schedule_pauses::CASES,
         schedules::CASES,
         served::CASES,
         statistics::CASES,

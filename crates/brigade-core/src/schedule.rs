@@ -99,6 +99,10 @@ pub struct SchedulePlan {
     /// Of which set it is, if it is of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Box<str>>,
+    /// Whether it is paused: its ticks pass without a job. A store keeps this when the schedule is
+    /// set again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paused: bool,
 }
 
 /// A schedule as its broker has it.
@@ -123,14 +127,29 @@ pub struct Scheduled {
     pub next: SystemTime,
     /// The group that it is of, see `Broker::set_schedules`.
     pub group: Option<String>,
+    /// Whether it is paused: ticks that come meanwhile, the next one included, push no job.
+    pub paused: bool,
     /// The options of its jobs.
     options: Options,
 }
 
 impl Scheduled {
-    /// Whether this is what a broker has of the schedule.
+    /// Whether this is what a broker has of the schedule, paused or not.
     pub fn is_of(&self, schedule: &Schedule) -> bool {
-        *self == schedule.clone().into_scheduled(self.next)
+        let mut same = schedule.clone().into_scheduled(self.next);
+        same.paused = self.paused;
+        *self == same
+    }
+
+    /// When it has its ticks, and what of missed ones.
+    pub fn plan(&self) -> SchedulePlan {
+        SchedulePlan {
+            recurrence: self.recurrence.clone(),
+            missed: self.missed,
+            grace: self.grace,
+            group: self.group.as_deref().map(Box::from),
+            paused: self.paused,
+        }
     }
 
     /// A job like those of its ticks, to push one by hand: it is for no tick.
@@ -167,6 +186,11 @@ fn default_grace() -> Duration {
     GRACE
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 impl Schedule {
     /// A schedule that a store has kept. Programs use [`cron`](Schedule::cron) and
     /// [`every`](Schedule::every).
@@ -178,6 +202,7 @@ impl Schedule {
                 missed: Missed::default(),
                 grace: GRACE,
                 group: None,
+                paused: false,
             },
             job,
         }
@@ -222,6 +247,7 @@ impl Schedule {
             missed,
             grace,
             group,
+            paused,
         } = self.plan;
         let Job {
             queue,
@@ -241,6 +267,7 @@ impl Schedule {
             payload,
             next,
             group: group.map(Into::into),
+            paused,
             options,
         }
     }
@@ -298,6 +325,25 @@ impl SchedulePlan {
         self.ticks()?.after(time)
     }
 
+    /// Pauses it or ends its pause, if the next tick is this one, and gives the next tick then. A
+    /// tick that is due at the pause or at its end is left out, so a pause has no tick to make up
+    /// for.
+    ///
+    /// # Errors
+    ///
+    /// As [`after`](SchedulePlan::after).
+    pub fn set_paused(&mut self, paused: bool, tick: i64, now: i64) -> Result<i64, Error> {
+        if self.paused == paused {
+            return Ok(tick);
+        }
+        self.paused = paused;
+        if tick > now {
+            Ok(tick)
+        } else {
+            self.after(now)
+        }
+    }
+
     /// What the moment `now` means, if the next tick is this one.
     ///
     /// # Errors
@@ -306,6 +352,10 @@ impl SchedulePlan {
     pub fn due(&self, mut tick: i64, now: i64) -> Result<DueTick, Error> {
         let ticks = self.ticks()?;
         let mut due = DueTick::default();
+        if self.paused {
+            due.next = if tick > now { tick } else { ticks.after(now)? };
+            return Ok(due);
+        }
         let in_time = now.saturating_sub(i64::try_from(self.grace.as_millis()).unwrap_or(i64::MAX));
         if tick < in_time {
             let last = ticks.last_before(tick, in_time)?;

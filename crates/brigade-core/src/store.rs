@@ -30,7 +30,7 @@ pub mod url;
 
 use std::future::{pending, ready};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 use crate::finding::Finding;
@@ -230,10 +230,17 @@ pub trait JobStore: Send + Sync {
         unsupported("schedules", "schedules")
     }
 
-    /// Stores a schedule and gives its next tick. One that has the same ticks as the stored one of
-    /// its name keeps its next tick ([`schedules`](Capabilities::schedules)).
-    fn schedule<'a>(&'a self, _schedule: &'a Schedule) -> Reply<'a, SystemTime> {
+    /// Stores a schedule and gives it as it is stored. One that has the same ticks as the stored
+    /// one of its name keeps its next tick; one that is paused stays so
+    /// ([`schedules`](Capabilities::schedules)).
+    fn schedule<'a>(&'a self, _schedule: &'a Schedule) -> Reply<'a, Scheduled> {
         unsupported("schedule", "schedules")
+    }
+
+    /// Pauses a schedule, or ends its pause, as [`SchedulePlan::set_paused`] does; whether there is
+    /// one ([`schedules`](Capabilities::schedules)).
+    fn pause_schedule<'a>(&'a self, _name: &'a str, _paused: bool) -> Reply<'a, bool> {
+        unsupported("pause_schedule", "schedules")
     }
 
     /// Removes a schedule; whether there was one ([`schedules`](Capabilities::schedules)).

@@ -86,10 +86,9 @@ impl KeptSchedule {
         })
     }
 
-    /// Whether its ticks are those of this plan.
-    fn has_ticks_of(&self, plan: &SchedulePlan) -> bool {
-        serde_json::from_str::<SchedulePlan>(&self.plan)
-            .is_ok_and(|stored| stored.recurrence == plan.recurrence)
+    /// `None` if a later version of this library wrote it.
+    fn plan(&self) -> Option<SchedulePlan> {
+        serde_json::from_str(&self.plan).ok()
     }
 }
 
@@ -98,6 +97,12 @@ fn write(name: &str, value: &impl serde::Serialize) -> Result<String, Error> {
         let text = format!("write the schedule {name:?}: {e}");
         Error::new(ErrorKind::Encode, text).with_source(e)
     })
+}
+
+fn always_changed(name: &str) -> Error {
+    let text =
+        format!("store the schedule {name:?}: other processes change it all the time; try again");
+    Error::new(ErrorKind::Timeout, text)
 }
 
 /// Milliseconds since 1970, rounded down.
@@ -110,32 +115,66 @@ fn millis_of(time: SystemTime) -> i64 {
 
 impl Database {
     /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due
-    /// or not.
-    pub(super) async fn schedule(&self, schedule: &Schedule) -> Result<SystemTime, Error> {
-        let name = &*schedule.name;
-        let (plan, job) = (write(name, &schedule.plan)?, write(name, &schedule.job)?);
+    /// or not; so does its pause.
+    pub(super) async fn schedule(&self, schedule: &Schedule) -> Result<Scheduled, Error> {
+        let mut schedule = schedule.clone();
         for _ in 0..TRIES {
-            let row = self.row(FIND, &[&name]).await?;
-            let row = row.ok_or_else(|| unreadable(FIND.what))?;
-            let stored = KeptSchedule::read(&row);
-            let wall: SystemTime = row.try_get(4).map_err(|_| unreadable(FIND.what))?;
+            let (stored, wall) = self.find_schedule(&schedule.name).await?;
+            let plan = stored.as_ref().and_then(KeptSchedule::plan);
+            let is_same = plan
+                .as_ref()
+                .is_some_and(|plan| plan.recurrence == schedule.plan.recurrence);
             let tick = match &stored {
-                Some(stored) if stored.has_ticks_of(&schedule.plan) => stored.tick,
+                Some(stored) if is_same => stored.tick,
                 _ => time_of(schedule.plan.after(millis_of(wall))?),
             };
-            let seen_plan = stored.as_ref().map(|stored| &stored.plan);
-            let seen_tick = stored.as_ref().map(|stored| stored.tick);
-            let row = self
-                .row(STORE, &[&name, &plan, &job, &tick, &seen_plan, &seen_tick])
-                .await?;
-            if row.is_some_and(|row| row.try_get(0).unwrap_or(false)) {
-                return Ok(tick);
+            schedule.plan.paused = plan.is_some_and(|plan| plan.paused);
+            if self.replace(stored.as_ref(), &schedule, tick).await? {
+                return Ok(schedule.into_scheduled(tick));
             }
         }
-        let text = format!(
-            "store the schedule {name:?}: other processes change it all the time; try again"
-        );
-        Err(Error::new(ErrorKind::Timeout, text))
+        Err(always_changed(&schedule.name))
+    }
+
+    /// Pauses a schedule or ends its pause; whether there is one.
+    pub(super) async fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool, Error> {
+        for _ in 0..TRIES {
+            let (stored, wall) = self.find_schedule(name).await?;
+            let Some(stored) = stored else {
+                return Ok(false);
+            };
+            let mut schedule = stored.schedule()?;
+            let (tick, now) = (millis_of(stored.tick), millis_of(wall));
+            let tick = time_of(schedule.plan.set_paused(paused, tick, now)?);
+            if self.replace(Some(&stored), &schedule, tick).await? {
+                return Ok(true);
+            }
+        }
+        Err(always_changed(name))
+    }
+
+    /// The schedule of a name, and the server's time.
+    async fn find_schedule(&self, name: &str) -> Result<(Option<KeptSchedule>, SystemTime), Error> {
+        let row = self.row(FIND, &[&name]).await?;
+        let row = row.ok_or_else(|| unreadable(FIND.what))?;
+        let wall = row.try_get(4).map_err(|_| unreadable(FIND.what))?;
+        Ok((KeptSchedule::read(&row), wall))
+    }
+
+    /// Stores a schedule in the place of the one that was seen; `false` if that is another by now.
+    async fn replace(
+        &self,
+        seen: Option<&KeptSchedule>,
+        schedule: &Schedule,
+        tick: SystemTime,
+    ) -> Result<bool, Error> {
+        let name = &*schedule.name;
+        let (plan, job) = (write(name, &schedule.plan)?, write(name, &schedule.job)?);
+        let (seen_plan, seen_tick) = (seen.map(|seen| &seen.plan), seen.map(|seen| seen.tick));
+        let row = self
+            .row(STORE, &[&name, &plan, &job, &tick, &seen_plan, &seen_tick])
+            .await?;
+        Ok(row.is_some_and(|row| row.try_get(0).unwrap_or(false)))
     }
 
     pub(super) async fn unschedule(&self, name: &str) -> Result<bool, Error> {

@@ -5,7 +5,7 @@
 //! queues (`floors`), when it sees to what is due (`chores`), and what it knows of `holders`.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::sleep;
 
@@ -343,14 +343,18 @@ impl JobStore for Postgres {
         Box::pin(self.database.schedules())
     }
 
-    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, SystemTime> {
+    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, Scheduled> {
         Box::pin(async {
-            let tick = self.database.schedule(schedule).await?;
+            let scheduled = self.database.schedule(schedule).await?;
             let now = self.database.clock.now();
             self.chores
-                .expect(tick.duration_since(now).unwrap_or_default());
-            Ok(tick)
+                .expect(scheduled.next.duration_since(now).unwrap_or_default());
+            Ok(scheduled)
         })
+    }
+
+    fn pause_schedule<'a>(&'a self, name: &'a str, paused: bool) -> Reply<'a, bool> {
+        Box::pin(self.database.pause_schedule(name, paused))
     }
 
     fn unschedule<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {

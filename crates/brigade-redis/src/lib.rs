@@ -57,7 +57,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -471,8 +471,12 @@ impl JobStore for Redis {
         Box::pin(self.client.schedules())
     }
 
-    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, SystemTime> {
+    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, Scheduled> {
         Box::pin(self.client.schedule(schedule))
+    }
+
+    fn pause_schedule<'a>(&'a self, name: &'a str, paused: bool) -> Reply<'a, bool> {
+        Box::pin(self.client.pause_schedule(name, paused))
     }
 
     fn unschedule<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {

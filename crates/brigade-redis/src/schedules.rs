@@ -5,7 +5,7 @@
 //! looked at. They are hints: what counts is with the queue.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value, cmd, pipe};
 
@@ -78,16 +78,19 @@ fn write(name: &str, value: &impl serde::Serialize) -> Result<String, Error> {
 
 impl RedisClient {
     /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due
-    /// or not.
-    pub(super) async fn schedule(&self, schedule: &Schedule) -> Result<SystemTime, Error> {
+    /// or not; so does its pause.
+    pub(super) async fn schedule(&self, schedule: &Schedule) -> Result<Scheduled, Error> {
+        let mut schedule = schedule.clone();
         let name = &*schedule.name;
         check_name(&schedule.job.queue)?;
         loop {
             let known = self.stored(name).await?;
-            let same = known.as_ref().filter(|known| {
-                known
-                    .schedule(name)
-                    .is_ok_and(|known| known.plan.recurrence == schedule.plan.recurrence)
+            let plan = known
+                .as_ref()
+                .and_then(|known| Some(known.schedule(name).ok()?.plan));
+            let same = known.as_ref().filter(|_| {
+                let stored = plan.as_ref().map(|plan| &plan.recurrence);
+                stored == Some(&schedule.plan.recurrence)
             });
             let tick = match same {
                 Some(known) => known.tick(),
@@ -95,6 +98,7 @@ impl RedisClient {
                     .plan
                     .after(self.now_at(&schedule.job.queue).await?)?,
             };
+            schedule.plan.paused = plan.is_some_and(|plan| plan.paused);
             let new = ScheduleRecord {
                 queue: schedule.job.queue.to_string(),
                 plan: write(name, &schedule.plan)?,
@@ -117,7 +121,29 @@ impl RedisClient {
             };
             if changed {
                 self.list_queue(&new.queue).await?;
-                return Ok(time_of(tick));
+                return Ok(schedule.into_scheduled(time_of(tick)));
+            }
+        }
+    }
+
+    /// Pauses a schedule or ends its pause; whether there is one.
+    pub(super) async fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool, Error> {
+        loop {
+            let Some(known) = self.stored(name).await? else {
+                return Ok(false);
+            };
+            let mut plan = known.schedule(name)?.plan;
+            let now = self.now_at(&known.queue).await?;
+            let tick = plan.set_paused(paused, known.tick(), now)?;
+            let new = ScheduleRecord {
+                plan: write(name, &plan)?,
+                tick: tick.to_string(),
+                job: known.job.clone(),
+                queue: known.queue.clone(),
+            };
+            let changed = self.change(name, Some(&known), Some(&new), &[]).await?;
+            if changed.is_some() {
+                return Ok(true);
             }
         }
     }

@@ -57,7 +57,7 @@ mod why;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
@@ -304,9 +304,14 @@ impl JobStore for Sqlite {
         )
     }
 
-    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, SystemTime> {
+    fn schedule<'a>(&'a self, schedule: &'a Schedule) -> Reply<'a, Scheduled> {
         let schedule = schedule.clone();
         self.write(move |store| store.schedule(&schedule))
+    }
+
+    fn pause_schedule<'a>(&'a self, name: &'a str, paused: bool) -> Reply<'a, bool> {
+        let name: Box<str> = name.into();
+        self.write(move |store| store.pause_schedule(&name, paused))
     }
 
     fn unschedule<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {

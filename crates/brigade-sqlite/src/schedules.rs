@@ -5,7 +5,7 @@
 //! `tick` is the next tick, `next_at` when it is looked at: the same, unless a schedule
 //! could not be fired and was put off.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rusqlite::{Row, params};
 
@@ -78,23 +78,50 @@ fn write(name: &str, value: &impl serde::Serialize) -> Result<String, Error> {
 
 impl Store<'_> {
     /// Stores a schedule. If the ticks are those of the one that is there, its next one stays, due
-    /// or not.
-    pub(super) fn schedule(&self, schedule: &Schedule) -> Result<SystemTime, Error> {
-        let name = &schedule.name;
-        let found = self.row(
+    /// or not; so does its pause.
+    pub(super) fn schedule(&self, schedule: &Schedule) -> Result<Scheduled, Error> {
+        let mut schedule = schedule.clone();
+        let found = self.stored_schedule(&schedule.name)?;
+        let before = found.and_then(|stored| {
+            let plan = parse::<SchedulePlan>(&stored.plan).ok()?;
+            Some((plan, stored.tick))
+        });
+        let same = |(plan, tick): &(SchedulePlan, i64)| {
+            (plan.recurrence == schedule.plan.recurrence).then_some(*tick)
+        };
+        let tick = match before.as_ref().and_then(same) {
+            Some(tick) => tick,
+            None => schedule.plan.after(self.now.wall)?,
+        };
+        schedule.plan.paused = before.is_some_and(|(plan, _)| plan.paused);
+        self.keep_schedule(&schedule, tick)?;
+        Ok(schedule.into_scheduled(time_of(tick)))
+    }
+
+    /// Pauses a schedule or ends its pause; whether there is one.
+    pub(super) fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool, Error> {
+        let Some(stored) = self.stored_schedule(name)? else {
+            return Ok(false);
+        };
+        let mut schedule = stored.schedule()?;
+        let tick = schedule
+            .plan
+            .set_paused(paused, stored.tick, self.now.wall)?;
+        self.keep_schedule(&schedule, tick)?;
+        Ok(true)
+    }
+
+    fn stored_schedule(&self, name: &str) -> Result<Option<StoredSchedule>, Error> {
+        self.row(
             "look up a schedule",
             &format!("{COLUMNS} WHERE name = ?1"),
             params![name],
             StoredSchedule::read,
-        )?;
-        let same = |stored: &StoredSchedule| {
-            parse::<SchedulePlan>(&stored.plan)
-                .is_ok_and(|plan| plan.recurrence == schedule.plan.recurrence)
-        };
-        let tick = match found.filter(same) {
-            Some(stored) => stored.tick,
-            None => schedule.plan.after(self.now.wall)?,
-        };
+        )
+    }
+
+    fn keep_schedule(&self, schedule: &Schedule, tick: i64) -> Result<(), Error> {
+        let name = &schedule.name;
         let sql = "INSERT OR REPLACE INTO brigade_schedules (name, plan, job, tick, next_at) \
             VALUES (?1, ?2, ?3, ?4, ?4)";
         let values = params![
@@ -103,8 +130,7 @@ impl Store<'_> {
             write(name, &schedule.job)?,
             tick
         ];
-        self.execute("store a schedule", sql, values)?;
-        Ok(time_of(tick))
+        self.execute("store a schedule", sql, values).map(drop)
     }
 
     pub(super) fn unschedule(&self, name: &str) -> Result<bool, Error> {
@@ -165,7 +191,9 @@ impl Store<'_> {
             });
             match fired {
                 // What runs needs the room; the tick is made up for as any that was missed.
-                Ok(_) if self.tight => self.put_off(&stored.name, &no_room("fire a schedule"))?,
+                Ok((_, due)) if self.tight && !due.fire.is_empty() => {
+                    self.put_off(&stored.name, &no_room("fire a schedule"))?
+                }
                 Ok((schedule, due)) => pushed += self.fire(&schedule, &due)?,
                 Err(error) => self.put_off(&stored.name, &error)?,
             }

@@ -15,6 +15,7 @@ fn plan(expression: &str, zone: &str) -> SchedulePlan {
         missed: Missed::default(),
         grace: GRACE,
         group: None,
+        paused: false,
     }
 }
 
@@ -24,6 +25,7 @@ fn every(interval: Duration, missed: Missed) -> SchedulePlan {
         missed,
         grace: GRACE,
         group: None,
+        paused: false,
     }
 }
 
@@ -272,6 +274,7 @@ fn a_year_of_missed_seconds_is_bounded_and_told() {
             missed,
             grace: Duration::from_secs(5),
             group: None,
+            paused: false,
         };
         let due = plan(Missed::All).due(second, year).expect("a good plan");
         assert_eq!(

@@ -338,7 +338,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-    use crate::schedule::Schedule;
+    use crate::schedule::{Schedule, Scheduled};
 
     /// A store that has calls and schedules and nothing else. What it lacks never reaches it.
     struct Plain;
@@ -368,7 +368,7 @@ mod tests {
             unreachable!("no test purges")
         }
 
-        fn schedule<'a>(&'a self, _: &'a Schedule) -> Reply<'a, std::time::SystemTime> {
+        fn schedule<'a>(&'a self, _: &'a Schedule) -> Reply<'a, Scheduled> {
             unreachable!("a test stored a schedule that was to be refused")
         }
 

@@ -23,7 +23,8 @@ pub struct ScheduleChanges {
 impl Broker {
     /// Makes these the only schedules of a group: adds or changes each as
     /// [`schedule`](Broker::schedule) does, and removes other schedules of the group; jobs that
-    /// they have pushed stay. Schedules of other groups, and of none, stay. A program passes all of
+    /// they have pushed stay. Schedules of other groups, and of none, stay; paused ones stay
+    /// paused. A program passes all of
     /// its schedules at each start, with its own name as the group; a schedule that a deploy no
     /// longer names is removed.
     ///

@@ -15,7 +15,8 @@ impl Broker {
     ///
     /// Programs may call this at each start. If a schedule of this name has the same ticks, its
     /// next tick stays, even if it is due by now, so that no deploy fires or skips one; job and
-    /// policy are replaced. If its ticks differ, it starts at its first tick from now on.
+    /// policy are replaced. If its ticks differ, it starts at its first tick from now on. One that
+    /// is [paused](Broker::pause_schedule) stays paused.
     ///
     /// It is in no group, see [`set_schedules`](Broker::set_schedules), which sets all schedules of
     /// a program.
@@ -43,8 +44,7 @@ impl Broker {
     /// [`push`](Broker::push).
     pub async fn schedule(&self, schedule: Schedule) -> Result<Scheduled, Error> {
         self.check_schedule(&schedule)?;
-        let next = self.store().schedule(&schedule).await?;
-        Ok(schedule.into_scheduled(next))
+        self.store().schedule(&schedule).await
     }
 
     pub(super) fn check_schedule(&self, schedule: &Schedule) -> Result<(), Error> {
@@ -70,6 +70,27 @@ impl Broker {
     /// [Errors of the broker](crate::Broker#errors-of-a-broker).
     pub async fn unschedule(&self, name: &str) -> Result<bool, Error> {
         self.store().unschedule(name).await
+    }
+
+    /// Pauses a schedule: ticks that come meanwhile push no job, and none is made up for
+    /// afterwards, whatever [`Schedule::missed`] says. Jobs that it has pushed stay. `false` if
+    /// there is none.
+    ///
+    /// # Errors
+    ///
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
+    pub async fn pause_schedule(&self, name: &str) -> Result<bool, Error> {
+        self.store().pause_schedule(name, true).await
+    }
+
+    /// Ends the pause of a schedule: it pushes a job at its first tick from now on. `false` if there
+    /// is none.
+    ///
+    /// # Errors
+    ///
+    /// [Errors of the broker](crate::Broker#errors-of-a-broker).
+    pub async fn resume_schedule(&self, name: &str) -> Result<bool, Error> {
+        self.store().pause_schedule(name, false).await
     }
 
     /// Every schedule, by name.
