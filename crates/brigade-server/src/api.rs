@@ -123,6 +123,8 @@ fn of_schedules() -> OpenApiRouter<App> {
         .routes(routes!(schedules::list))
         .routes(routes!(schedules::set, schedules::remove))
         .routes(routes!(schedules::run))
+        .routes(routes!(schedules::pause))
+        .routes(routes!(schedules::resume))
 }
 
 fn of_health() -> OpenApiRouter<App> {

@@ -100,6 +100,8 @@ pub(crate) fn routes(ended: &CancellationToken) -> Router<App> {
         .route("/operations/{number}/stop", post(bulk_pages::stop))
         .route("/schedules", get(schedules::schedules))
         .route("/schedules/{name}/run", post(actions::run_schedule))
+        .route("/schedules/{name}/pause", post(actions::pause_schedule))
+        .route("/schedules/{name}/resume", post(actions::resume_schedule))
         .route("/schedules/{name}/remove", post(actions::unschedule))
         .route("/limits", get(limits::limits))
         .route("/settings", get(settings::settings))

@@ -189,7 +189,7 @@ fn a_flow_is_looked_at_from_any_of_its_jobs_until_its_end() {
 }
 
 #[test]
-fn a_schedule_is_set_run_and_removed() {
+fn a_schedule_is_set_run_paused_and_removed() {
     let desk = desk();
     let client = &desk.client;
     let job = json!({"queue": "reports", "payload": {"kind": "sales"}, "retries": 3});
@@ -222,6 +222,13 @@ fn a_schedule_is_set_run_and_removed() {
         .send("POST", "/v1/queues/reports/take", "", "")
         .json();
     assert_eq!(taken["payload"], json!({"kind": "sales"}));
+    let paused = || client.get("/v1/schedules").json()[0]["paused"].clone();
+    for (verb, is_paused) in [("pause", true), ("resume", false)] {
+        let sent = client.send("POST", &format!("/v1/schedules/nightly/{verb}"), "", "");
+        assert_eq!((sent.status, paused()), (204, json!(is_paused)), "{sent:?}");
+        let unknown = client.send("POST", &format!("/v1/schedules/nigthly/{verb}"), "", "");
+        unknown.problem(404, "unknown_schedule");
+    }
     assert_eq!(client.delete("/v1/schedules/often").status, 204);
     let problem = client
         .delete("/v1/schedules/nigthly")

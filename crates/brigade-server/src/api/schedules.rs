@@ -84,6 +84,8 @@ pub(crate) struct ScheduleDocument {
     next: String,
     /// The group that it is of.
     group: Option<String>,
+    /// Whether it is paused: its ticks push nothing.
+    paused: bool,
 }
 
 impl From<Scheduled> for ScheduleDocument {
@@ -105,6 +107,7 @@ impl From<Scheduled> for ScheduleDocument {
             payload: raw(&schedule.payload),
             next: rfc3339(schedule.next),
             group: schedule.group,
+            paused: schedule.paused,
         }
     }
 }
@@ -160,7 +163,7 @@ pub(crate) async fn list(
 
 /// Set a schedule
 ///
-/// One of this name that has the same ticks keeps its next tick.
+/// One of this name that has the same ticks keeps its next tick. One that is paused stays paused.
 #[utoipa::path(
     put,
     path = "/v1/schedules/{name}",
@@ -199,6 +202,50 @@ pub(crate) async fn remove(
         find(&app, &name).await?;
     }
     tracing::info!(schedule = name, by = %by.principal.name, "removed a schedule");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Pause a schedule
+///
+/// Its ticks push nothing until it is resumed, and are not made up for then.
+#[utoipa::path(
+    post,
+    path = "/v1/schedules/{name}/pause",
+    tag = "schedules",
+    security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "The name of the schedule", example = "nightly")),
+    responses((status = 204, description = "it is paused"), CommonProblems, NameProblems),
+)]
+pub(crate) async fn pause(
+    by: May<NeedsAdmin>,
+    State(app): State<App>,
+    Segment(name): Segment,
+) -> Result<StatusCode, Problem> {
+    if !app.broker.pause_schedule(&name).await? {
+        find(&app, &name).await?;
+    }
+    tracing::info!(schedule = name, by = %by.principal.name, "paused a schedule");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// End the pause of a schedule; it pushes a job at its first tick from now on
+#[utoipa::path(
+    post,
+    path = "/v1/schedules/{name}/resume",
+    tag = "schedules",
+    security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "The name of the schedule", example = "nightly")),
+    responses((status = 204, description = "it is not paused any more"), CommonProblems, NameProblems),
+)]
+pub(crate) async fn resume(
+    by: May<NeedsAdmin>,
+    State(app): State<App>,
+    Segment(name): Segment,
+) -> Result<StatusCode, Problem> {
+    if !app.broker.resume_schedule(&name).await? {
+        find(&app, &name).await?;
+    }
+    tracing::info!(schedule = name, by = %by.principal.name, "resumed a schedule");
     Ok(StatusCode::NO_CONTENT)
 }
 

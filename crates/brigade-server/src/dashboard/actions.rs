@@ -16,11 +16,7 @@ use super::json_text;
 use super::queue::LimitForm;
 use super::shell::Failed;
 use super::undo::Undo;
-use super::viewer::encoded;
-
-fn queue_path(queue: &str) -> String {
-    format!("/queues/{}", encoded(queue))
-}
+use super::viewer::{encoded, queue_path, schedule_path};
 
 fn job_path(id: &JobId) -> String {
     format!("/jobs/{}", encoded(id.as_str()))
@@ -67,10 +63,11 @@ async fn set_pause(
     };
     acting.log(did, queue);
     let fields = Vec::new();
-    let undo = acting.viewer.undos.keep(queue, Undo { action, fields });
+    let path = queue_path(queue);
+    let undo = acting.viewer.undos.keep(&path, Undo { action, fields });
     Ok(match form.back.as_str() {
         "queues" => format!("/queues?did={did}&name={}&undo={undo}", encoded(queue)),
-        _ => format!("{}?did={did}&undo={undo}", queue_path(queue)),
+        _ => format!("{path}?did={did}&undo={undo}"),
     })
 }
 
@@ -102,8 +99,9 @@ async fn set_limits(acting: &Acting, queue: &str, form: &LimitForm) -> Result<St
         action: "limits",
         fields: vec![("was", was.unwrap_or_default())],
     };
-    let undo = acting.viewer.undos.keep(queue, undo);
-    Ok(format!("{}?did=limited&undo={undo}", queue_path(queue)))
+    let path = queue_path(queue);
+    let undo = acting.viewer.undos.keep(&path, undo);
+    Ok(format!("{path}?did=limited&undo={undo}"))
 }
 
 pub(super) async fn purge(acting: Acting, Path(queue): Path<String>) -> Response {
@@ -267,6 +265,36 @@ pub(super) async fn run_schedule(acting: Acting, Path(name): Path<String>) -> Re
     };
     let outcome = outcome.await;
     acting.answer(outcome).await
+}
+
+pub(super) async fn pause_schedule(acting: Acting, Path(name): Path<String>) -> Response {
+    let outcome = set_schedule_pause(&acting, &name, true).await;
+    acting.answer(outcome).await
+}
+
+pub(super) async fn resume_schedule(acting: Acting, Path(name): Path<String>) -> Response {
+    let outcome = set_schedule_pause(&acting, &name, false).await;
+    acting.answer(outcome).await
+}
+
+async fn set_schedule_pause(acting: &Acting, name: &str, pauses: bool) -> Result<String, Failed> {
+    let broker = &acting.app.broker;
+    let (found, did, action) = if pauses {
+        (broker.pause_schedule(name).await?, "paused", "resume")
+    } else {
+        (broker.resume_schedule(name).await?, "resumed", "pause")
+    };
+    if !found {
+        return Ok("/schedules?did=nothing".to_owned());
+    }
+    acting.log(&format!("{did} schedule"), name);
+    let fields = Vec::new();
+    let undos = &acting.viewer.undos;
+    let undo = undos.keep(&schedule_path(name), Undo { action, fields });
+    Ok(format!(
+        "/schedules?did={did}&name={}&undo={undo}",
+        encoded(name)
+    ))
 }
 
 pub(super) async fn unschedule(acting: Acting, Path(name): Path<String>) -> Response {

@@ -7,7 +7,7 @@
 use serde::Deserialize;
 
 use super::undo::Undos;
-use super::viewer::encoded;
+use super::viewer::queue_path;
 use super::words::count;
 
 /// What the query of a page says of the action before it.
@@ -17,7 +17,7 @@ pub(super) struct Done {
     pub(super) did: Option<String>,
     /// How many it was done to, in digits.
     pub(super) n: Option<String>,
-    /// The queue that it was done to, on a page of many.
+    /// The queue or schedule that it was done to, on a page of many.
     pub(super) name: Option<String>,
     /// The key of its undo.
     pub(super) undo: Option<String>,
@@ -39,13 +39,10 @@ impl Notice {
         })
     }
 
-    /// With the undo of an action on this queue, if this server made it.
-    fn with_undo(mut self, done: &Done, queue: &str, undos: &Undos) -> Self {
-        let undo = done.undo.as_deref().and_then(|key| undos.find(key, queue));
-        self.undo = undo.map(|undo| {
-            let path = format!("/queues/{}/{}", encoded(queue), undo.action);
-            (path, undo.fields)
-        });
+    /// With the undo of an action on what has this path, if this server made it.
+    fn with_undo(mut self, done: &Done, path: &str, undos: &Undos) -> Self {
+        let undo = done.undo.as_deref().and_then(|key| undos.find(key, path));
+        self.undo = undo.map(|undo| (format!("{path}/{}", undo.action), undo.fields));
         self
     }
 
@@ -65,7 +62,7 @@ impl Notice {
             ),
             _ => return None,
         });
-        notice.map(|notice| notice.with_undo(done, queue, undos))
+        notice.map(|notice| notice.with_undo(done, &queue_path(queue), undos))
     }
 
     /// Of an action on a job.
@@ -83,16 +80,16 @@ impl Notice {
         })
     }
 
-    /// Of an action on a schedule, or on a list.
-    pub(super) fn of_list(done: &Done, undos: &Undos) -> Option<Self> {
-        let of_queue = |did: &str| {
+    /// Of an action on a list of queues or schedules, whose paths are these.
+    pub(super) fn of_list(done: &Done, path_of: fn(&str) -> String, undos: &Undos) -> Option<Self> {
+        let of_one = |did: &str| {
             let name = done.name.as_deref()?;
             let notice = Self::new(format!("{did} {name}."))?;
-            Some(notice.with_undo(done, name, undos))
+            Some(notice.with_undo(done, &path_of(name), undos))
         };
         Self::new(match done.did.as_deref()? {
-            "paused" => return of_queue("Paused"),
-            "resumed" => return of_queue("Resumed"),
+            "paused" => return of_one("Paused"),
+            "resumed" => return of_one("Resumed"),
             "deleted" => "Deleted.".to_owned(),
             "unscheduled" => "Removed. Jobs that it has pushed stay.".to_owned(),
             "checked" => "The broker is checked; the findings appear below.".to_owned(),
@@ -129,7 +126,7 @@ mod tests {
         };
         let mut done = Done {
             did: Some("limited".to_owned()),
-            undo: Some(undos.keep("mail", undo)),
+            undo: Some(undos.keep("/queues/mail", undo)),
             ..Done::default()
         };
         let limited = Notice::of_queue(&done, "mail", &undos).unwrap();

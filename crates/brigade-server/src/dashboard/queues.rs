@@ -12,7 +12,7 @@ use super::filters;
 use super::notice::{Done, Notice};
 use super::queue_row::QueueRow;
 use super::shell::{Failed, PageShell, page};
-use super::viewer::{Viewer, encoded};
+use super::viewer::{Viewer, encoded, queue_path};
 use super::watch::{BrokerWatch, Snapshot};
 use super::words::number;
 use crate::app::App;
@@ -85,8 +85,11 @@ pub(super) async fn queues(
     let after = (from + ROWS < found).then(|| address(from + ROWS));
     let rows = rows.into_iter().skip(from).take(ROWS);
     page(&QueuesPage {
-        page: PageShell::new(&viewer, "queues", "Queues", &snapshot)
-            .with_notice(Notice::of_list(&query.done, &viewer.undos)),
+        page: PageShell::new(&viewer, "queues", "Queues", &snapshot).with_notice(Notice::of_list(
+            &query.done,
+            queue_path,
+            &viewer.undos,
+        )),
         rows: rows.map(|row| row.with_spark(&snapshot)).collect(),
         sort,
         found: number(found as u64),

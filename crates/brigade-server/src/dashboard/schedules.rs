@@ -10,14 +10,14 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use brigade::store::{SchedulePlan, time_of};
+use brigade::store::time_of;
 use brigade::{Broker, JobFilter, Scheduled};
 
 use super::job_row::{JobRow, start_of};
 use super::notice::{Done, Notice};
 use super::recurrence::in_words;
 use super::shell::{Failed, PageShell, page};
-use super::viewer::{Viewer, encoded};
+use super::viewer::{Viewer, encoded, schedule_path};
 use super::watch::{BrokerWatch, Snapshot};
 use super::words::ShownTime;
 use crate::app::App;
@@ -42,6 +42,7 @@ struct ScheduleRow {
     task: String,
     payload: String,
     group: String,
+    paused: bool,
     ticks: Vec<ShownTime>,
     last: Option<JobRow>,
 }
@@ -93,7 +94,7 @@ async fn show(
     }
     Ok(page(&SchedulesPage {
         page: PageShell::new(viewer, "schedules", "Schedules", snapshot)
-            .with_notice(Notice::of_list(done, &viewer.undos)),
+            .with_notice(Notice::of_list(done, schedule_path, &viewer.undos)),
         can: can.schedules,
         hidden: all.len().saturating_sub(ROWS),
         unserved: !all.is_empty() && snapshot.consumers.as_ref().is_some_and(Vec::is_empty),
@@ -104,7 +105,7 @@ async fn show(
 fn row(schedule: &Scheduled, last: Option<JobRow>, now: SystemTime) -> ScheduleRow {
     ScheduleRow {
         name: schedule.name.clone(),
-        path: format!("/schedules/{}", encoded(&schedule.name)),
+        path: schedule_path(&schedule.name),
         words: in_words(&schedule.recurrence),
         exact: match &schedule.recurrence {
             brigade::Recurrence::Cron { expression, zone } => format!("{expression} {zone}"),
@@ -115,6 +116,7 @@ fn row(schedule: &Scheduled, last: Option<JobRow>, now: SystemTime) -> ScheduleR
         task: schedule.task.clone().unwrap_or_default(),
         payload: start_of(&schedule.payload),
         group: schedule.group.clone().unwrap_or_default(),
+        paused: schedule.paused,
         ticks: ticks(schedule)
             .into_iter()
             .map(|tick| ShownTime::new(tick, now))
@@ -125,12 +127,7 @@ fn row(schedule: &Scheduled, last: Option<JobRow>, now: SystemTime) -> ScheduleR
 
 /// The next ticks.
 fn ticks(schedule: &Scheduled) -> Vec<SystemTime> {
-    let plan = SchedulePlan {
-        recurrence: schedule.recurrence.clone(),
-        missed: schedule.missed,
-        grace: schedule.grace,
-        group: None,
-    };
+    let plan = schedule.plan();
     let mut ticks = vec![schedule.next];
     while ticks.len() < TICKS {
         let last = ticks

@@ -8,7 +8,7 @@ use brigade::Level;
 
 use super::notice::{Done, Notice};
 use super::shell::{PageShell, page};
-use super::viewer::Viewer;
+use super::viewer::{Viewer, queue_path};
 use super::watch::BrokerWatch;
 use super::words::{ShownTime, bytes};
 use crate::app::App;
@@ -51,7 +51,7 @@ pub(super) async fn settings(
     let hidden = known.map_or(0, |findings| findings.len().saturating_sub(FINDINGS));
     page(&SettingsPage {
         page: PageShell::new(&viewer, "settings", "Settings", &snapshot)
-            .with_notice(Notice::of_list(&done, &viewer.undos)),
+            .with_notice(Notice::of_list(&done, queue_path, &viewer.undos)),
         version: env!("CARGO_PKG_VERSION"),
         checked: snapshot
             .checked

@@ -15,7 +15,7 @@ const KEPT_FOR: Duration = Duration::from_secs(600);
 /// The most that are kept; the oldest goes for a new one.
 const UNDOS_MAX: usize = 1_000;
 
-/// How an action on a queue is undone.
+/// How an action on a queue or schedule is undone.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Undo {
     /// The last segment of the path of the form.
@@ -43,14 +43,15 @@ struct KeptUndos {
 
 struct KeptUndo {
     key: String,
-    queue: String,
+    /// The path of the queue or schedule.
+    path: String,
     undo: Undo,
     until: Instant,
 }
 
 impl Undos {
-    /// Keeps how an action on a queue is undone, and gives the key.
-    pub(super) fn keep(&self, queue: &str, undo: Undo) -> String {
+    /// Keeps how an action on what has this path is undone, and gives the key.
+    pub(super) fn keep(&self, path: &str, undo: Undo) -> String {
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.count += 1;
         let key = format!("{:016x}", self.0.keys.hash_one(kept.count));
@@ -59,19 +60,19 @@ impl Undos {
         }
         kept.list.push_back(KeptUndo {
             key: key.clone(),
-            queue: queue.to_owned(),
+            path: path.to_owned(),
             undo,
             until: Instant::now() + KEPT_FOR,
         });
         key
     }
 
-    /// How an action on this queue is undone.
-    pub(super) fn find(&self, key: &str, queue: &str) -> Option<Undo> {
+    /// How an action on what has this path is undone.
+    pub(super) fn find(&self, key: &str, path: &str) -> Option<Undo> {
         let now = Instant::now();
         let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut list = kept.list.iter();
-        let found = list.find(|one| one.key == key && one.queue == queue && one.until > now);
+        let found = list.find(|one| one.key == key && one.path == path && one.until > now);
         found.map(|one| one.undo.clone())
     }
 }
@@ -88,24 +89,24 @@ mod tests {
     }
 
     #[test]
-    fn only_the_key_of_this_server_and_queue_finds_an_undo() {
+    fn only_the_key_of_this_server_and_path_finds_an_undo() {
         let undos = Undos::default();
-        let key = undos.keep("mail", resume());
-        assert_eq!(undos.find(&key, "mail"), Some(resume()));
-        assert_eq!(undos.find(&key, "report"), None);
-        assert_eq!(undos.find("", "mail"), None);
-        assert_eq!(Undos::default().find(&key, "mail"), None);
+        let key = undos.keep("/queues/mail", resume());
+        assert_eq!(undos.find(&key, "/queues/mail"), Some(resume()));
+        assert_eq!(undos.find(&key, "/queues/report"), None);
+        assert_eq!(undos.find("", "/queues/mail"), None);
+        assert_eq!(Undos::default().find(&key, "/queues/mail"), None);
     }
 
     #[test]
     fn the_oldest_undo_goes_for_one_too_many() {
         let undos = Undos::default();
-        let first = undos.keep("mail", resume());
-        let second = undos.keep("mail", resume());
+        let first = undos.keep("/queues/mail", resume());
+        let second = undos.keep("/queues/mail", resume());
         for _ in 0..UNDOS_MAX - 1 {
-            undos.keep("mail", resume());
+            undos.keep("/queues/mail", resume());
         }
-        assert_eq!(undos.find(&first, "mail"), None);
-        assert_eq!(undos.find(&second, "mail"), Some(resume()));
+        assert_eq!(undos.find(&first, "/queues/mail"), None);
+        assert_eq!(undos.find(&second, "/queues/mail"), Some(resume()));
     }
 }

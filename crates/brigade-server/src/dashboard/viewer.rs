@@ -100,6 +100,16 @@ fn base_of(original: &str, inner: &str) -> String {
     base.to_owned()
 }
 
+/// The path of the page of a queue.
+pub(super) fn queue_path(queue: &str) -> String {
+    format!("/queues/{}", encoded(queue))
+}
+
+/// The path under which the actions on a schedule are.
+pub(super) fn schedule_path(name: &str) -> String {
+    format!("/schedules/{}", encoded(name))
+}
+
 /// Text as one segment of a path, or one value of a query.
 pub(super) fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());

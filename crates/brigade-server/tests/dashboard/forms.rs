@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 
-use brigade::JobState;
+use brigade::{JobState, Schedule};
 use brigade_server::{Auth, Tokens};
 
 use crate::site::{Kind, Site};
@@ -110,6 +110,41 @@ async fn only_what_was_done_here_can_be_undone() {
         .find_map(|line| line.strip_prefix("location: "));
     let (_, page) = send(&site, &format!("GET {}", location.unwrap()), "\r\n");
     assert!(page.contains("Undo"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_is_paused_and_the_pause_can_be_undone() {
+    let site = Site::start(Kind::Sqlite).await;
+    let job = site.broker.queue("reports").job(&1).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    let schedule = Schedule::every("a/b", hour, job).unwrap();
+    site.broker.schedule(schedule).await.unwrap();
+    let is_paused = async || site.broker.schedules().await.unwrap()[0].paused;
+    for (verb, undo, did) in [
+        ("pause", "resume", "Paused"),
+        ("resume", "pause", "Resumed"),
+    ] {
+        let (head, _) = send(&site, &format!("POST /schedules/a%2Fb/{verb}"), &form(""));
+        let location = head
+            .lines()
+            .find_map(|line| line.strip_prefix("location: "));
+        let (_, page) = send(&site, &format!("GET {}", location.unwrap()), "\r\n");
+        assert!(page.contains(&format!("{did} a/b.")), "{page}");
+        let (_, notice) = page.split_once("class=\"notice\"").unwrap();
+        let (notice, _) = notice.split_once("Undo").unwrap();
+        assert!(
+            notice.contains(&format!("/schedules/a%2Fb/{undo}\"")),
+            "{notice}"
+        );
+        assert_eq!(
+            page.contains("pushes nothing until"),
+            verb == "pause",
+            "{page}"
+        );
+        assert_eq!(is_paused().await, verb == "pause");
+    }
+    let (head, _) = send(&site, "POST /schedules/other/pause", &form(""));
+    assert!(head.contains("did=nothing"), "{head}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
