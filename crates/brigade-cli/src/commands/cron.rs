@@ -18,7 +18,7 @@ use crate::exit;
 use crate::show::{self, note};
 use crate::times::{self, local};
 
-/// Push jobs on a schedule: list, add and remove schedules
+/// Push jobs on a schedule: list, add, pause and remove schedules
 #[derive(clap::Args)]
 pub(crate) struct Cron {
     #[command(subcommand)]
@@ -31,6 +31,18 @@ enum Action {
     Ls,
     Add(Box<Add>),
     Set(set::Set),
+    /// Pause a schedule: its ticks push nothing until it is resumed, and are not made up for
+    Pause {
+        /// Name of the schedule
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// End the pause of a schedule: it pushes a job at its first tick from now on
+    Resume {
+        /// Name of the schedule
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
     /// Remove schedules; jobs that they have pushed stay
     Rm {
         /// Names of schedules
@@ -86,6 +98,8 @@ impl Cron {
             Action::Ls => list(&broker, globals.json).await,
             Action::Add(add) => add.run(&broker, globals.json).await,
             Action::Set(set) => set.run(&broker, globals.json).await,
+            Action::Pause { name } => set_pause(&broker, &name, true, globals.json).await,
+            Action::Resume { name } => set_pause(&broker, &name, false, globals.json).await,
             Action::Rm { names } => remove(&broker, &names, globals.json).await,
         }
     }
@@ -127,7 +141,11 @@ async fn list(broker: &Broker, json: bool) -> anyhow::Result<ExitCode> {
                 show::cell(&schedule.name),
                 show::cell(&when),
                 show::cell(zone),
-                local(schedule.next),
+                if schedule.paused {
+                    "paused".to_owned()
+                } else {
+                    local(schedule.next)
+                },
                 show::cell(&schedule.queue),
                 payload,
             ]
@@ -139,6 +157,28 @@ async fn list(broker: &Broker, json: bool) -> anyhow::Result<ExitCode> {
         )?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn set_pause(
+    broker: &Broker,
+    name: &str,
+    paused: bool,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let found = if paused {
+        broker.pause_schedule(name).await?
+    } else {
+        broker.resume_schedule(name).await?
+    };
+    if !found {
+        note!("there is no schedule {}", escape(name));
+    } else if json {
+        show::json(&json!({ "name": name, "paused": paused }))?;
+    } else {
+        let did = if paused { "paused" } else { "resumed" };
+        show::line(&format!("{did} {}", escape(name)))?;
+    }
+    Ok(exit::found(found))
 }
 
 async fn remove(broker: &Broker, names: &[String], json: bool) -> anyhow::Result<ExitCode> {

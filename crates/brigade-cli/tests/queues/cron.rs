@@ -55,6 +55,7 @@ fn schedules_are_added_listed_and_removed() {
     let expected = json!({
         "name": "nightly", "cron": "30 3 * * mon-fri", "zone": "Europe/Berlin", "every": null, "missed": "all", "grace": 300.0,
         "queue": "reports", "task": "report", "payload": {"day": 1}, "next": null, "group": null,
+        "paused": false,
     });
     assert_eq!(nightly, expected);
     assert!(next.as_str().unwrap().ends_with(":30:00.000Z"), "{next}");
@@ -74,6 +75,32 @@ fn schedules_are_added_listed_and_removed() {
         ]
     );
     assert_eq!(desk.ok(&["cron", "ls"]), "");
+}
+
+#[test]
+fn a_schedule_is_paused_and_resumed() {
+    let desk = Desk::new();
+    desk.ok(&["cron", "add", "often", "@every 90s", "q", "1"]);
+    assert_eq!(desk.ok(&["cron", "pause", "often"]), "paused often\n");
+    assert!(desk.ok(&["cron", "ls"]).contains("paused"));
+    // Adding it again does not end the pause.
+    desk.ok(&["cron", "add", "often", "@every 60s", "q", "2"]);
+    let paused = || desk.run(&["cron", "ls", "--json"]).documents()[0]["paused"].clone();
+    assert_eq!(paused(), true);
+    let resumed = desk.run(&["--json", "cron", "resume", "often"]);
+    let document = json!({"name": "often", "paused": false});
+    assert_eq!(
+        (resumed.code, resumed.documents()),
+        (Some(0), vec![document])
+    );
+    assert_eq!(paused(), false);
+    let unknown = desk.run(&["cron", "pause", "seldom"]);
+    assert_eq!(unknown.code, Some(3), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("there is no schedule seldom"),
+        "{}",
+        unknown.stderr
+    );
 }
 
 #[test]

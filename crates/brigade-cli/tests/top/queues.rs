@@ -100,6 +100,34 @@ fn dead_letters_are_retried_in_groups_and_one_job_is_shown() {
 }
 
 #[test]
+fn a_schedule_is_paused_and_resumed_after_a_question() {
+    let terminal = Terminal::new(110, 24);
+    terminal.run(&["cron", "add", "nightly", "@daily", "reports", "1"]);
+    let is_paused = || {
+        terminal
+            .run(&["cron", "ls", "--json"])
+            .contains("\"paused\":true")
+    };
+    terminal.start_top("");
+    terminal.type_text("5");
+    terminal.wait_for("nightly");
+    terminal.type_text("p");
+    terminal.wait_for("Pause nightly?");
+    terminal.type_text("y");
+    terminal.wait_for("nightly (paused)");
+    assert!(is_paused());
+    terminal.type_text("p");
+    terminal.wait_for("Resume nightly?");
+    terminal.type_text("y");
+    terminal.wait_until("the end of the pause", |screen| {
+        screen.contains("nightly") && !screen.contains("nightly (paused)")
+    });
+    assert!(!is_paused());
+    terminal.type_text("q");
+    terminal.wait_for("code 0");
+}
+
+#[test]
 fn a_running_job_is_shown_with_its_consumer_and_cancelled() {
     let terminal = Terminal::new(120, 30);
     let id = terminal.run(&["push", "reports", "1", "--keep", "1h"]);

@@ -67,6 +67,7 @@ pub(super) struct ScheduleDocument<'a> {
     payload: Box<RawValue>,
     next: String,
     group: Option<&'a str>,
+    paused: bool,
 }
 
 impl<'a> ScheduleDocument<'a> {
@@ -90,6 +91,7 @@ impl<'a> ScheduleDocument<'a> {
             payload: show::raw(&schedule.payload),
             next: rfc3339(schedule.next),
             group: schedule.group.as_deref(),
+            paused: schedule.paused,
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::escape::escape;
 pub(super) enum Action {
     Pause(String),
     Resume(String),
+    PauseSchedule(String),
+    ResumeSchedule(String),
     Cancel(JobId),
     Retry(JobId),
     RetryGroup(DeadOf),
@@ -27,7 +29,10 @@ impl Action {
     pub(super) fn question(&self) -> String {
         match self {
             Self::Pause(queue) => format!("Pause {}? No consumer gets its jobs then.", name(queue)),
-            Self::Resume(queue) => format!("Resume {}?", name(queue)),
+            Self::PauseSchedule(schedule) => {
+                format!("Pause {}? Its ticks push nothing then.", name(schedule))
+            }
+            Self::Resume(of) | Self::ResumeSchedule(of) => format!("Resume {}?", name(of)),
             Self::Cancel(id) => format!("Cancel job {id}?"),
             Self::Retry(id) => format!("Retry job {id}?"),
             Self::RetryGroup(group) => format!(
@@ -63,6 +68,14 @@ impl Action {
                 broker.queue(queue.as_str()).resume().await?;
                 format!("resumed {}", name(&queue))
             }
+            Self::PauseSchedule(schedule) => match broker.pause_schedule(&schedule).await? {
+                true => format!("paused {}", name(&schedule)),
+                false => format!("the schedule {} is gone", name(&schedule)),
+            },
+            Self::ResumeSchedule(schedule) => match broker.resume_schedule(&schedule).await? {
+                true => format!("resumed {}", name(&schedule)),
+                false => format!("the schedule {} is gone", name(&schedule)),
+            },
             Self::Cancel(id) => match broker.cancel(&id, REASON).await? {
                 CancelOutcome::Asked => format!("asked the consumer of job {id} to stop it"),
                 CancelOutcome::Nothing => format!("nothing to cancel: job {id} has ended"),
@@ -81,7 +94,7 @@ impl Action {
     }
 }
 
-/// A queue's name as it may stand on the screen.
+/// The name of a queue or schedule as it may stand on the screen.
 fn name(queue: &str) -> String {
     escape(queue).into_owned()
 }

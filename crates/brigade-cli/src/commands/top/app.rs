@@ -242,6 +242,9 @@ impl App {
         let has = |capability: fn(&Capabilities) -> bool| can.as_ref().is_some_and(capability);
         let (is_possible, capability) = match action {
             Action::Pause(_) | Action::Resume(_) => (has(|can| can.pauses), "pauses"),
+            Action::PauseSchedule(_) | Action::ResumeSchedule(_) => {
+                (has(|can| can.schedules), "schedules")
+            }
             Action::Cancel(_) => (has(|can| can.cancels), "cancels"),
             Action::Retry(_) | Action::RetryGroup(_) => (has(|can| can.listing), "listing"),
         };

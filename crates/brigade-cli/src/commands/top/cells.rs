@@ -39,6 +39,7 @@ pub(super) enum Tone {
 /// What keys act on.
 pub(super) enum Target {
     Queue { name: String, is_paused: bool },
+    Schedule { name: String, is_paused: bool },
     Job(JobId),
     Dead(DeadOf),
 }

@@ -12,7 +12,7 @@ pub(super) const KEYS: [(&str, &str); 15] = [
     ),
     ("s", "sort by the next column"),
     ("S", "reverse the order"),
-    ("p", "pause or resume the chosen queue"),
+    ("p", "pause or resume the chosen queue or schedule"),
     ("c", "cancel the chosen job"),
     ("r", "retry the chosen dead letter or group"),
     ("i", "open a job by its id"),

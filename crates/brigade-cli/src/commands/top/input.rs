@@ -162,7 +162,11 @@ impl App {
                 true => Action::Resume(name),
                 false => Action::Pause(name),
             }),
-            _ => self.say("p pauses or resumes a queue: choose one on the tab queues".to_owned()),
+            Some(Target::Schedule { name, is_paused }) => self.ask(match is_paused {
+                true => Action::ResumeSchedule(name),
+                false => Action::PauseSchedule(name),
+            }),
+            _ => self.say("p pauses or resumes a queue or schedule: choose one".to_owned()),
         }
     }
 
@@ -186,7 +190,7 @@ impl App {
             Some(Target::Queue { name, .. }) => self.open(Page::Jobs(JobsOf::Queue(name))),
             Some(Target::Dead(group)) => self.open(Page::Jobs(JobsOf::Dead(group))),
             Some(Target::Job(id)) => self.open(Page::Job(id)),
-            None => {}
+            Some(Target::Schedule { .. }) | None => {}
         }
     }
 }

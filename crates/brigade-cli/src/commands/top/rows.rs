@@ -345,15 +345,26 @@ fn schedule_row(schedule: &Scheduled) -> Row {
         Recurrence::Every(interval) => format!("every {}", brief(*interval)),
         _ => "?".to_owned(),
     };
+    let name = match schedule.paused {
+        true => format!("{} (paused)", schedule.name),
+        false => schedule.name.clone(),
+    };
     let cells = vec![
-        cell(&schedule.name),
+        cell(&name),
         cell(&when),
         until(schedule.next),
         cell(&local(schedule.next)),
         cell(&schedule.queue),
         payload(&schedule.payload),
     ];
-    Row::new(&schedule.name, cells, None)
+    let target = Target::Schedule {
+        name: schedule.name.clone(),
+        is_paused: schedule.paused,
+    };
+    Row::new(&schedule.name, cells, Some(target)).tone(match schedule.paused {
+        true => Tone::Quiet,
+        false => Tone::Plain,
+    })
 }
 
 const JOBS: [Column; 6] = [
