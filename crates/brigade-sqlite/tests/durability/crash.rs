@@ -343,17 +343,11 @@ impl Cast<'_> {
     fn replace_consumer(&mut self, consumers: &mut [Program]) {
         let at = usize::try_from(self.random.within(0..consumers.len() as u64)).unwrap();
         let old = &mut consumers[at];
-        let status = old.wait(Duration::ZERO);
-        assert!(
-            status.is_none(),
-            "a consumer ended by itself, {status:?}:\n{}",
-            old.log()
-        );
+        let ended = old.wait(Duration::ZERO);
+        assert!(ended.is_none(), "{ended:?} by itself:\n{}", old.log());
         // Stopped first, so that it starts no worker that is not in the ledger.
         old.signal(Signal::STOP);
-        until("it stands still", || {
-            facts::process(old.pid()).is_none_or(|process| process.state != 'R')
-        });
+        until("it stands still", || facts::is_stopped(old.pid()));
         let ledger = self.stage.ledger();
         ledger.fault(old.pid()).unwrap();
         facts::children(old.pid())

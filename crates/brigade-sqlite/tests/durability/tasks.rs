@@ -100,16 +100,12 @@ pub(crate) fn attempt(
     work: impl FnOnce(u64),
 ) -> u64 {
     let alone = Alone::claim(&stage.path("locks"), number);
+    let own = std::process::id();
     if alone.is_none() {
-        let mut overlaps = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(stage.path("overlaps"))
-            .unwrap();
-        overlaps
-            .write_all(format!("job {number} in {}\n", std::process::id()).as_bytes())
-            .unwrap();
+        append(stage, "overlaps", &format!("job {number} in {own}\n"));
     }
+    let parent = std::os::unix::process::parent_id();
+    append(stage, "workers", &format!("{own} {parent}\n"));
     let (ledger, token) = (stage.ledger(), token());
     let note = |event| {
         ledger
@@ -121,6 +117,16 @@ pub(crate) fn attempt(
     note(Event::Effect);
     note(Event::End);
     token
+}
+
+/// Adds a line to a file of the stage.
+fn append(stage: &Stage, name: &str, line: &str) {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(stage.path(name))
+        .unwrap();
+    file.write_all(line.as_bytes()).unwrap();
 }
 
 /// Unlike that of any other attempt.

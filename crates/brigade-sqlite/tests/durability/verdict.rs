@@ -105,6 +105,18 @@ fn read_ledger(lines: &[ledger::Line]) -> (BTreeMap<u64, Attempts>, BTreeSet<u32
     (jobs, faults, order)
 }
 
+/// Workers of these processes. A pool replaces a worker before a job that crashed runs again, and
+/// what the worker before had run may not be settled yet: it is lost with the pool all the same.
+fn workers_of(stage: &Stage, pools: &BTreeSet<u32>) -> Vec<u32> {
+    let workers = fs::read_to_string(stage.path("workers")).unwrap_or_default();
+    let pairs = workers.lines().filter_map(|line| {
+        let (worker, pool) = line.split_once(' ')?;
+        Some((worker.parse().ok()?, pool.parse().ok()?))
+    });
+    let of_these = pairs.filter(|(_, pool)| pools.contains(pool));
+    of_these.map(|(worker, _)| worker).collect()
+}
+
 /// The verdict, and the place of each job, in the order of their starts. `kills` are the moments at
 /// which consumers were killed, in order.
 pub(crate) fn verdict(stage: &Stage, kills: &[SystemTime]) -> (Verdict, Vec<Place>) {
@@ -112,7 +124,8 @@ pub(crate) fn verdict(stage: &Stage, kills: &[SystemTime]) -> (Verdict, Vec<Plac
     let file = stage.look();
     assert_eq!(integrity(&file), "ok");
     let rows = rows(&file);
-    let (mut jobs, faults, order) = read_ledger(&lines);
+    let (mut jobs, mut faults, order) = read_ledger(&lines);
+    faults.extend(workers_of(stage, &faults));
     jobs.remove(&0);
     let mut found = Verdict {
         jobs: rows.len(),
