@@ -29,6 +29,8 @@ PEERS = [
     ("lapin", "lapin"),
     ("lapin-light", "lapin, nothing confirmed"),
     ("amqplib", "amqplib"),
+    ("raw", "plain SQL"),
+    ("graphile_worker", "graphile_worker"),
 ]
 
 # Workload, title, whether more is better.
@@ -63,6 +65,13 @@ ON_RABBITMQ = [
     ("rpc-1-median", "RabbitMQ: a call, one in flight, median", False),
     ("push-256", "RabbitMQ: confirmed pushes one by one, 256 tasks", True),
     ("consume-250", "RabbitMQ: run and acknowledged, a no-op in process, 250 held", True),
+]
+
+# On a PostgreSQL server that syncs every commit.
+ON_POSTGRES = [
+    ("postgres-push-64", "PostgreSQL: pushes one by one, 64 tasks", True),
+    ("postgres-push-bulk", "PostgreSQL: pushes in bulk, 1,000 at once by two tasks", True),
+    ("postgres-cycle", "PostgreSQL: pushed, run and acknowledged, 100 held; Brigade in process", True),
 ]
 
 KEPT = {"build", "crates", "binary"}  # Measured only when asked for; otherwise the last figures stay.
@@ -162,6 +171,18 @@ def targets(figures):
     }
     for workload, what in on_rabbitmq.items():
         yield at_least(f"{what} / plain lapin", figures.ratio(ours(workload), ("lapin", workload)), 0.85)
+    on_postgres = {
+        "postgres-push-64": ("postgres-push-64", "jobs pushed to PostgreSQL from 64 tasks", None),
+        "postgres-push-bulk": ("postgres-push-bulk", "jobs pushed to PostgreSQL in bulk", None),
+        "postgres-cycle-pool": ("postgres-cycle", "push to PostgreSQL, run a no-op in a pool, ack", None),
+        "postgres-cycle-in-process": ("postgres-cycle", "push to PostgreSQL, run a no-op in process, ack", 3),
+    }
+    for workload, (beside, what, wanted) in on_postgres.items():
+        yield at_least(f"{what} / plain SQL", figures.ratio(ours(workload), ("raw", beside)), 0.6)
+        if wanted:
+            yield at_least(f"{what} / graphile_worker", figures.ratio(ours(workload), ("graphile_worker", beside)), wanted)
+    growth = figures.ratio(ours("postgres-jobs-1000000"), ours("postgres-jobs-10"))
+    yield at_most("cost of a job in PostgreSQL, 1,000,000 in its queue / 10", growth, 1.5)
     durable = figures.ratio(("brigade-durable", "rpc-256"), ("lapin-durable", "rpc-256"))
     yield at_least("durable calls over RabbitMQ, 256 in flight / plain lapin, persistent too", durable, 0.85)
     yield at_least("calls over RabbitMQ, 256 in flight / amqplib, which confirms nothing", figures.ratio(ours("rpc-256"), ("amqplib", "rpc-256")), 1.5)
@@ -285,7 +306,8 @@ def main():
     out += ["Jobs in an SQLite file:", "", *compared_table(figures, QUEUED), ""]
     out += ["Jobs on Redis, all on servers that keep nothing on disk:", "", *compared_table(figures, ON_REDIS), ""]
     out += ["Jobs and calls over RabbitMQ, each side a process of its own:", "", *compared_table(figures, ON_RABBITMQ), ""]
-    for workload, title, more in COMPARED + QUEUED + ON_REDIS + ON_RABBITMQ:
+    out += ["Jobs in PostgreSQL:", "", *compared_table(figures, ON_POSTGRES), ""]
+    for workload, title, more in COMPARED + QUEUED + ON_REDIS + ON_RABBITMQ + ON_POSTGRES:
         svg = chart(figures, workload, title, more)
         if svg:
             (images / f"{workload}.svg").write_text(svg)

@@ -1,9 +1,11 @@
 //! Jobs in PostgreSQL, and raw SQL that does the same: one JSON line per result.
 //!
-//!     cargo bench -p brigade-bench --bench postgres -- [--seconds S] [--turns N] [workload ...]
+//!     cargo bench -p brigade-bench --bench postgres -- [--seconds S] [--turns N] [--peer PROGRAM] [workload ...]
 //!
 //! Without a workload all but `held-snapshot` take turns. The server is the machine's own, with its
-//! defaults (`fsync` on), in `BENCH_DIR` or the directory for temporary files.
+//! defaults (`fsync` on), in `BENCH_DIR` or the directory for temporary files. A peer's program
+//! (`scripts/bench.d/peers --program graphile`) runs at the end of each turn, with the URL of a fresh
+//! database.
 //!
 //! `held-snapshot` lets jobs flow through a consumer at full rate while another transaction holds an
 //! old snapshot for most of `--seconds` (600 for the picture in docs/benchmarks), and prints the
@@ -17,6 +19,7 @@
 mod postgres_jobs;
 mod raw_postgres;
 
+use std::process::Command;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -61,9 +64,18 @@ fn main() -> Result<()> {
                     runtime.block_on(run(&served, peer, workload, options.time))?
                 {
                     println!(
-                        r#"{{"peer":"{peer}","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#
+                        r#"{{"peer":"{peer}","workload":"postgres-{workload}","value":{value:.3},"unit":"{unit}"}}"#
                     );
                 }
+            }
+        }
+        if let Some(program) = &options.peer {
+            let seconds = options.time.as_secs_f64().to_string();
+            let peer = Command::new(program)
+                .args([&served.database()?, "--seconds", &seconds])
+                .status()?;
+            if !peer.success() {
+                return Err(format!("{program}: {peer}").into());
             }
         }
     }
@@ -105,6 +117,7 @@ async fn run(
 struct Options {
     time: Duration,
     turns: u32,
+    peer: Option<String>,
     wanted: Vec<String>,
 }
 
@@ -114,6 +127,7 @@ impl Options {
         let mut options = Self {
             time: Duration::from_secs(3),
             turns: 3,
+            peer: None,
             wanted: Vec::new(),
         };
         if !std::env::args().any(|argument| argument == "--bench") {
@@ -121,11 +135,12 @@ impl Options {
         }
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
-            let mut number = || arguments.next().ok_or("a number is missing");
+            let mut value = || arguments.next().ok_or("a value is missing");
             match argument.as_str() {
                 "--bench" => {}
-                "--seconds" => options.time = Duration::try_from_secs_f64(number()?.parse()?)?,
-                "--turns" => options.turns = number()?.parse()?,
+                "--seconds" => options.time = Duration::try_from_secs_f64(value()?.parse()?)?,
+                "--turns" => options.turns = value()?.parse()?,
+                "--peer" => options.peer = Some(value()?),
                 name if name == HELD || WORKLOADS.iter().any(|(_, known)| *known == name) => {
                     options.wanted.push(name.to_owned());
                 }

@@ -110,7 +110,7 @@ fn main() -> Result<()> {
             ("cycle", cycle(&url, time).await?),
         ] {
             println!(
-                r#"{{"peer":"graphile_worker","workload":"{workload}","value":{rate:.3},"unit":"jobs/s"}}"#
+                r#"{{"peer":"graphile_worker","workload":"postgres-{workload}","value":{rate:.3},"unit":"jobs/s"}}"#
             );
         }
         Ok(())
