@@ -7,9 +7,14 @@
 //!
 //! No answer depends on them: what fails is logged and tried again after a pause, and jobs are
 //! handed out, looked at and changed all the same.
+//!
+//! A look at everything walks over what a foreign transaction with an old snapshot keeps in the
+//! indexes. So it comes at most for a part of the time ([`PART`]), and the looks in between begin
+//! shortly before the last complete one. Nothing depends on that but when a job is found that was
+//! committed late.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Semaphore;
 
@@ -21,7 +26,7 @@ use brigade_core::sync::lock;
 
 const CHORES: Statement = Statement::write_again(
     "see to what is due",
-    "select is_more, due_in, has_ticks from brigade.chores($1)",
+    "select is_more, due_in, has_ticks, lease_time, wall_time from brigade.chores($1, $2, $3)",
 );
 
 /// Rows of a kind that one step sees to.
@@ -32,6 +37,9 @@ const STEPS_MAX: usize = 100;
 const EVERY: Duration = Duration::from_millis(50);
 /// And for at most this part of its time.
 const PART: u32 = 10;
+/// A look that is not at everything begins so long before the last one: transactions that were under
+/// way are seen, and clocks that differ a little do not matter.
+const OVERLAP: Duration = Duration::from_secs(5);
 /// What takes no longer may be done at any time.
 const CHEAP: Duration = Duration::from_millis(100);
 /// The pause after an error.
@@ -57,6 +65,20 @@ struct LastChores {
     due_at: Option<Instant>,
     /// How the clock of the broker was set.
     clock: (Duration, i64),
+    /// When a look at everything ended last, and how long it took.
+    all_at: Instant,
+    all_took: Duration,
+    /// Where the next look may begin, for leases and for other times; none if this one was not
+    /// complete.
+    since: Option<(SystemTime, SystemTime)>,
+}
+
+impl LastChores {
+    /// Where the next look begins; none if it is at everything.
+    fn next_since(&self, now: Instant, clock: (Duration, i64)) -> Option<(SystemTime, SystemTime)> {
+        let is_all = self.clock != clock || now.duration_since(self.all_at) >= self.all_took * PART;
+        self.since.filter(|_| !is_all)
+    }
 }
 
 fn set_of(clock: &Clock) -> (Duration, i64) {
@@ -150,6 +172,9 @@ impl Database {
             },
             due_at: None,
             clock,
+            all_at: began,
+            all_took: Duration::ZERO,
+            since: None,
         });
         if may_only_read {
             return Ok(());
@@ -164,21 +189,38 @@ impl Database {
     async fn do_steps(&self, chores: &Chores) -> Result<(), Error> {
         for _ in 0..STEPS_MAX {
             let (began, clock) = (Instant::now(), set_of(&self.clock));
-            let row = self.row(CHORES, &[&ROWS_MAX]).await?;
+            let last = *lock(&chores.last);
+            let since = last.and_then(|last| last.next_since(began, clock));
+            let (leases, times) = since.unzip();
+            let row = self.row(CHORES, &[&ROWS_MAX, &leases, &times]).await?;
             let read = || {
                 let row = row?;
                 let due_in: Option<i64> = row.try_get(1).ok()?;
                 let has_ticks: bool = row.try_get(2).ok()?;
-                Some((row.try_get::<_, bool>(0).ok()?, due_in, has_ticks))
+                let moments: (SystemTime, SystemTime) =
+                    (row.try_get(3).ok()?, row.try_get(4).ok()?);
+                Some((row.try_get::<_, bool>(0).ok()?, due_in, has_ticks, moments))
             };
-            let (is_more, due_in, has_ticks) = read().ok_or_else(|| unreadable(CHORES.what))?;
+            let (is_more, due_in, has_ticks, moments) =
+                read().ok_or_else(|| unreadable(CHORES.what))?;
             let due_in = due_in.map(|millis| Duration::from_millis(millis.unsigned_abs()));
+            let took = began.elapsed();
+            let (all_at, all_took) = match last {
+                Some(last) if since.is_some() => (last.all_at, last.all_took),
+                _ => (Instant::now(), took),
+            };
+            let before = |moment: SystemTime| moment.checked_sub(OVERLAP);
             *lock(&chores.last) = Some(LastChores {
                 at: Instant::now(),
-                took: began.elapsed(),
+                took,
                 pause: Duration::ZERO,
                 due_at: due_in.map(|due_in| later(Instant::now(), due_in)),
                 clock,
+                all_at,
+                all_took,
+                since: before(moments.0)
+                    .zip(before(moments.1))
+                    .filter(|_| !is_more),
             });
             let fired = if has_ticks {
                 self.fire_schedules().await?

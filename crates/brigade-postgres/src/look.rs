@@ -22,7 +22,7 @@ const JOB: Statement = Statement::read(
 );
 const CANCELS: Statement = Statement::read(
     "look for cancels",
-    "select id, token, cancel from brigade.jobs where cancel is not null and state = 3 and holder = \
+    "select id, token, cancel from brigade.jobs where cancel is not null and state + 0 = 3 and holder = \
         $1",
 );
 

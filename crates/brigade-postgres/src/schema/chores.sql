@@ -5,7 +5,14 @@
 
 -- At most `most` rows of each kind; `is_more`: there may be more of some kind. `due_in`: in how many
 -- milliseconds something else falls due, null if nothing does; `has_ticks`: schedules are due.
-create function brigade.chores(most integer, out is_more boolean, out due_in bigint, out has_ticks boolean) language plpgsql
+--
+-- While a foreign transaction holds an old snapshot, the entries of jobs that were seen to stay in the
+-- indexes. So a caller whose last look was complete looks only behind it: at leases that end after
+-- `leases_since` and at times after `times_since`. Null: at all. `lease_time` and `wall_time` are the
+-- moments of this look. What is committed late, or was pushed by a clock that is behind, is found by
+-- the next look at all.
+create function brigade.chores(most integer, leases_since timestamptz, times_since timestamptz, out is_more boolean,
+    out due_in bigint, out has_ticks boolean, out lease_time timestamptz, out wall_time timestamptz) language plpgsql
     set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off set enable_sort = off set jit = off
     {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
@@ -13,16 +20,20 @@ declare
   moment timestamptz := brigade.now();
   wall timestamptz := brigade.wall();
 begin
+  lease_time := moment;
+  wall_time := wall;
+  leases_since := coalesce(leases_since, '-infinity');
+  times_since := coalesce(times_since, '-infinity');
   is_more := false;
   has_ticks := exists (select from brigade.schedules where next_at <= wall);
-  if exists (select from brigade.jobs where state = 3 and at < moment) then
-    is_more := brigade.expire_leases(moment, most) >= most;
+  if exists (select from brigade.jobs where state = 3 and at >= leases_since and at < moment) then
+    is_more := brigade.expire_leases(leases_since, moment, most) >= most;
   end if;
-  if exists (select from brigade.jobs where begins_by < wall and begins_by is not null and state <> 3) then
-    is_more := brigade.end_late(wall, most) >= most or is_more;
+  if exists (select from brigade.jobs where begins_by >= times_since and begins_by < wall and begins_by is not null and state <> 3) then
+    is_more := brigade.end_late(times_since, wall, most) >= most or is_more;
   end if;
-  if exists (select from brigade.jobs where at <= wall and state in (1, 4)) then
-    is_more := brigade.promote_due(wall, most) >= most or is_more;
+  if exists (select from brigade.jobs where at >= times_since and at <= wall and state in (1, 4)) then
+    is_more := brigade.promote_due(times_since, wall, most) >= most or is_more;
   end if;
   if exists (select from brigade.key_checks) then
     is_more := brigade.check_keys(most) >= most or is_more;
@@ -38,22 +49,26 @@ begin
     is_more := brigade.remove_old(wall, most) >= most or is_more;
   end if;
   select ceil(extract(epoch from least(
-      nullif((select min(at) from brigade.jobs where state in (1, 4)), 'infinity') - wall,
+      nullif((select min(at) from brigade.jobs where state in (1, 4) and at >= times_since), 'infinity') - wall,
       nullif((select min(next_at) from brigade.schedules), 'infinity') - wall,
-      nullif((select min(at) from brigade.jobs where state = 3), 'infinity') - moment)) * 1000)::bigint into due_in;
+      -- A waiting consumer looks again after 2 s in any case, so later ends need not be known. Entries of
+      -- leases that would end later are many.
+      (select min(at) from brigade.jobs where state = 3 and at >= leases_since and at < moment + interval '2 seconds') - moment)) * 1000)::bigint into due_in;
   due_in := least(due_in, brigade.next_start());
   due_in := case when due_in is not null then greatest(due_in, 0) end;
 end $$;
 
-create function brigade.expire_leases(moment timestamptz, most integer) returns integer language plpgsql as $$
+-- What is known by its id is found by that: `+ 0` keeps the plan from going through an index that has the
+-- entries of many others.
+create function brigade.expire_leases(since timestamptz, moment timestamptz, most integer) returns integer language plpgsql as $$
 #variable_conflict use_column
 declare
   late bigint[] := brigade.try_lock_keys(array(
-    select id from brigade.jobs where state = 3 and at < moment order by at limit most));
+    select id from brigade.jobs where state = 3 and at >= since and at < moment order by at limit most));
   late_id bigint;
 begin
   foreach late_id in array late loop
-    perform from brigade.jobs where id = late_id and state = 3 and at < moment for update skip locked;
+    perform from brigade.jobs where id = late_id and state + 0 = 3 and at < moment for update skip locked;
     if found then
       perform brigade.lose(late_id, 'its lease ran out');
     end if;
@@ -81,16 +96,16 @@ begin
 end $$;
 
 -- Sets jobs aside that were to begin by now.
-create function brigade.end_late(wall timestamptz, most integer) returns integer language plpgsql as $$
+create function brigade.end_late(since timestamptz, wall timestamptz, most integer) returns integer language plpgsql as $$
 #variable_conflict use_column
 declare
   late bigint[] := brigade.try_lock_keys(array(select id from brigade.jobs
-    where begins_by < wall and begins_by is not null and state <> 3 order by begins_by limit most));
+    where begins_by >= since and begins_by < wall and begins_by is not null and state <> 3 order by begins_by limit most));
   j brigade.jobs;
   late_id bigint;
 begin
   foreach late_id in array late loop
-    select * into j from brigade.jobs where id = late_id and state <> 3 and begins_by < wall for update skip locked;
+    select * into j from brigade.jobs where id = late_id and state + 0 <> 3 and begins_by < wall for update skip locked;
     if found then
       perform brigade.end_job(late_id, 6, brigade.too_late(j.failed + j.crashed), null, 'dead', 0, null, null);
     end if;
@@ -99,22 +114,22 @@ begin
 end $$;
 
 -- Each keeps the time at which it fell due: since then it waits.
-create function brigade.promote_due(wall timestamptz, most integer) returns integer language plpgsql as $$
+create function brigade.promote_due(since timestamptz, wall timestamptz, most integer) returns integer language plpgsql as $$
 #variable_conflict use_column
 declare
   due bigint[] := brigade.try_lock_keys(array(
-    select id from brigade.jobs where state in (1, 4) and at <= wall order by at limit most));
+    select id from brigade.jobs where state in (1, 4) and at >= since and at <= wall order by at limit most));
   j brigade.jobs;
   queues text[];
 begin
   with ready as (
     update brigade.jobs set state = 0
      where id = any(array(select id from brigade.jobs where id = any(due) and key is null
-        and state in (1, 4) and at <= wall for update skip locked)) returning queue)
+        and state + 0 in (1, 4) and at <= wall for update skip locked)) returning queue)
   select array_agg(distinct queue) into queues from ready;
   for j in select * from brigade.jobs where id = any(due) and key is not null loop
     update brigade.jobs set state = case when brigade.is_behind(j.queue, j.key, j.id) then 2 else 0 end
-     where id = j.id and state in (1, 4) and at <= wall;
+     where id = j.id and state + 0 in (1, 4) and at <= wall;
     queues := queues || j.queue;
   end loop;
   perform brigade.announce_back(named) from (select distinct unnest(queues) as named) names;

@@ -11,7 +11,7 @@ declare
 begin
   perform brigade.lock_keys(held);
   foreach held_id in array held loop
-    perform from brigade.jobs j where j.id = held_id and j.state = 3 and j.holder = forget_holder.holder for update skip locked;
+    perform from brigade.jobs j where j.id = held_id and j.state + 0 = 3 and j.holder = forget_holder.holder for update skip locked;
     if found then
       perform brigade.lose(held_id, 'the process that held it ended');
     end if;

@@ -83,8 +83,9 @@ declare
   j brigade.jobs;
   keeps boolean;
 begin
+  -- By its id: `+ 0` keeps the plan from going through all that is leased.
   select * into j from brigade.jobs h where h.id = settle_one.id and h.token = settle_one.token
-     and h.state = 3 and h.at >= brigade.now() for update;
+     and h.state + 0 = 3 and h.at >= brigade.now() for update;
   if not found then return 'stale'; end if;
   if action = 'extend' then
     update brigade.jobs h set at = brigade.now() + brigade.ms(millis) where h.id = j.id;

@@ -9,6 +9,15 @@ use brigade_testkit::postgres::Postgres;
 const LEASE: Duration = Duration::from_secs(600);
 const JOBS: usize = 3_000;
 
+/// How many entries of an index a statement reads.
+fn entries_of(server: &Postgres, database: &str, index: &str, statement: &str) -> u64 {
+    let entries = format!("pg_stat_get_xact_tuples_returned('brigade.{index}'::regclass)");
+    let sql = format!("begin; {statement}; select 'read ' || {entries}; rollback;");
+    let answer = server.sql_in("postgres", database, &sql).unwrap();
+    let read = answer.lines().find_map(|line| line.strip_prefix("read "));
+    read.unwrap().parse().unwrap()
+}
+
 /// How many entries of the index of ready jobs a hand-out of up to ten jobs reads, from the head of
 /// the queue or behind a job.
 fn entries_read(server: &Postgres, database: &str, priority: &str, floor: i64) -> u64 {
@@ -24,7 +33,7 @@ fn entries_read(server: &Postgres, database: &str, priority: &str, floor: i64) -
 }
 
 #[tokio::test]
-async fn behind_a_floor_a_hand_out_reads_no_entry_of_a_job_that_was_handed_out() {
+async fn behind_a_floor_no_entry_of_a_job_that_was_handed_out_is_read() {
     let server = Postgres::shared().unwrap();
     let url = server.fresh_database().unwrap();
     let database = url.rsplit('/').next().unwrap();
@@ -53,6 +62,27 @@ async fn behind_a_floor_a_hand_out_reads_no_entry_of_a_job_that_was_handed_out()
     println!("entries read from the head {from_head}, behind the floor {behind}");
     assert!(behind <= 20, "{behind} entries behind the floor");
     assert!(from_head >= JOBS as u64 - 100, "the snapshot keeps nothing");
+    // The leases of all these jobs are over by then.
+    let chores = |since: &str| {
+        let look = format!(
+            "set local brigade.ahead = 700000; select is_more from brigade.chores(500, {since}, {since})"
+        );
+        entries_of(server, database, "jobs_leased", &look)
+    };
+    let (all, since) = (chores("null"), chores("brigade.now() - interval '5 s'"));
+    println!("entries of leases that a chore reads: at all {all}, since the last look {since}");
+    assert!(since <= 20, "{since} entries since the last look");
+    assert!(all >= JOBS as u64 - 100, "the snapshot keeps nothing");
+    let lease = queue.lease(LEASE, Duration::ZERO).await.unwrap().unwrap();
+    let extend = format!(
+        "select brigade.settle(array[{}], array[{}], array['extend'], array[''], array[null]::text[], \
+         array[null]::text[], array[null]::text[], array[60000], array[null]::text[], \
+         array[null]::bigint[])",
+        lease.id(),
+        lease.token()
+    );
+    let extended = entries_of(server, database, "jobs_leased", &extend);
+    assert!(extended <= 20, "{extended} entries for an extension");
     foreign.batch_execute("commit").await.unwrap();
     drop(foreign);
     connection.await.unwrap().unwrap();

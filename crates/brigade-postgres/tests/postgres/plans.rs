@@ -109,6 +109,36 @@ async fn the_reasons_of_a_job_are_found_by_indexes() {
 }
 
 #[tokio::test]
+async fn a_settlement_finds_its_job_by_its_number_however_many_are_leased() {
+    let filled = FilledDatabase::new().await;
+    filled.sql(&format!(
+        "update brigade.jobs set state = 3, at = now() + interval '1 hour' where id <= {}",
+        JOBS / 2
+    ));
+    for is_analyzed in [false, true] {
+        if is_analyzed {
+            filled.sql("analyze");
+        }
+        for (job, action, kind) in [
+            (1, "extend", ""),
+            (2, "back", "interrupted"),
+            (3, "done", "done"),
+        ] {
+            let job = job + if is_analyzed { 10 } else { 0 };
+            let blocks = filled.blocks(&format!(
+                "select brigade.settle(array[{job}], array[1], array['{action}'], array['{kind}'], \
+                 array[null]::text[], array[null]::text[], array[null]::text[], array[60000], \
+                 array[null]::text[], array[null]::bigint[])"
+            ));
+            assert!(
+                blocks < PAGE_BLOCKS_MAX,
+                "{blocks} blocks to settle: {action}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn statistics_are_added_up_without_a_look_at_old_minutes() {
     let filled = FilledDatabase::new().await;
     filled.sql(
