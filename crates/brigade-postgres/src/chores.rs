@@ -59,6 +59,7 @@ pub(super) struct Chores {
 #[derive(Clone, Copy)]
 struct LastChores {
     at: Instant,
+    /// How long the next look is expected to take.
     took: Duration,
     /// They are not done again before.
     pause: Duration,
@@ -210,17 +211,20 @@ impl Database {
                 _ => (Instant::now(), took),
             };
             let before = |moment: SystemTime| moment.checked_sub(OVERLAP);
+            let next_since = before(moments.0)
+                .zip(before(moments.1))
+                .filter(|_| !is_more);
+            // Behind a look at everything comes a short one, which does not wait for its share of time.
+            let is_short_next = since.is_none() && next_since.is_some();
             *lock(&chores.last) = Some(LastChores {
                 at: Instant::now(),
-                took,
+                took: if is_short_next { Duration::ZERO } else { took },
                 pause: Duration::ZERO,
                 due_at: due_in.map(|due_in| later(Instant::now(), due_in)),
                 clock,
                 all_at,
                 all_took,
-                since: before(moments.0)
-                    .zip(before(moments.1))
-                    .filter(|_| !is_more),
+                since: next_since,
             });
             let fired = if has_ticks {
                 self.fire_schedules().await?

@@ -95,7 +95,7 @@ impl Postgres {
         while !ask.enough.is_cancelled() {
             self.asks.note(&self.database, holder, &ask.queues).await?;
             self.keep_up_if_due();
-            if self.holders.see_to_the_dead(&self.database).await? {
+            if self.holders.see_to_the_dead(&self.database).await {
                 self.floors.want_heads();
             }
             let seen = announcements.last();

@@ -81,16 +81,24 @@ impl Holders {
     }
 
     /// Puts the jobs of dead processes of this host back, if it is time to look for them; whether
-    /// there were any.
-    pub(super) async fn see_to_the_dead(&self, database: &Database) -> Result<bool, Error> {
+    /// there were any. If that fails, their leases end by their time.
+    pub(super) async fn see_to_the_dead(&self, database: &Database) -> bool {
         let now = BootTime::now();
         {
             let mut look = lock(&self.look);
             if now < look.next_at {
-                return Ok(false);
+                return false;
             }
             look.next_at = now.later(LOOK_EVERY);
         }
+        let found = self.forget_the_dead(database, now).await;
+        found.unwrap_or_else(|error| {
+            tracing::warn!(%error, "could not put jobs of dead processes back");
+            false
+        })
+    }
+
+    async fn forget_the_dead(&self, database: &Database, now: BootTime) -> Result<bool, Error> {
         let Some(boot) = boot() else {
             return Ok(false);
         };
