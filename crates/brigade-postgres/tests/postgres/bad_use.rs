@@ -109,11 +109,14 @@ fn a_standby_is_refused_where_it_would_have_to_write() {
 fn limits_of_time_that_are_too_low_say_what_to_raise() {
     run(async {
         let server = Postgres::start(&[]).unwrap();
-        let broker = Broker::connect(&server.url()).await.unwrap();
+        // A user of its own: the tools of this test are those of another.
+        server.sql("create role limited superuser login").unwrap();
+        let url = server.url_of("limited", "postgres");
+        let broker = Broker::connect(&url).await.unwrap();
         let queue = broker.queue("q");
         queue.push(&1).await.unwrap();
         server
-            .sql("alter role postgres set statement_timeout = '50ms'")
+            .sql("alter role limited set statement_timeout = '50ms'")
             .unwrap();
         server.terminate_connections().unwrap();
         let lock = server
