@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use brigade::{Broker, Pool, PushOutcome, Settled, ToJob as _};
@@ -59,7 +59,10 @@ fn crash_with_one_consumer_of_one_slot_holds_the_order() {
 #[test]
 fn crash_while_the_disk_is_full_at_times() {
     let seed = Random::from_env().seed();
-    run_with_mounts("crash_on_a_small_disk", &[&seed.to_string()]);
+    // Made here, as the program cannot remove what it has mounted.
+    let disk = tempfile::tempdir().unwrap();
+    let (seed, at) = (seed.to_string(), disk.path().to_str().unwrap());
+    run_with_mounts("crash_on_a_small_disk", &[&seed, at]);
 }
 
 /// Two engines lease by hand, from one file; both are killed again and again.
@@ -151,10 +154,10 @@ impl Plan {
 }
 
 fn crash_on_a_small_disk() {
-    let mut random = Random::new(arguments()[0].parse().unwrap());
-    let disk = tempfile::tempdir().unwrap();
+    let arguments = arguments();
+    let mut random = Random::new(arguments[0].parse().unwrap());
     for _ in 0..count(1, 20) {
-        let at = disk.path().join(random.draw().to_string());
+        let at = Path::new(&arguments[1]).join(random.draw().to_string());
         mount_small_disk(&at, 12 << 20);
         drive(&Plan {
             small_disk: Some(at),
