@@ -85,7 +85,7 @@ fn unique_keys_of_live_jobs_keep_no_others_from_being_removed() {
         let later = "set brigade.wall = '3600000'";
         application.batch_execute(later).await.unwrap();
         for _ in 0..3 {
-            let chores = "select brigade.chores(2)::text";
+            let chores = "select brigade.chores(2, null, null)::text";
             application.query_one(chores, &[]).await.unwrap();
         }
         let kept = "select string_agg(unique_key, '' order by unique_key) from brigade.unique_keys";

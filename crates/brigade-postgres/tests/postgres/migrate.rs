@@ -83,7 +83,14 @@ fn a_user_without_the_right_learns_who_has_to_make_the_schema() {
         );
         // An administrator runs what was printed for this database.
         let sql = Broker::migration(&server.url()).await.unwrap();
-        server.sql(&sql).unwrap();
+        let (administrator, connection) =
+            tokio_postgres::connect(&server.url(), tokio_postgres::NoTls)
+                .await
+                .unwrap();
+        let connection = tokio::spawn(connection);
+        administrator.batch_execute(&sql).await.unwrap();
+        drop(administrator);
+        connection.await.unwrap().unwrap();
         assert_eq!(Broker::migration(&server.url()).await.unwrap(), "");
         works(&server.url()).await;
         let (kind, said) = refused(&url).await;
