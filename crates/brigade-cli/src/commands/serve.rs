@@ -2,14 +2,16 @@
 //!
 //! In order: the credentials and the certificate are read, the broker is connected, the address is
 //! bound, and only then the command says that it is ready, on standard output and to systemd. At
-//! SIGHUP it reads the tokens again. At SIGINT or SIGTERM it drains. It does so too when it cannot
+//! SIGHUP it reads the tokens and the certificate again. At SIGINT or SIGTERM it drains. It does so too when it cannot
 //! manage its queues any more, or when the connection to the broker has ended for good; these are
 //! errors. The routes and the connections are the library's; here are the decisions of a program:
 //! which addresses need what, and where its token is.
 
+mod certificate;
 mod credentials;
 mod notify;
 mod token_file;
+mod watched_files;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,15 +20,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use brigade::Broker;
-use brigade_server::{Server, ServerOptions, ServerTls};
-use futures_util::future::try_join_all;
+use brigade_server::{Auth, Server, ServerOptions, ServerTls};
+use futures_util::future::{OptionFuture, try_join_all};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::certificate::CertificateFiles;
 use self::credentials::AuthChoice;
-use self::token_file::{Hangups, keep_current};
+use self::token_file::TokenFile;
 use crate::connection::Globals;
 use crate::escape::escape;
 use crate::exit::{self, usage};
@@ -37,8 +40,8 @@ use crate::trace::TraceOptions;
 /// Serve the HTTP API and the dashboard of a broker
 ///
 /// Programs in any language push, take and call over HTTP; /openapi.json describes the API. Without
-/// --auth, a token is made at the first start, in a file that only you can read. A token file that
-/// changes is read again, at SIGHUP at once. The command ends at SIGINT or SIGTERM, after the
+/// --auth, a token is made at the first start, in a file that only you can read. A token file or a
+/// certificate that changes is read again, at SIGHUP at once. The command ends at SIGINT or SIGTERM, after the
 /// requests that it is answering.
 #[derive(clap::Args)]
 pub(crate) struct Serve {
@@ -116,7 +119,13 @@ const BROKER_PAUSE: Duration = Duration::from_millis(500);
 
 impl Serve {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
-        let tls = self.tls()?;
+        // Without files to read again, too, it does not end the server.
+        let _hangups = watched_files::hangups();
+        let certificate = self.certificate();
+        let tls = certificate
+            .as_ref()
+            .map(CertificateFiles::read)
+            .transpose()?;
         self.check_address()?;
         let credentials = credentials::of(self.auth.as_ref(), self.listen.ip())?;
         let _tracing = self.trace.start(true)?;
@@ -130,12 +139,7 @@ impl Serve {
                 "this broker has no plain clients: --manager is for redis://",
             ));
         }
-        let listener = TcpListener::bind(self.listen).await.with_context(|| {
-            format!(
-                "cannot listen on {}: choose another port with --listen",
-                self.listen
-            )
-        })?;
+        let listener = self.bind().await?;
         let address = listener.local_addr().context("cannot read the address")?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let ended = CancellationToken::new();
@@ -156,10 +160,9 @@ impl Serve {
             .connections_max(self.connections)
             .drain_time(self.drain)
             .tasks(tasks);
-        if let Some(tls) = tls {
+        if let Some(tls) = tls.clone() {
             server = server.tls(tls);
         }
-        let hangups = Hangups::listen();
         if let Some(path) = credentials.file.as_ref().and_then(|file| file.own_path()) {
             show::line(&format!("token in {}", path.display()))?;
         }
@@ -175,9 +178,10 @@ impl Serve {
             notify::systemd("STOPPING=1");
         };
         let serving = server.run(app, stop.clone());
-        let tokens = keep_current(credentials.file, &credentials.auth, hangups, &stop);
+        let tokens = credentials.file.map(|file| (file, &credentials.auth));
+        let following = follow(tokens, certificate.zip(tls.as_ref()), &stop);
         let managing = self.manage(&broker, &stop);
-        let ((), managed, (), ()) = tokio::join!(serving, managing, stopping, tokens);
+        let ((), managed, (), ()) = tokio::join!(serving, managing, stopping, following);
         managed?;
         match ended.is_cancelled() {
             true => Err(anyhow!(ENDED)),
@@ -185,13 +189,18 @@ impl Serve {
         }
     }
 
-    fn tls(&self) -> anyhow::Result<Option<ServerTls>> {
-        let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) else {
-            return Ok(None);
-        };
-        Ok(Some(
-            ServerTls::read(certificate, key).map_err(|error| usage(error.to_string()))?,
-        ))
+    async fn bind(&self) -> anyhow::Result<TcpListener> {
+        TcpListener::bind(self.listen).await.with_context(|| {
+            format!(
+                "cannot listen on {}: choose another port with --listen",
+                self.listen
+            )
+        })
+    }
+
+    fn certificate(&self) -> Option<CertificateFiles> {
+        let files = self.tls_cert.clone().zip(self.tls_key.clone());
+        files.map(|(certificate, key)| CertificateFiles::new(certificate, key))
     }
 
     /// What leaves this machine is encrypted, unless the user says that something else does it.
@@ -254,4 +263,16 @@ impl Serve {
         }
         managed.map(drop)
     }
+}
+
+/// Keeps the tokens and the certificate as their files have them, until the stop.
+async fn follow(
+    tokens: Option<(TokenFile, &Auth)>,
+    certificate: Option<(CertificateFiles, &ServerTls)>,
+    stop: &CancellationToken,
+) {
+    let tokens = OptionFuture::from(tokens.map(|(file, auth)| file.follow(auth)));
+    let certificate = OptionFuture::from(certificate.map(|(files, tls)| files.follow(tls)));
+    let following = async { tokio::join!(tokens, certificate) };
+    stop.run_until_cancelled(following).await;
 }

@@ -9,7 +9,7 @@ use brigade_testkit::facts::wait_until;
 use brigade_testkit::http_server::HttpServer;
 use serde_json::json;
 
-use super::client::{BINARY, desk, desk_with, url_in};
+use super::client::{BINARY, desk, url_in};
 
 /// What `brigade serve` writes when it does not start.
 fn refused(arguments: &[&str]) -> (i32, String) {
@@ -188,50 +188,6 @@ fn a_request_whose_client_leaves_is_in_the_access_log() {
         "{}",
         desk.server.log()
     );
-}
-
-#[test]
-fn tls_is_spoken_with_a_certificate() {
-    let directory = tempfile::tempdir().unwrap();
-    let (certificate, key) = (
-        directory.path().join("c.pem"),
-        directory.path().join("k.pem"),
-    );
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-        ])
-        .args([
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-        ])
-        .arg("-out")
-        .arg(&certificate)
-        .arg("-keyout")
-        .arg(&key)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
-    let (cert, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
-    let desk = desk_with(&["--auth", "none", "--tls-cert", cert, "--tls-key", key]);
-    let port = desk.client.base.strip_prefix("https://127.0.0.1:").unwrap();
-    let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--cacert", cert])
-        .arg(format!("https://localhost:{port}/v1/queues"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(output.stdout, b"[]");
 }
 
 #[test]

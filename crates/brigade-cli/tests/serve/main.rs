@@ -9,6 +9,7 @@
 mod access;
 mod bounds;
 mod calls;
+mod certificate;
 mod client;
 mod consumers;
 mod document;

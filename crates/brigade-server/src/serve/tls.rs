@@ -1,9 +1,9 @@
-//! [`ServerTls`]: the certificate of a server.
+//! [`ServerTls`]: the certificate of a server, which may change while it runs.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -13,9 +13,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
-/// The certificate and the key of a server, read once.
+/// The certificate and the key of a server. All clones share them, so a program can replace them in
+/// a server that runs.
 #[derive(Clone)]
-pub struct ServerTls(TlsAcceptor);
+pub struct ServerTls(Arc<RwLock<TlsAcceptor>>);
 
 impl ServerTls {
     /// Reads a certificate chain and its key, both PEM.
@@ -48,11 +49,25 @@ impl ServerTls {
                 );
                 io::Error::new(io::ErrorKind::InvalidInput, text)
             })?;
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Ok(Self(Arc::new(RwLock::new(acceptor))))
+    }
+
+    /// Uses the certificate and the key of `new` for all connections that begin from now on, in this
+    /// and all its clones. Open connections continue with the certificate that they began with.
+    pub fn replace(&self, new: &Self) {
+        // Of two values that are replaced by each other at once, neither waits for the other.
+        let new = new.acceptor();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.0.accept(stream).await
+        self.acceptor().accept(stream).await
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Credentials {
 }
 
 pub(super) fn of(choice: Option<&AuthChoice>, address: IpAddr) -> anyhow::Result<Credentials> {
-    let mut file = match choice {
+    let file = match choice {
         Some(AuthChoice::None) if !address.is_loopback() => {
             return Err(usage(format!(
                 "--auth none is for a loopback address, and {address} can be reached from other \

@@ -4,27 +4,22 @@
 //! server's own, with one token as it is, made at the first start. A user who can write either of
 //! them can give himself every role, so a file that others may write is refused.
 //!
-//! The file is read again at SIGHUP, and within a second after it changed. One that is broken
-//! changes nothing: the tokens that are known stay.
+//! The file is read again when it may have changed (`watched_files`). One that is broken changes
+//! nothing: the known tokens stay.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use brigade_server::{Auth, NewToken, Roles, Tokens};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
+use super::watched_files::WatchedFiles;
 use crate::connection::private_directory;
 use crate::exit::usage;
 use crate::show::note;
 
-/// Between two looks at the file.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The longest file: more than the tokens that a server knows at most.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 /// The name of the server's own token.
@@ -36,28 +31,7 @@ const OWN_FILE: &str = "server-token";
 pub(super) struct TokenFile {
     path: PathBuf,
     is_own: bool,
-    /// Of the file when it was read last.
-    stamp: Option<Stamp>,
-}
-
-/// Changes whenever the file does.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Stamp {
-    file: (u64, u64),
-    bytes: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let data = fs::metadata(path).ok()?;
-        Some(Self {
-            file: (data.dev(), data.ino()),
-            bytes: data.size(),
-            // It also changes when the permissions do, which the modification time does not.
-            changed: (data.ctime(), data.ctime_nsec()),
-        })
-    }
+    files: WatchedFiles,
 }
 
 impl TokenFile {
@@ -66,7 +40,7 @@ impl TokenFile {
         Self {
             path: path.to_owned(),
             is_own: false,
-            stamp: None,
+            files: WatchedFiles::new([path.to_owned()]),
         }
     }
 
@@ -76,9 +50,9 @@ impl TokenFile {
         make_own(&path)
             .with_context(|| format!("cannot make the token file {}", path.display()))?;
         Ok(Self {
+            files: WatchedFiles::new([path.clone()]),
             path,
             is_own: true,
-            stamp: None,
         })
     }
 
@@ -88,9 +62,7 @@ impl TokenFile {
     }
 
     /// Reads the tokens.
-    pub(super) fn read(&mut self) -> anyhow::Result<Tokens> {
-        // Before the text, so that a change between the two is seen by the next look.
-        self.stamp = Stamp::of(&self.path);
+    pub(super) fn read(&self) -> anyhow::Result<Tokens> {
         let name = self.path.display();
         if !self.is_own && !self.path.exists() {
             return Err(usage(format!(
@@ -110,17 +82,11 @@ impl TokenFile {
         Ok(tokens)
     }
 
-    /// Gives the server the tokens of the file whenever it changes, until the stop.
-    async fn follow(mut self, auth: &Auth, mut hangups: Hangups) {
+    /// Gives the server the tokens of the file whenever it may have changed. Never returns.
+    pub(super) async fn follow(mut self, auth: &Auth) {
         loop {
-            let is_asked = tokio::select! {
-                () = hangups.next() => true,
-                () = sleep(LOOK_EVERY) => false,
-            };
-            if !is_asked && Stamp::of(&self.path) == self.stamp {
-                continue;
-            }
-            let name = self.path.display().to_string();
+            self.files.changed().await;
+            let name = self.path.display();
             match self.read() {
                 Ok(tokens) => {
                     auth.replace_tokens(tokens);
@@ -129,43 +95,6 @@ impl TokenFile {
                 Err(error) => note!("the tokens stay as they were: {error:#}"),
             }
         }
-    }
-}
-
-/// SIGHUP, which no longer ends this process once this is made.
-pub(super) struct Hangups(Option<Signal>);
-
-impl Hangups {
-    pub(super) fn listen() -> Self {
-        let listening = signal(SignalKind::hangup());
-        Self(
-            listening
-                .inspect_err(|error| note!("cannot listen for SIGHUP: {error}"))
-                .ok(),
-        )
-    }
-
-    async fn next(&mut self) {
-        match &mut self.0 {
-            Some(signal) => drop(signal.recv().await),
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// Keeps the tokens of a server as its file has them, until the stop.
-pub(super) async fn keep_current(
-    file: Option<TokenFile>,
-    auth: &Auth,
-    hangups: Hangups,
-    stop: &CancellationToken,
-) {
-    let Some(file) = file else {
-        return;
-    };
-    tokio::select! {
-        () = file.follow(auth, hangups) => {}
-        () = stop.cancelled() => {}
     }
 }
 
