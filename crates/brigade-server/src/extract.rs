@@ -4,6 +4,8 @@
 //! ([`ServerOptions`](crate::ServerOptions)), so that a slow or endless client holds neither memory
 //! nor a connection; the bodies of all requests together have a limit too.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -11,9 +13,13 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
 
 use crate::app::App;
 use crate::problem::Problem;
@@ -27,8 +33,12 @@ pub(crate) struct Segment(pub(crate) String);
 /// The query.
 pub(crate) struct Params<T>(pub(crate) T);
 
-/// The body, JSON. An empty body counts as `{}`.
+/// The body, a JSON object. An empty body counts as `{}`.
 pub(crate) struct Body<T>(pub(crate) T);
+
+/// A JSON object. A type that derives `Deserialize` alone would also take its fields from an array,
+/// in their order, or complain about the first of its elements.
+pub(crate) struct Object<T>(pub(crate) T);
 
 /// The body as it is, with its media type.
 pub(crate) struct RawBody {
@@ -90,7 +100,7 @@ impl FromRequest<App> for RawBody {
     }
 }
 
-impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+impl<T: DeserializeOwned + ToSchema> FromRequest<App> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
@@ -106,9 +116,48 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
             true => b"{}",
             false => &bytes,
         };
-        serde_json::from_slice(text)
-            .map(Self)
-            .map_err(|error| Problem::bad_json(&error))
+        match serde_json::from_slice(text) {
+            Ok(Object(value)) => Ok(Self(value)),
+            Err(_) if bytes.is_empty() => Err(Problem::bad_request(format!(
+                "the body is empty, expected an object{}",
+                example::<T>()
+            ))),
+            Err(error) => Err(unreadable::<T>(&error)),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+/// The problem of a body that is no JSON, or no `T`.
+pub(crate) fn unreadable<T: ToSchema>(error: &serde_json::Error) -> Problem {
+    Problem::bad_json(error, &example::<T>())
+}
+
+/// How a `T` may look, to be added to what was expected: the example of its schema.
+fn example<T: ToSchema>() -> String {
+    match T::schema() {
+        RefOr::T(Schema::Object(object)) => {
+            let example = object.example.or(object.examples.into_iter().next());
+            example.map_or_else(String::new, |example| format!(", for example {example}"))
+        }
+        _ => String::new(),
     }
 }
 

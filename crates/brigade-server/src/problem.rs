@@ -98,9 +98,9 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, kind, title, detail)
     }
 
-    /// A body that is no JSON, or not what was expected, with the line.
-    pub(crate) fn bad_json(error: &serde_json::Error) -> Self {
-        Self::bad_request(format!("the body cannot be read: {error}")).at_line(error.line())
+    /// A body that is no JSON, or not what was expected, with the line. The hint says how it may look.
+    pub(crate) fn bad_json(error: &serde_json::Error, hint: &str) -> Self {
+        Self::bad_request(format!("the body cannot be read: {error}{hint}")).at_line(error.line())
     }
 
     /// With the line of the body that is at fault, from 1.

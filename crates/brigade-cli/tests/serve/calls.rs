@@ -250,3 +250,31 @@ fn a_schedule_is_set_run_paused_and_removed() {
         )
         .problem(400, "bad_option");
 }
+
+#[test]
+fn a_body_that_is_no_object_or_lacks_a_field_is_answered_with_how_it_may_look() {
+    let desk = desk();
+    let id = desk.client.push("q", &json!({ "payload": 1 }));
+    let leased = desk.client.send("POST", "/v1/queues/q/lease", "", "");
+    assert_eq!(leased.json()["id"], *id, "{leased:?}");
+    let lease = leased.json()["lease"].as_str().unwrap().to_owned();
+    let extend = format!("/v1/leases/{lease}/extend");
+    let an_extension = r#"for example {"time":"60s"}"#;
+    for (path, body, wanted) in [
+        ("/v1/calls/add", "[3, 4]", r#"for example {"args":[3,4]"#),
+        ("/v1/calls/add", "[[3, 4]]", "expected an object"),
+        ("/v1/calls/add", "7", "expected an object"),
+        (&extend, "", "the body is empty, expected an object"),
+        (&extend, "", an_extension),
+        (&extend, "{}", an_extension),
+        // Fields in their order are no object.
+        (&extend, r#"["60s"]"#, an_extension),
+        ("/v1/queues/q/jobs", "7", r#"for example {"delay":"5s""#),
+        ("/v1/queues/q/jobs", "[[7]]", "expected an object"),
+    ] {
+        let answer = desk.client.send("POST", path, "application/json", body);
+        let problem = answer.problem(400, "bad_request");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(wanted), "{path} {body}: {detail}");
+    }
+}

@@ -204,7 +204,7 @@ async fn push(
             "`queue_timeout` needs a caller that waits",
         ));
     }
-    let args = serde_json::to_string(&asked.args).map_err(|error| Problem::bad_json(&error))?;
+    let args = serde_json::to_string(&asked.args).map_err(|error| Problem::bad_json(&error, ""))?;
     let queue = asked.queue.as_deref().unwrap_or(task);
     let mut job = Job::new(queue, Some(task.into()), args);
     let options = &mut job.options;

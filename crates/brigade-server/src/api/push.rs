@@ -23,7 +23,7 @@ use super::new_job::NewJob;
 use super::responses::{BodyProblems, CommonProblems};
 use crate::app::App;
 use crate::auth::{May, NeedsPush};
-use crate::extract::{Media, RawBody, Segment};
+use crate::extract::{Media, Object, RawBody, Segment, unreadable};
 use crate::problem::Problem;
 
 /// The most jobs of one batch.
@@ -147,14 +147,14 @@ fn read(body: &RawBody) -> Result<(bool, Vec<(usize, NewJob)>), Problem> {
         return Ok((false, lines(&body.bytes)?));
     }
     if body.bytes.trim_ascii_start().first() != Some(&b'[') {
-        let job = serde_json::from_slice(&body.bytes);
+        let job = serde_json::from_slice(&body.bytes).map(|Object(job)| job);
         return Ok((
             true,
-            vec![(1, job.map_err(|error| Problem::bad_json(&error))?)],
+            vec![(1, job.map_err(|error| unreadable::<NewJob>(&error))?)],
         ));
     }
     let FewJobs(jobs) =
-        serde_json::from_slice(&body.bytes).map_err(|error| Problem::bad_json(&error))?;
+        serde_json::from_slice(&body.bytes).map_err(|error| unreadable::<NewJob>(&error))?;
     Ok((false, (1..).zip(jobs).collect()))
 }
 
@@ -173,7 +173,7 @@ impl<'de> Deserialize<'de> for FewJobs {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<FewJobs, A::Error> {
                 let mut jobs = Vec::new();
-                while let Some(job) = array.next_element()? {
+                while let Some(Object(job)) = array.next_element()? {
                     jobs.push(job);
                     if jobs.len() > BATCH_JOBS_MAX {
                         return Err(A::Error::custom(too_many()));
@@ -193,7 +193,7 @@ fn lines(bytes: &Bytes) -> Result<Vec<(usize, NewJob)>, Problem> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let job = serde_json::from_slice(line).map_err(|error| {
+        let Object(job) = serde_json::from_slice(line).map_err(|error| {
             Problem::bad_request(format!("line {number} is no job: {error}")).at_line(number)
         })?;
         jobs.push((number, job));
