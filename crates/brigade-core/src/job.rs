@@ -353,7 +353,23 @@ pub struct JobInfo {
     pub dependent: Option<JobId>,
 }
 
+/// The name of a holder of leases for people: the number of the process and its host, of a name as
+/// Brigade's processes have it (`brigade_runtime::owner`); any other name as it is.
+pub fn holder_in_words(name: &str) -> String {
+    let mut parts = name.splitn(6, '-');
+    let pid = parts.next().filter(|pid| pid.parse::<u32>().is_ok());
+    match (pid, parts.nth(4)) {
+        (Some(pid), Some(host)) => format!("process {pid} on {}", host.trim_end_matches('+')),
+        _ => format!("process {name}"),
+    }
+}
+
 impl JobInfo {
+    /// Who has it, for people: the number of the process and its host. `None` if it is not leased.
+    pub fn holder_in_words(&self) -> Option<String> {
+        self.holder.as_deref().map(holder_in_words)
+    }
+
     /// How large it is: the bytes of its payload, its result and the reasons of its history, which
     /// are nearly all of it.
     pub fn bytes(&self) -> usize {
@@ -369,5 +385,23 @@ impl JobInfo {
             + optional(&self.result)
             + optional(&self.reason)
             + self.history.iter().map(of_record).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_named_by_its_process_and_its_host() {
+        let name = "4711-88812-4026531836-9f2c11aa-0-web-1";
+        assert_eq!(holder_in_words(name), "process 4711 on web-1");
+        assert_eq!(
+            holder_in_words("4711-88812--9f2c11aa-0-a+"),
+            "process 4711 on a"
+        );
+        for other in ["host7", "4711-88812", "a-b-c-d-e-f"] {
+            assert_eq!(holder_in_words(other), format!("process {other}"));
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{JobId, JobState, Unserved};
+use crate::job::{JobId, JobState, Unserved, holder_in_words};
 use crate::limits::Rate;
 
 /// The answer of `Broker::why`: what stands between a job and its next
@@ -234,7 +234,8 @@ fn write_running(
 ) -> fmt::Result {
     write!(
         f,
-        "process {holder} has it, on a lease that holds for another {}",
+        "{} has it, on a lease that holds for another {}",
+        holder_in_words(holder),
         short(lease_left)
     )?;
     cancel.map_or(Ok(()), |reason| {

@@ -23,8 +23,8 @@ const NOTE: Statement = Statement::write_again(
     "insert into brigade.holders as h (name, seen) values ($1, clock_timestamp()) on conflict (name) \
         do update set seen = excluded.seen returning h.number",
 );
-/// Names end with the namespace of process numbers, the boot and the user; the boot is enough to
-/// leave out other hosts.
+/// Names have the namespace of process numbers, the boot, the user and the host for people; the boot
+/// is enough to leave out other hosts.
 const OF_THIS_BOOT: Statement = Statement::read(
     "list processes",
     "select number, name from brigade.holders where split_part(name, '-', 4) = $1 and name <> $2 \

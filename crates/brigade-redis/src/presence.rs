@@ -96,7 +96,8 @@ pub(super) fn channel(name: &str) -> String {
 
 /// Whether no other process on any host can have this name: each part of it could be read.
 fn is_distinct(name: &str) -> bool {
-    name.split('-').count() == 5 && name.split('-').all(|part| !part.is_empty())
+    let parts: Vec<&str> = name.splitn(6, '-').collect();
+    parts.len() == 6 && parts.iter().all(|part| !part.is_empty())
 }
 
 impl HolderPresence {

@@ -1,7 +1,7 @@
 //! A process that owns something other processes can see, by a name that no later one has: is it,
 //! or one of its workers, still there?
 //!
-//! A name is `pid-start-namespace-boot-user`. A process is gone if the kernel has no process of its
+//! A name is `pid-start-namespace-boot-user-host`; the host is for people. A process is gone if the kernel has no process of its
 //! number (`ESRCH`), or if that number has another start time by now. Everything else counts as
 //! running, above all what cannot be seen: a process of another PID namespace, host or boot; one
 //! that `/proc` hides (`hidepid`, `ProtectProc=`); any process where `/proc` belongs to another PID
@@ -43,8 +43,11 @@ pub fn own_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
         let start = stat("self").map(|stat| stat.start).unwrap_or_default();
+        // As short text of one word, whatever the system calls itself.
+        let host = host_name().replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', ".");
+        let host = if host.is_empty() { "host" } else { &host };
         format!(
-            "{}-{start}-{}-{}-{}",
+            "{}-{start}-{}-{}-{}-{host}",
             std::process::id(),
             namespace(),
             boot().unwrap_or_default(),
@@ -83,7 +86,8 @@ struct Owner<'a> {
 impl<'a> Owner<'a> {
     /// `None` for what cannot be seen from here.
     fn parse(name: &'a str) -> Option<Self> {
-        let [pid, start, space, booted, user] = name.split('-').collect::<Vec<_>>()[..] else {
+        let [pid, start, space, booted, user, _host] = name.splitn(6, '-').collect::<Vec<_>>()[..]
+        else {
             return None;
         };
         let is_near =
@@ -284,6 +288,15 @@ mod tests {
             "of a place without /proc"
         );
         assert!(runs("host7"), "of a holder that is none of ours");
+    }
+
+    #[test]
+    fn in_words_a_name_is_the_number_of_the_process_and_its_host() {
+        let words = brigade_core::job::holder_in_words(own_name());
+        let host = own_name().splitn(6, '-').last().unwrap();
+        let pid = std::process::id();
+        assert_eq!(words, format!("process {pid} on {host}"));
+        assert!(host_name().starts_with(&host[..1]), "{host}");
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(super) fn job_lines(job: &JobInfo) -> Vec<String> {
     field("pushed", Some(&local(job.pushed_at)));
     field("due", moment(job.due_at).as_deref());
     field("begins by", moment(job.begins_by).as_deref());
-    field("holder", job.holder.as_deref());
+    field("holder", job.holder_in_words().as_deref());
     field("cancel", job.cancel.as_deref());
     let attempts = format!(
         "{} failed, {} crashed, {} interrupted",

@@ -227,9 +227,10 @@ async fn running(broker: &Broker) -> Result<Vec<Run>, Error> {
         let (said, process) = said.remove(&job.id).unzip();
         let since = job.leased_at.or(said.as_ref().map(|said| said.since));
         let attempt = job.failed + job.crashed + job.interrupted + 1;
+        let holder = job.holder_in_words();
         Run {
             job: said.unwrap_or_else(|| RunningJob::new(job.id, job.queue, job.task, attempt)),
-            holder: process.or(job.holder).unwrap_or_default(),
+            holder: process.or(holder).unwrap_or_default(),
             cancel: job.cancel,
             since,
         }
