@@ -20,7 +20,10 @@ pub(super) fn broken_set(path: &Path) -> Result<(), Error> {
     let size = match fs::metadata(path) {
         Ok(file) if file.is_dir() => return Err(refusal(path, "it is a directory")),
         Ok(file) => Some(file.len()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            has_directory(path)?;
+            None
+        }
         // SQLite has the better error.
         Err(_) => return Ok(()),
     };
@@ -62,6 +65,18 @@ pub(super) fn broken_set(path: &Path) -> Result<(), Error> {
         return Err(refusal(path, &what));
     }
     Ok(())
+}
+
+/// SQLite would only say that it cannot open the file, three times.
+fn has_directory(path: &Path) -> Result<(), Error> {
+    match path.parent() {
+        Some(directory) if !directory.exists() => {
+            let directory = directory.display();
+            let what = format!("there is no directory {directory}; make it first");
+            Err(refusal(path, &what))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Of SQLite's page sizes.

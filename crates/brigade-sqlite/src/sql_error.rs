@@ -37,10 +37,7 @@ pub(super) fn sql_error(what: &str, source: rusqlite::Error) -> Error {
             "the file is damaged or no database; restore a copy, or recover it with sqlite3's \
                 .recover",
         ),
-        Some(ErrorCode::CannotOpen) => (
-            ErrorKind::Os,
-            "the file cannot be opened; does its directory exist?",
-        ),
+        Some(ErrorCode::CannotOpen) => (ErrorKind::Os, "the file or its directory cannot be read"),
         _ => (ErrorKind::Os, "the database refused"),
     };
     Error::new(kind, format!("{what}: {hint}")).with_source(source)
