@@ -29,7 +29,7 @@ const MATCHING: Statement = Statement::read(
         coalesce(octet_length(j.result), 0)) over (order by place rows between unbounded preceding \
         and 1 preceding) as bytes_before from unnest($1::bigint[]) with ordinality as wanted (id, \
         place) join brigade.all_jobs j on j.id = wanted.id where ($2::text is null or j.task = $2) \
-        and ($3::text is null or j.key = $3) and ($4::text is null or strpos(j.payload, $4) > 0) and \
+        and not ($10 and j.task is not null) and ($3::text is null or j.key = $3) and ($4::text is null or strpos(j.payload, $4) > 0) and \
         ($5::text is null or strpos(j.options, $5) > 0) and ($6::timestamptz is null or j.pushed_at \
         >= $6) and ($7::timestamptz is null or j.pushed_at <= $7)) matching where \
         coalesce(bytes_before, 0) <= $9 order by place limit $8",
@@ -149,6 +149,7 @@ impl Database {
         let bytes_left = bytes_left.unwrap_or(i64::MAX);
         let JobFilter {
             task,
+            no_task,
             key,
             text,
             pushed_from,
@@ -156,7 +157,7 @@ impl Database {
             ..
         } = filter;
         let (task, key, text) = (task.as_deref(), key.as_deref(), text.as_deref());
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 10] = [
             &ids,
             &task,
             &key,
@@ -167,6 +168,7 @@ impl Database {
             pushed_until,
             &most,
             &bytes_left,
+            no_task,
         ];
         self.rows(MATCHING, &values).await
     }

@@ -432,7 +432,7 @@ fn fields_for(filter: &JobFilter) -> Vec<&'static str> {
     let is_dated = filter.pushed_from.is_some() || filter.pushed_until.is_some();
     let fields = [
         ("state", filter.state.is_some()),
-        ("task", filter.task.is_some()),
+        ("task", filter.task.is_some() || filter.no_task),
         ("options", filter.label.is_some()),
         ("key", filter.key.is_some()),
         ("payload", filter.text.is_some()),

@@ -152,6 +152,9 @@ impl Store<'_> {
             sql.push_str(" AND ");
             sql.push_str(&condition);
         }
+        if filter.no_task {
+            sql.push_str(" AND task IS NULL");
+        }
         let mut jobs = Vec::new();
         self.rows_while("list jobs", &sql, &values, |row| {
             let job = info(row)?;

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::job::{JobId, JobInfo, JobState};
 use crate::limits::Limits;
+use crate::policy::reason_pattern;
 
 /// Which jobs to list. All conditions hold together; `JobFilter::default()` with a `limit` lists
 /// every job.
@@ -20,13 +21,16 @@ pub struct JobFilter {
     pub state: Option<JobState>,
     /// Only those of this task.
     pub task: Option<Box<str>>,
+    /// Only those without a task.
+    pub no_task: bool,
     /// Only those with this label.
     pub label: Option<Box<str>>,
     /// Only those with this key.
     pub key: Option<Box<str>>,
     /// Only those whose payload, as JSON text, contains this text.
     pub text: Option<Box<str>>,
-    /// Only those that ended for a reason of this [pattern](crate::policy::reason_pattern).
+    /// Only those with a reason of this [pattern](crate::policy::reason_pattern); an empty one is
+    /// that of jobs without a reason.
     pub reason: Option<Box<str>>,
     /// Only those pushed at this moment or later.
     pub pushed_from: Option<SystemTime>,
@@ -53,6 +57,7 @@ impl JobFilter {
     /// decide, and may end a page early.
     pub fn reads_jobs(&self) -> bool {
         self.task.is_some()
+            || self.no_task
             || self.label.is_some()
             || self.key.is_some()
             || self.text.is_some()
@@ -66,17 +71,21 @@ impl JobFilter {
         let is = |wanted: &Option<Box<str>>, value: Option<&str>| {
             wanted.is_none() || wanted.as_deref() == value
         };
-        let pattern = || job.reason.as_deref().map(crate::policy::reason_pattern);
+        let pattern = || reason_pattern(job.reason.as_deref().unwrap_or_default());
         is(&self.queue, Some(&job.queue))
             && self.state.is_none_or(|state| state == job.state)
             && is(&self.task, job.task.as_deref())
+            && !(self.no_task && job.task.is_some())
             && is(&self.label, job.label.as_deref())
             && is(&self.key, job.key.as_deref())
             && self
                 .text
                 .as_deref()
                 .is_none_or(|text| job.payload.contains(text))
-            && (self.reason.is_none() || is(&self.reason, pattern().as_deref()))
+            && self
+                .reason
+                .as_deref()
+                .is_none_or(|reason| *reason == pattern())
             && self.pushed_from.is_none_or(|from| job.pushed_at >= from)
             && self.pushed_until.is_none_or(|until| job.pushed_at < until)
     }

@@ -41,13 +41,16 @@ pub(crate) struct ListParams {
     state: Option<JobState>,
     /// Only those of this task.
     task: Option<String>,
+    /// Only those without a task.
+    no_task: Option<bool>,
     /// Only those with this label.
     label: Option<String>,
     /// Only those with this key.
     key: Option<String>,
     /// Only those whose payload, as JSON text, contains this text.
     text: Option<String>,
-    /// Only those that ended for a reason of this pattern, as `/v1/dead` has it.
+    /// Only those with a reason of this pattern, as `/v1/dead` has it; an empty one is that of jobs
+    /// without a reason.
     reason: Option<String>,
     /// Only those pushed at this moment or later.
     #[param(value_type = Option<String>, format = DateTime)]
@@ -122,6 +125,7 @@ impl ListParams {
             queue: self.queue.map(Into::into),
             state: self.state,
             task: self.task.map(Into::into),
+            no_task: self.no_task.unwrap_or_default(),
             label: self.label.map(Into::into),
             key: self.key.map(Into::into),
             text: self.text.map(Into::into),

@@ -88,32 +88,18 @@ impl Verb {
     }
 }
 
-/// The jobs of an operation.
-#[derive(Clone, Debug)]
-pub(super) struct Selection {
-    pub(super) filter: JobFilter,
-    /// Only those without a task.
-    pub(super) no_task: bool,
-}
-
-impl Selection {
-    fn has(&self, job: &JobInfo) -> bool {
-        !self.no_task || job.task.is_none()
-    }
-
-    /// How many there are; `false` if there may be more.
-    pub(super) async fn count(&self, broker: &Broker) -> Result<(u64, bool), Error> {
-        let (mut filter, mut count, began) = (self.filter.clone(), 0, Instant::now());
-        loop {
-            let page = broker.find(&filter).await?;
-            count += page.jobs.iter().filter(|job| self.has(job)).count() as u64;
-            filter.after = page.next;
-            if filter.after.is_none() {
-                return Ok((count, true));
-            }
-            if began.elapsed() > COUNT_FOR {
-                return Ok((count, false));
-            }
+/// How many jobs of a filter there are; `false` if there may be more.
+pub(super) async fn count(broker: &Broker, mut filter: JobFilter) -> Result<(u64, bool), Error> {
+    let (mut count, began) = (0, Instant::now());
+    loop {
+        let page = broker.find(&filter).await?;
+        count += page.jobs.len() as u64;
+        filter.after = page.next;
+        if filter.after.is_none() {
+            return Ok((count, true));
+        }
+        if began.elapsed() > COUNT_FOR {
+            return Ok((count, false));
         }
     }
 }
@@ -182,7 +168,7 @@ impl Operations {
         app: &App,
         verb: Verb,
         text: String,
-        selection: Selection,
+        filter: JobFilter,
     ) -> Option<Arc<BulkOperation>> {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let running = list.iter().filter(|one| !one.progress().is_over).count();
@@ -206,7 +192,7 @@ impl Operations {
         }
         let (broker, running) = (app.broker.clone(), Arc::clone(&operation));
         app.tasks.spawn(async move {
-            if let Err(error) = carry_out(&broker, &running, selection).await {
+            if let Err(error) = carry_out(&broker, &running, filter).await {
                 running.note(|progress| progress.first_error = Some(error.to_string()));
             }
             running.end();
@@ -220,17 +206,14 @@ impl Operations {
 async fn carry_out(
     broker: &Broker,
     operation: &BulkOperation,
-    selection: Selection,
+    mut filter: JobFilter,
 ) -> Result<(), Error> {
-    let mut filter = selection.filter.clone();
     let is_dead = filter.state == Some(brigade::JobState::Dead);
     while !operation.stop.is_cancelled() {
         let page = broker.find(&filter).await?;
         let verb = operation.verb;
-        let mut jobs = page.jobs;
-        jobs.retain(|job| selection.has(job));
         // What has begun is waited for and counted, as the broker carries it out in any case.
-        let mut outcomes = stream::iter(jobs)
+        let mut outcomes = stream::iter(page.jobs)
             .take_while(|_| ready(!operation.stop.is_cancelled()))
             .map(|job| {
                 let broker = broker.clone();

@@ -10,11 +10,10 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use brigade::JobState;
-use serde::Deserialize;
+use brigade::{JobFilter, JobState};
 
 use super::acting::{Acting, Sent};
-use super::bulk::{BulkProgress, Operations, PAGE, Selection, Verb};
+use super::bulk::{BulkProgress, Operations, PAGE, Verb, count};
 use super::filters;
 use super::job_filter::FilterQuery;
 use super::shell::{Failed, PageShell, back, page};
@@ -31,7 +30,7 @@ struct QuestionPage {
     name: &'static str,
     what: String,
     warning: &'static str,
-    fields: Vec<(String, String)>,
+    fields: Vec<(&'static str, String)>,
     is_none: bool,
     back: String,
 }
@@ -47,46 +46,24 @@ struct ProgressPage {
     began: ShownTime,
 }
 
-/// The filter, and what the form of a filter cannot say.
-#[derive(Deserialize)]
-pub(super) struct BulkQuery {
-    #[serde(flatten)]
-    filter: FilterQuery,
-    no_task: Option<String>,
-}
-
-impl BulkQuery {
-    fn selection(&self, verb: Verb) -> Result<Selection, Failed> {
-        let mut filter = self.filter.filter(PAGE)?;
-        filter.newest_first = false;
-        filter.after = None;
-        match (verb, filter.state) {
-            (Verb::Retry, None) => filter.state = Some(JobState::Dead),
-            (Verb::Retry, Some(state)) if state != JobState::Dead => {
-                let text = "Only dead letters can be retried: choose the state dead.";
-                return Err(Failed::Form(text.to_owned()));
-            }
-            _ => {}
-        }
-        if !self.filter.is_narrow() {
-            let text = "This would touch every job. Choose a queue, a state or another condition.";
+/// The jobs that an operation acts on.
+fn selection(query: &FilterQuery, verb: Verb) -> Result<JobFilter, Failed> {
+    let mut filter = query.filter(PAGE)?;
+    filter.newest_first = false;
+    filter.after = None;
+    match (verb, filter.state) {
+        (Verb::Retry, None) => filter.state = Some(JobState::Dead),
+        (Verb::Retry, Some(state)) if state != JobState::Dead => {
+            let text = "Only dead letters can be retried: choose the state dead.";
             return Err(Failed::Form(text.to_owned()));
         }
-        Ok(Selection {
-            filter,
-            no_task: self.no_task.is_some(),
-        })
+        _ => {}
     }
-
-    fn fields(&self) -> Vec<(String, String)> {
-        let fields = self.filter.fields().into_iter();
-        let owned = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let no_task = self
-            .no_task
-            .iter()
-            .map(|_| ("no_task".to_owned(), "1".to_owned()));
-        owned.chain(no_task).collect()
+    if !query.is_narrow() {
+        let text = "This would touch every job. Choose a queue, a state or another condition.";
+        return Err(Failed::Form(text.to_owned()));
     }
+    Ok(filter)
 }
 
 /// Asks before an operation, with the number of jobs.
@@ -95,7 +72,7 @@ pub(super) async fn question(
     State(app): State<App>,
     Extension(watch): Extension<BrokerWatch>,
     Path(verb): Path<String>,
-    Query(query): Query<BulkQuery>,
+    Query(query): Query<FilterQuery>,
 ) -> Response {
     let snapshot = watch.look(&app.broker).await;
     let asked = ask(&viewer, &app, &snapshot, &verb, &query).await;
@@ -107,26 +84,26 @@ async fn ask(
     app: &App,
     snapshot: &Snapshot,
     verb: &str,
-    query: &BulkQuery,
+    query: &FilterQuery,
 ) -> Result<Response, Failed> {
     if !viewer.can_change() {
         return Err(Failed::Role("admin"));
     }
     let verb = verb_of(verb)?;
-    let selection = query.selection(verb)?;
-    let (count, is_all) = selection.count(&app.broker).await?;
+    let selection = selection(query, verb)?;
+    let (count, is_all) = count(&app.broker, selection).await?;
     let count = match is_all {
         true => number(count),
         false => format!("more than {}", number(count)),
     };
-    let state = state_of(&query.filter.state);
+    let state = state_of(&query.state);
     let back = match state {
         Some(JobState::Dead) => "/dead".to_owned(),
-        _ => format!("/jobs?{}", query.filter.query()),
+        _ => format!("/jobs?{}", query.query()),
     };
     Ok(page(&QuestionPage {
         page: PageShell::new(viewer, "", verb.word(), snapshot),
-        what: query.filter.in_words(&count),
+        what: query.in_words(&count),
         is_none: count == "0",
         verb: verb.word(),
         name: verb.name(),
@@ -139,9 +116,16 @@ async fn ask(
                 "They are gone for good, with their payloads and reports. This cannot be undone."
             }
         },
-        fields: query.fields(),
+        fields: owned(query.fields()),
         back,
     }))
+}
+
+fn owned(fields: Vec<(&'static str, &str)>) -> Vec<(&'static str, String)> {
+    let fields = fields.into_iter();
+    fields
+        .map(|(name, value)| (name, value.to_owned()))
+        .collect()
 }
 
 fn verb_of(name: &str) -> Result<Verb, Failed> {
@@ -153,7 +137,7 @@ pub(super) async fn begin(
     acting: Acting,
     Extension(operations): Extension<Operations>,
     Path(verb): Path<String>,
-    Sent(query): Sent<BulkQuery>,
+    Sent(query): Sent<FilterQuery>,
 ) -> Response {
     let begun = start(&acting, &operations, &verb, &query).await;
     acting.answer(begun).await
@@ -163,16 +147,16 @@ async fn start(
     acting: &Acting,
     operations: &Operations,
     verb: &str,
-    query: &BulkQuery,
+    query: &FilterQuery,
 ) -> Result<String, Failed> {
     let verb = verb_of(verb)?;
-    let selection = query.selection(verb)?;
-    let (count, is_all) = selection.count(&acting.app.broker).await?;
+    let selection = selection(query, verb)?;
+    let (count, is_all) = count(&acting.app.broker, selection.clone()).await?;
     let count = match is_all {
         true => number(count),
         false => format!("more than {}", number(count)),
     };
-    let text = format!("{} {}", verb.word(), query.filter.in_words(&count));
+    let text = format!("{} {}", verb.word(), query.in_words(&count));
     let by = &acting.viewer.name;
     tracing::info!(%by, operation = %text, "an operation on many jobs begins");
     let operation = operations

@@ -147,7 +147,10 @@ fn view(group: &DeadGroup, example_text: String, now: std::time::SystemTime) -> 
         Some(task) => query.push_str(&format!("&task={}", encoded(task))),
         None => query.push_str("&no_task=1"),
     }
-    query.push_str(&format!("&reason={}", encoded(&group.reason)));
+    match group.reason.as_str() {
+        "" => query.push_str("&no_reason=1"),
+        reason => query.push_str(&format!("&reason={}", encoded(reason))),
+    }
     GroupView {
         queue: group.queue.clone(),
         queue_path: format!("/queues/{}", encoded(&group.queue)),

@@ -22,10 +22,14 @@ pub(super) struct FilterQuery {
     pub(super) queue: String,
     pub(super) state: String,
     pub(super) task: String,
+    /// Not empty: only those without a task.
+    pub(super) no_task: String,
     pub(super) label: String,
     pub(super) key: String,
     pub(super) text: String,
     pub(super) reason: String,
+    /// Not empty: only those without a reason.
+    pub(super) no_reason: String,
     /// `2026-11-30T05:12`, UTC.
     pub(super) from: String,
     /// As `from`.
@@ -50,10 +54,14 @@ impl FilterQuery {
             queue: some(&self.queue),
             state,
             task: some(&self.task),
+            no_task: !self.no_task.is_empty(),
             label: some(&self.label),
             key: some(&self.key),
             text: some(&self.text),
-            reason: some(&self.reason),
+            reason: match self.no_reason.as_str() {
+                "" => some(&self.reason),
+                _ => Some(Box::default()),
+            },
             pushed_from: moment(&self.from)?,
             pushed_until: moment(&self.until)?,
             newest_first: self.order != "old",
@@ -68,10 +76,12 @@ impl FilterQuery {
             ("queue", &self.queue),
             ("state", &self.state),
             ("task", &self.task),
+            ("no_task", &self.no_task),
             ("label", &self.label),
             ("key", &self.key),
             ("text", &self.text),
             ("reason", &self.reason),
+            ("no_reason", &self.no_reason),
             ("from", &self.from),
             ("until", &self.until),
             ("order", &self.order),
@@ -116,6 +126,7 @@ impl FilterQuery {
             None => ("job".to_owned(), "jobs".to_owned()),
         };
         let mut words = format!("{count} {}", if is_one { one } else { many });
+        let fields = self.fields();
         for (name, before) in [
             ("queue", " of"),
             ("task", " with task"),
@@ -123,12 +134,17 @@ impl FilterQuery {
             ("key", " with key"),
             ("text", " with payload text"),
             ("reason", " with reason"),
+            ("no_task", " without a task"),
+            ("no_reason", " without a reason"),
             ("from", " pushed from"),
             ("until", " pushed before"),
         ] {
-            let fields = self.fields();
-            if let Some((_, value)) = fields.iter().find(|(field, _)| *field == name) {
-                words.push_str(&format!("{before} `{value}`"));
+            let Some((_, value)) = fields.iter().find(|(field, _)| *field == name) else {
+                continue;
+            };
+            words.push_str(before);
+            if !name.starts_with("no_") {
+                words.push_str(&format!(" `{value}`"));
             }
         }
         words
@@ -166,6 +182,14 @@ mod tests {
         assert_eq!(filter.in_words("1,204"), words);
         assert_eq!(filter.query(), "queue=mail&state=dead&reason=timeout");
         assert!(filter.is_narrow());
+        let bare = FilterQuery {
+            no_task: "1".to_owned(),
+            no_reason: "1".to_owned(),
+            ..FilterQuery::default()
+        };
+        assert_eq!(bare.in_words("2"), "2 jobs without a task without a reason");
+        let bare = bare.filter(1).ok().unwrap();
+        assert_eq!((bare.no_task, bare.reason.as_deref()), (true, Some("")));
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Very many jobs and queues: pages stay small, one job is found, groups are worked off.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use brigade::JobState;
+use brigade::{Job, JobState};
 use rustix::process::Signal;
 
 use crate::browser::Browser;
 use crate::look::get;
 use crate::site::{Kind, Site};
 
+const MINUTE: Duration = Duration::from_secs(60);
 /// Jobs of the tests with many.
 const MANY: usize = 100_000;
 
@@ -84,12 +85,41 @@ async fn a_group_of_dead_letters_is_retried_with_its_number_said_before() {
     browser.check_console();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_without_task_or_reason_has_its_own_dead_letters_alone() {
+    let site = Site::start(Kind::Sqlite).await;
+    site.dead_letters("mail", 2, "refused").await;
+    site.dead_letters("mail", 3, "").await;
+    let mail = site.broker.queue("mail");
+    for _ in 0..4 {
+        let job = Job::new("mail", Some("send".into()), "[]");
+        site.broker.push(job).await.unwrap();
+        let lease = mail.lease(MINUTE, Duration::ZERO).await.unwrap();
+        lease.unwrap().dead_letter("refused").await.unwrap();
+    }
+    let (_, page) = get(&site, "/dead");
+    let links = page.split("/dead/export?").skip(2);
+    let queries = links.map(|rest| rest.split('"').next().unwrap().replace("&#38;", "&"));
+    let mut counts = Vec::new();
+    for query in queries.map(|query| query.replace("&amp;", "&")) {
+        let (_, lines) = get(&site, &format!("/dead/export?{query}"));
+        let (_, list) = get(&site, &format!("/jobs?{query}"));
+        let (_, question) = get(&site, &format!("/bulk/retry?{query}"));
+        let count = lines.matches("\"state\":\"dead\"").count();
+        assert_eq!(list.matches("data-key=").count(), count, "{query}");
+        let words = format!("Retry {count} dead letters of `mail`");
+        assert!(question.contains(&words.replace('`', "&#96;")) || question.contains(&words));
+        counts.push(count);
+    }
+    assert_eq!(counts, [4, 3, 2], "{page}");
+}
+
 /// The sizes are checked; the times are printed, as they depend on the machine.
 async fn the_first_page_is_small(kind: Kind) {
     let mut site = Site::start(kind).await;
-    for number in 0..1_000 {
-        site.push(&format!("queue-{number:04}"), "{}", 1).await;
-    }
+    let of_queue = |number| Job::new(format!("queue-{number:04}"), None, "{}");
+    let jobs = (0..1_000).map(of_queue).collect();
+    site.broker.push_many(jobs).await.unwrap();
     let dead = brigade_testkit::count(2_000, 100_000);
     site.dead_letters("mail", dead, "no answer after {n} s")
         .await;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use brigade::store::{DeliveryMode, LeaseRequest, Queues};
 use brigade::{Broker, Job, JobId, JobState, Pool, task};
 use brigade_server::{Auth, ServerOptions};
 use brigade_testkit::postgres::Postgres;
@@ -11,6 +12,9 @@ use brigade_testkit::redis::Redis;
 use futures_util::{StreamExt as _, stream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// Jobs that become dead letters together.
+const LEASED_AT_ONCE: usize = 500;
 
 /// Which broker.
 #[derive(Clone, Copy, Debug)]
@@ -178,15 +182,27 @@ impl Site {
     pub(crate) async fn dead_letters(&self, queue: &str, count: usize, reason: &str) {
         self.push(queue, "{\"to\": \"ann@example.org\"}", count)
             .await;
-        let handle = self.broker.queue(queue);
-        let set_aside = stream::iter(0..count).map(async |number| {
-            let lease = handle.lease(Duration::from_secs(600), Duration::ZERO).await;
-            let reason = reason.replace("{n}", &number.to_string());
-            let lease = lease.unwrap().expect("a job");
-            lease.dead_letter(reason).await.unwrap();
-        });
-        // Many at once, so that the store writes them together.
-        set_aside.buffer_unordered(64).collect::<()>().await;
+        let mut number = 0;
+        while number < count {
+            let request = LeaseRequest {
+                queues: Queues::one(queue),
+                max: (count - number).min(LEASED_AT_ONCE),
+                mode: DeliveryMode::Lease(Duration::from_secs(600)),
+                wait: Duration::ZERO,
+                enough: CancellationToken::new(),
+            };
+            let leases = self.broker.lease(request).await.unwrap();
+            assert!(!leases.is_empty(), "{number} of {count}");
+            // Many at once, so that the store writes them together.
+            let set_aside =
+                stream::iter(leases.into_iter().zip(number..)).map(async |(lease, number)| {
+                    let reason = reason.replace("{n}", &number.to_string());
+                    lease.dead_letter(reason).await.unwrap();
+                    1
+                });
+            let set_aside = set_aside.buffer_unordered(LEASED_AT_ONCE);
+            number += set_aside.fold(0, async |sum, one| sum + one).await;
+        }
     }
 
     /// Waits until a job is in this state.

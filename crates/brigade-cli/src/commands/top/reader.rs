@@ -190,6 +190,7 @@ pub(super) fn filter_of(of: &JobsOf) -> JobFilter {
             queue: Some(group.queue.as_str().into()),
             state: Some(JobState::Dead),
             task: group.task.as_deref().map(Into::into),
+            no_task: group.task.is_none(),
             reason: Some(group.reason.as_str().into()),
             limit: JOBS_MAX,
             ..JobFilter::default()
