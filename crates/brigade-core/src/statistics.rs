@@ -127,8 +127,8 @@ impl Durations {
         self.counts.iter().fold(0, add)
     }
 
-    /// The bound that this share of them (0 to 1) did not exceed; `None` if there are none. Above
-    /// the last bound it is the last bound.
+    /// About the time that this share of them (0 to 1) did not exceed, as if those between two bounds
+    /// were spread evenly; `None` if there are none. Above the last bound it is the last bound.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let all = self.count();
         #[expect(
@@ -138,13 +138,20 @@ impl Durations {
             reason = "a count within a day, and a share of it"
         )]
         let wanted = ((all as f64 * share.clamp(0.0, 1.0)).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut before = 0_u64;
         let place = self.counts.iter().position(|count| {
-            seen = count.saturating_add(seen);
-            seen >= wanted
+            let is_here = before.saturating_add(*count) >= wanted;
+            before = if is_here { before } else { before + count };
+            is_here
         })?;
-        let bound = Self::BOUNDS.get(place).or(Self::BOUNDS.last())?;
-        Some(Duration::from_millis(*bound))
+        let last = Self::BOUNDS.last().copied();
+        let upper = Self::BOUNDS.get(place).copied().or(last)?;
+        let lower = place.checked_sub(1).map_or(0, |place| Self::BOUNDS[place]);
+        // In the middle of the part of the wanted one.
+        #[expect(clippy::cast_precision_loss, reason = "counts within a day")]
+        let part = ((wanted - before) as f64 - 0.5) / self.counts[place] as f64;
+        let width = Duration::from_millis(upper - lower);
+        Some(Duration::from_millis(lower) + width.mul_f64(part))
     }
 }
 
@@ -180,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_is_a_bound_and_none_of_nothing() {
+    fn a_quantile_lies_between_two_bounds_and_there_is_none_of_nothing() {
         let mut durations = Durations::default();
         assert_eq!(durations.quantile(0.5), None);
         for _ in 0..90 {
@@ -189,9 +196,20 @@ mod tests {
         for _ in 0..10 {
             durations.record(Duration::from_secs(8));
         }
-        assert_eq!(durations.quantile(0.5), Some(Duration::from_millis(5)));
-        assert_eq!(durations.quantile(0.9), Some(Duration::from_millis(5)));
-        assert_eq!(durations.quantile(0.95), Some(Duration::from_secs(10)));
-        assert_eq!(durations.quantile(1.0), Some(Duration::from_secs(10)));
+        let at = |share| durations.quantile(share).unwrap().as_micros();
+        // Between 2 and 5 ms, and between 5 and 10 s.
+        assert_eq!((at(0.0), at(0.5), at(0.9)), (2_016, 3_650, 4_983));
+        assert_eq!((at(0.95), at(1.0)), (7_250_000, 9_750_000));
+    }
+
+    #[test]
+    fn a_quantile_of_one_is_in_the_middle_and_the_last_bound_is_the_longest() {
+        let mut one = Durations::default();
+        one.record(Duration::from_secs(100));
+        // Between 1 and 5 min.
+        assert_eq!(one.quantile(0.95), Some(Duration::from_secs(180)));
+        let mut long = Durations::default();
+        long.record(Duration::from_secs(100_000));
+        assert_eq!(long.quantile(0.5), Some(Duration::from_secs(7_200)));
     }
 }

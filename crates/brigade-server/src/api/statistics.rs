@@ -72,9 +72,9 @@ pub(crate) struct DurationsDocument {
     count: u64,
     /// Seconds of all of them together.
     sum: f64,
-    /// Seconds that half of them did not exceed.
+    /// About the seconds that half of them did not exceed, from the buckets.
     p50: Option<f64>,
-    /// Seconds that 95 of 100 did not exceed.
+    /// About the seconds that 95 of 100 did not exceed, from the buckets.
     p95: Option<f64>,
     /// How many took longer than the bucket before and at most so many milliseconds (`inf`: all
     /// that took longer); empty buckets are left out.
