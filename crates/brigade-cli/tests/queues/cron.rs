@@ -211,7 +211,7 @@ fn a_file_of_schedules_that_cannot_be_meant_changes_nothing() {
 #[test]
 fn what_cannot_be_meant_is_wrong_usage() {
     let desk = Desk::new();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (
             &["0 24 * * *", "q", "1"],
             r#"its field 2, "24", is no hour: 0 to 23"#,
@@ -219,6 +219,7 @@ fn what_cannot_be_meant_is_wrong_usage() {
         (&["0 0 31 2 *", "q", "1"], "no date ever matches it"),
         (&["* * *", "q", "1"], "it has 3 fields"),
         (&["@every soon", "q", "1"], "write a time as"),
+        (&["every 90s", "q", "1"], "'@every 90s'"),
         (&["@every 1ms", "q", "1"], "from 100ms"),
         (
             &["@every 1h", "q", "1", "--zone", "Asia/Tokyo"],

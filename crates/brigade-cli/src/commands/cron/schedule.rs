@@ -49,6 +49,11 @@ pub(super) fn schedule_of(
                 .map_err(|help| usage(format!("schedule by {when:?}: {help}")))?;
             Schedule::every(name, interval, job)?
         }
+        None if when.starts_with("every ") => {
+            return Err(usage(format!(
+                "schedule by {when:?}: write an interval with an @, as '@{when}'"
+            )));
+        }
         None => Schedule::cron(name, when, job)?.zone(zone.unwrap_or_else(|| "UTC".to_owned())),
     })
 }
