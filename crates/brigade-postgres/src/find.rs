@@ -22,17 +22,18 @@ const CANDIDATES: Statement = Statement::read(
     "look for jobs",
     "select brigade.candidates($1, $2, $3, $4, $5)",
 );
-/// Conditions that exclude what [`JobFilter::matches`] would, as far as the server can tell.
+/// Conditions that exclude what [`JobFilter::matches`] would, as far as the server can tell. The
+/// ids are an array: of a join with a list of them, the server would read all jobs for each.
 const MATCHING: Statement = Statement::read(
     "list jobs",
-    "select * from (select j.*, place, sum(octet_length(j.payload) + \
-        coalesce(octet_length(j.result), 0)) over (order by place rows between unbounded preceding \
-        and 1 preceding) as bytes_before from unnest($1::bigint[]) with ordinality as wanted (id, \
-        place) join brigade.all_jobs j on j.id = wanted.id where ($2::text is null or j.task = $2) \
-        and not ($10 and j.task is not null) and ($3::text is null or j.key = $3) and ($4::text is null or strpos(j.payload, $4) > 0) and \
-        ($5::text is null or strpos(j.options, $5) > 0) and ($6::timestamptz is null or j.pushed_at \
-        >= $6) and ($7::timestamptz is null or j.pushed_at <= $7)) matching where \
-        coalesce(bytes_before, 0) <= $9 order by place limit $8",
+    "select * from (select j.*, sum(octet_length(j.payload) + coalesce(octet_length(j.result), 0)) \
+        over (order by nth rows between unbounded preceding and 1 preceding) as bytes_before from \
+        (select *, array_position($1::bigint[], id) as nth from brigade.all_jobs where id = any($1)) j \
+        where ($2::text is null or j.task = $2) and not ($10 and j.task is not null) and ($3::text is \
+        null or j.key = $3) and ($4::text is null or strpos(j.payload, $4) > 0) and ($5::text is null \
+        or strpos(j.options, $5) > 0) and ($6::timestamptz is null or j.pushed_at >= $6) and \
+        ($7::timestamptz is null or j.pushed_at <= $7)) matching where coalesce(bytes_before, 0) <= $9 \
+        order by nth limit $8",
 );
 /// Candidates that are looked for at once.
 const BATCH: usize = 1_000;

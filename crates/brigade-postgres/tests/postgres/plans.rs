@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use brigade::{Broker, Limits};
+use brigade::{Broker, JobFilter, JobState, Limits};
+use brigade_testkit::facts::wait_until;
 use brigade_testkit::postgres::Postgres;
 use serde_json::Value;
 
@@ -90,6 +91,37 @@ async fn a_page_costs_little_wherever_it_begins() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_of_a_page_are_read_by_their_ids() {
+    let filled = FilledDatabase::new().await;
+    filled.sql("analyze");
+    // Of dead letters: by an index, and by going through the table.
+    let read = || {
+        let text = filled.sql(
+            "select coalesce(idx_tup_fetch, 0) || ' ' || seq_tup_read from pg_stat_user_tables where \
+             relid = 'brigade.ended'::regclass",
+        );
+        let (by_index, through) = text.trim().split_once(' ').unwrap();
+        let number = |text: &str| text.parse::<u64>().unwrap();
+        (number(by_index), number(through))
+    };
+    let before = read();
+    let url = filled.server.url_of("postgres", &filled.name);
+    let broker = Broker::connect(&url).await.unwrap();
+    let filter = JobFilter {
+        state: Some(JobState::Dead),
+        newest_first: true,
+        limit: 100,
+        ..JobFilter::default()
+    };
+    assert_eq!(broker.find(&filter).await.unwrap().jobs.len(), 100);
+    // A session counts what it read at the latest when it ends.
+    drop(broker);
+    let is_counted = || read().0 >= before.0 + PAGE || read().1 >= before.1 + JOBS;
+    assert!(wait_until(Duration::from_secs(60), is_counted).is_some());
+    assert_eq!(read().1, before.1, "no row was read without its id");
 }
 
 #[tokio::test]
