@@ -37,6 +37,8 @@ use crate::places::free_port;
 
 /// How often a start is tried on another port: another program may take a port that was free.
 const PORTS_TRIED: usize = 5;
+/// Longer statements are no argument of a program: the kernel allows 128 KiB.
+const ARGUMENT_BYTES_MAX: usize = 100_000;
 /// Far beyond what an answer takes.
 const ANSWER_BOUND: Duration = Duration::from_secs(60);
 
@@ -255,20 +257,23 @@ impl Postgres {
             self.port,
             ANSWER_BOUND.as_secs()
         );
-        let text = self.programs.run(
-            "psql",
-            &[
-                "--no-psqlrc",
-                "--quiet",
-                "--no-align",
-                "--tuples-only",
-                "--set=ON_ERROR_STOP=1",
-                "--dbname",
-                &target,
-                "--command",
-                statements,
-            ],
-        )?;
+        let options = [
+            "--no-psqlrc",
+            "--quiet",
+            "--no-align",
+            "--tuples-only",
+            "--set=ON_ERROR_STOP=1",
+            "--dbname",
+            &target,
+        ];
+        let text = if statements.len() <= ARGUMENT_BYTES_MAX {
+            let arguments = [&options[..], &["--command", statements]].concat();
+            self.programs.run("psql", &arguments)?
+        } else {
+            let arguments = [&options[..], &["--file=-"]].concat();
+            self.programs
+                .run_with_input("psql", &arguments, statements)?
+        };
         Ok(text.trim_end().to_owned())
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use rustix::fs::{FlockOperation, Gid, Uid, chown, flock};
 
@@ -93,6 +93,31 @@ impl Programs {
             .args(arguments)
             .stdin(Stdio::null())
             .output()?;
+        Self::output_of(name, arguments, &output)
+    }
+
+    /// The same for a program that reads this, and writes little before its end.
+    pub(super) fn run_with_input(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> io::Result<String> {
+        let mut program = self
+            .command(self.program(name))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = program.stdin.take() {
+            // It may end at an error, without reading all of it.
+            stdin.write_all(input.as_bytes()).ok();
+        }
+        Self::output_of(name, arguments, &program.wait_with_output()?)
+    }
+
+    fn output_of(name: &str, arguments: &[&str], output: &Output) -> io::Result<String> {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
