@@ -185,7 +185,7 @@ async fn a_consumer_is_shown_with_what_it_runs() {
     browser.until_text("40 % counting");
     let pid = std::process::id();
     browser.until(&format!(
-        "/Process .+ \\(pid {pid}\\) has it/.test(document.body.innerText)"
+        "/Process {pid} on .+ has it/.test(document.body.innerText)"
     ));
     browser.check_console();
     site.broker.cancel(&id, "the test is over").await.unwrap();
