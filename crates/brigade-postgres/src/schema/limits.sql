@@ -226,9 +226,11 @@ begin
 end $$;
 
 -- Lets waiting consumers know that an attempt of these queues has ended, where that may let another begin.
-create function brigade.announce_room(queues text[]) returns void language sql as $$
-  select brigade.announce_back(q.queue) from brigade.queues q where q.queue = any(queues) and q.limits is not null
-$$;
+create function brigade.announce_room(queues text[]) returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+  perform brigade.announce_back(q.queue) from brigade.queues q where q.queue = any(queues) and q.limits is not null;
+end $$;
 
 -- In how many milliseconds a start of some queue stops counting; null if none does.
 create function brigade.next_start() returns bigint language sql stable
