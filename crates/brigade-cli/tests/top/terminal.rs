@@ -1,4 +1,4 @@
-//! A terminal of a test: a shell in a tmux server of its own.
+//! A terminal of a test: a shell in a tmux server and a directory of its own.
 
 use std::fs;
 use std::path::PathBuf;
@@ -34,7 +34,11 @@ impl Terminal {
         let terminal = Self { directory, url };
         let (width, height) = (width.to_string(), height.to_string());
         let shell = "exec bash --norc --noprofile -i";
-        terminal.tmux(&["new-session", "-d", "-x", &width, "-y", &height, shell]);
+        let size = ["-x", &width, "-y", &height];
+        let directory = terminal.path("");
+        let place = ["-c", directory.to_str().unwrap()];
+        let session = [&["new-session", "-d"][..], &size, &place, &[shell]];
+        terminal.tmux(&session.concat());
         // The prompt, at which keys are taken.
         terminal.type_line("PS1='ready> '; clear");
         terminal.wait_for("ready>");
