@@ -1,11 +1,12 @@
 //! A process that owns something other processes can see, by a name that no later one has: is it,
 //! or one of its workers, still there?
 //!
-//! A name is `pid-start-namespace-boot-user-host`; the host is for people. A process is gone if the kernel has no process of its
-//! number (`ESRCH`), or if that number has another start time by now. Everything else counts as
-//! running, above all what cannot be seen: a process of another PID namespace, host or boot; one
-//! that `/proc` hides (`hidepid`, `ProtectProc=`); any process where `/proc` belongs to another PID
-//! namespace, so that its numbers mean other processes. The lease then ends by its time.
+//! A name is `pid-start-namespace-boot-user-host`; the host is for people. A process is gone if the
+//! kernel has no process of its number (`ESRCH`), or if that number has another start time by now.
+//! Everything else counts as running, above all what cannot be seen: a process of another PID
+//! namespace, host or boot; one that `/proc` hides (`hidepid`, `ProtectProc=`); any process where
+//! `/proc` belongs to another PID namespace, so that its numbers mean other processes. The lease
+//! then ends by its time.
 //!
 //! A parent that is killed takes its workers with it (`PR_SET_PDEATHSIG`), but not in the same
 //! instant: for a moment they run on, and what they do must not be given to others yet. They are
