@@ -22,6 +22,7 @@ mod plans;
 mod pooler;
 mod push_function;
 mod roles;
+mod search_path;
 mod stage;
 mod timeouts;
 mod unique_keys;

@@ -78,6 +78,39 @@ async fn a_job_that_was_pushed_before_its_queue_was_limited_is_handed_out() {
     );
 }
 
+#[tokio::test]
+async fn a_push_by_an_old_snapshot_that_does_not_show_the_limit_is_handed_out() {
+    let (broker, application) = broker_and_application().await;
+    let queue = broker.queue("q");
+    let begin = "begin isolation level repeatable read; select count(*) from brigade.facts";
+    application.batch_execute(begin).await.unwrap();
+    let limits = Limits::new().turns().running_per_partition(1);
+    queue.limit(limits).await.unwrap();
+    // Nothing is left to be looked for once the transactions have ended that had written by now.
+    assert!(queue.lease(MINUTE, NOW).await.unwrap().is_none());
+    application.execute(PUSH, &[&"q"]).await.unwrap();
+    application.batch_execute("commit").await.unwrap();
+    assert!(queue.lease(MINUTE, NOW).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_hand_out_stays_within_its_bound_of_bytes_and_leaves_the_rest_as_it_was() {
+    let (_broker, url) = fresh_broker().await;
+    let client = session(&url).await;
+    let push =
+        "select brigade.push('q', to_jsonb(repeat('x', 12 << 20))) from generate_series(1, 3)";
+    client.batch_execute(push).await.unwrap();
+    assert_eq!(client.query(LEASE_TEN, &[]).await.unwrap().len(), 2);
+    let states = "select array_agg(state order by id) from brigade.jobs";
+    let states: Vec<i16> = client.query_one(states, &[]).await.unwrap().get(0);
+    assert_eq!(states, [3, 3, 0]);
+    assert_eq!(client.query(LEASE_TEN, &[]).await.unwrap().len(), 1);
+}
+
+/// Hands out up to ten jobs of a queue.
+const LEASE_TEN: &str = "select id from brigade.lease(array['q'], array[null]::integer[], array[0]::bigint[], \
+    10, 60000, 1) where id is not null";
+
 /// Hands out up to two jobs of a queue.
 const LEASE: &str = "select id from brigade.lease(array['q'], array[null]::integer[], array[0]::bigint[], \
     2, 60000, 1) where id is not null";
