@@ -1,14 +1,15 @@
 //! Jobs in PostgreSQL, and raw SQL that does the same: one JSON line per result.
 //!
-//!     cargo bench -p brigade-bench --bench postgres -- [--seconds S] [--turns N] [--peer PROGRAM] [workload ...]
+//!     cargo bench -p brigade-bench --bench postgres -- [--seconds S] [--turns N] \
+//!         [--peer PROGRAM] [workload ...]
 //!
 //! Without a workload all but `held-snapshot` take turns. The server is the machine's own, with its
 //! defaults (`fsync` on), in `BENCH_DIR` or the directory for temporary files. A peer's program
-//! (`scripts/bench.d/peers --program graphile`) runs at the end of each turn, with the URL of a fresh
-//! database.
+//! (`scripts/bench.d/peers --program graphile`) runs at the end of each turn, with the URL of a
+//! fresh database.
 //!
-//! `held-snapshot` lets jobs flow through a consumer at full rate while another transaction holds an
-//! old snapshot for most of `--seconds` (600 for the picture in docs/benchmarks), and prints the
+//! `held-snapshot` lets jobs flow through a consumer at full rate while another transaction holds
+//! an old snapshot for most of `--seconds` (600 for the picture in docs/benchmarks), and prints the
 //! rate of each fiftieth part of the time.
 
 #![expect(

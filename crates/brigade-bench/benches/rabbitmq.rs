@@ -1,5 +1,5 @@
-//! Calls and jobs over RabbitMQ, compared with plain `lapin` and a pair of `amqplib` programs on the
-//! same server: one JSON line per result.
+//! Calls and jobs over RabbitMQ, compared with plain `lapin` and a pair of `amqplib` programs on
+//! the same server: one JSON line per result.
 //!
 //!     cargo bench -p brigade-bench --bench rabbitmq -- [--seconds S] [--rounds N]
 //!     [--peers DIRECTORY] [workload ...]

@@ -1,5 +1,5 @@
-//! Plain SQLite on the same disk: the rows of a queue, the two indexes that every queue needs, and as
-//! many rows in a transaction as Brigade gathers.
+//! Plain SQLite on the same disk: the rows of a queue, the two indexes that every queue needs, and
+//! as many rows in a transaction as Brigade gathers.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

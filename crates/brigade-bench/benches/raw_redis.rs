@@ -1,6 +1,6 @@
-//! Plain scripts that push, lease and acknowledge jobs and do nothing else: a hash for each job, and
-//! sorted sets of ready and leased jobs. Two scripts are under way on one connection, so that the
-//! server need not wait for the next.
+//! Plain scripts that push, lease and acknowledge jobs and do nothing else: a hash for each job,
+//! and sorted sets of ready and leased jobs. Two scripts are under way on one connection, so that
+//! the server need not wait for the next.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -56,8 +56,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Runs it. `definition` gives the whole command line, of which completions and manual pages are
-    /// made.
+    /// Runs it. `definition` gives the whole command line, of which completions and manual pages
+    /// are made.
     pub(crate) async fn run(
         self,
         globals: &Globals,

@@ -2,8 +2,9 @@
 //!
 //! The code that ran the attempt makes its report at the end; from then on it belongs to the caller
 //! or to the job's history. Of an attempt that returned, the pool keeps a few numbers, and its
-//! handle makes the report of them when it is asked for it. Reports are values only: they are stored with jobs and sent between
-//! hosts, so they serialize, and unknown endings of later versions are additions, never changes.
+//! handle makes the report of them when it is asked for it. Reports are values only: they are
+//! stored with jobs and sent between hosts, so they serialize, and unknown endings of later
+//! versions are additions, never changes.
 //!
 //! Invariants: of standard error only the last 64 KiB are kept, and messages are cut and put on one
 //! line where an ending is printed. What is not known of a cost is missing, never zero.
@@ -29,9 +30,9 @@ pub use self::stop_receipt::{Step, StopReceipt};
 /// Standard error that is kept for a report.
 pub const TAIL_BYTES: usize = 64 << 10;
 
-/// How an attempt ended, what it cost and what it wrote last. Errors carry the report of the attempt
-/// that they are about; [`CallHandle::report`](crate::CallHandle::report) gives that of any call that
-/// ran.
+/// How an attempt ended, what it cost and what it wrote last. Errors carry the report of the
+/// attempt that they are about; [`CallHandle::report`](crate::CallHandle::report) gives that of any
+/// call that ran.
 ///
 /// ```standalone_crate
 /// use brigade::{CallError, Exit, Pool, task};

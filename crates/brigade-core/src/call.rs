@@ -2,8 +2,8 @@
 //!
 //! A call is a [`Request`] with the type of its result. Its constructors describe tasks by their
 //! code, by their name, and functions by their address; its setters write [`Options`]. `run_here`
-//! runs it in the caller's own process, which is for unit tests, and for consumers that run tasks in
-//! their own process.
+//! runs it in the caller's own process, which is for unit tests, and for consumers that run tasks
+//! in their own process.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -230,15 +230,15 @@ impl<T: DeserializeOwned> Call<T> {
     }
 }
 
-/// Options. What a call does not say, the registration of its task says where it runs, and otherwise
-/// the default holds.
+/// Options. What a call does not say, the registration of its task says where it runs, and
+/// otherwise the default holds.
 impl<T> Call<T> {
     option_setters!();
 
     /// Longest time the call may wait for its first attempt to begin; then it ends as timed out and
     /// is not run. An attempt that has begun is never stopped by it: bound that with
-    /// [`timeout`](Self::timeout). Default: no limit. A call that is pushed ignores it: nothing awaits
-    /// that.
+    /// [`timeout`](Self::timeout). Default: no limit. A call that is pushed ignores it: nothing
+    /// awaits that.
     pub fn queue_timeout(self, wait: Duration) -> Self {
         self.set(|options| options.queue_timeout = Some(wait))
     }
@@ -252,8 +252,8 @@ impl<T> Call<T> {
     }
 
     /// Keeps what the attempt writes to its standard output and error, up to this many bytes each,
-    /// for [`CallHandle::output`](crate::CallHandle::output), instead of passing it through. What is
-    /// over is counted and dropped. The call runs alone in its worker. A broker refuses it as
+    /// for [`CallHandle::output`](crate::CallHandle::output), instead of passing it through. What
+    /// is over is counted and dropped. The call runs alone in its worker. A broker refuses it as
     /// `Unsupported`.
     pub fn capture(self, bytes_max: usize) -> Self {
         self.set(|options| options.capture_bytes = Some(bytes_max))

@@ -136,8 +136,8 @@ impl<T> CallHandle<T> {
     }
 
     /// Id of the call within its pool, as in events, reports and
-    /// [`Context::call`](crate::Context::call). `None` at a broker, while the call waits for room in
-    /// a pool's queue, and if it was refused.
+    /// [`Context::call`](crate::Context::call). `None` at a broker, while the call waits for room
+    /// in a pool's queue, and if it was refused.
     pub fn id(&self) -> Option<u64> {
         self.call.id()
     }
@@ -147,7 +147,8 @@ impl<T> CallHandle<T> {
         self.call.is_finished()
     }
 
-    /// Stops the call, wherever it is, and returns when nothing of it is left. The handle then gives
+    /// Stops the call, wherever it is, and returns when nothing of it is left. The handle then
+    /// gives
     /// [`CallError::Cancelled`] with the reason, or the result if that came first.
     ///
     /// The receipt says which step stopped the attempt. `None`: the call had ended before; or, at a

@@ -150,8 +150,8 @@ impl Context {
     }
 
     /// The trace that the attempt belongs to: that of its call or job
-    /// ([`Call::traceparent`](crate::Call::traceparent)), or with the feature `otel` the span of this
-    /// attempt. What the task pushes and calls goes on with it.
+    /// ([`Call::traceparent`](crate::Call::traceparent)), or with the feature `otel` the span of
+    /// this attempt. What the task pushes and calls goes on with it.
     pub fn traceparent(&self) -> Option<&TraceParent> {
         self.0.traceparent.as_ref()
     }

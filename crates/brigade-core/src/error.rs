@@ -69,8 +69,8 @@ pub enum ErrorKind {
 }
 
 /// Brigade could not do what was asked. How a task ended is no error but a
-/// [`CallError`](crate::CallError). The [kinds](ErrorKind) are few; the text says what is wrong, what
-/// was expected, and what to do.
+/// [`CallError`](crate::CallError). The [kinds](ErrorKind) are few; the text says what is wrong,
+/// what was expected, and what to do.
 ///
 /// ```
 /// use brigade::{Broker, ErrorKind};

@@ -29,8 +29,8 @@ pub const RECORDED_FOR: Duration = Duration::from_secs(3600);
 pub const EVENTS_KEPT: usize = 10_000;
 /// The most events of one page.
 pub const EVENTS_PER_PAGE_MAX: usize = 1_000;
-/// Jobs of one purge of a queue whose removal is an event: the first of them. The others are removed
-/// without one.
+/// Jobs of one purge of a queue whose removal is an event: the first of them. The others are
+/// removed without one.
 pub const PURGE_EVENTS_MAX: usize = 1_000;
 /// Longest reason that an event has.
 pub const EVENT_REASON_BYTES_MAX: usize = 1_000;
@@ -144,8 +144,8 @@ pub enum JobEventKind {
     Passed,
     /// It was given back by a consumer that cannot run it.
     Unserved,
-    /// It became a dead letter otherwise than by a failed or crashed attempt: too late, set aside by
-    /// its holder, a parent missed.
+    /// It became a dead letter otherwise than by a failed or crashed attempt: too late, set aside
+    /// by its holder, a parent missed.
     Dead,
     /// It was cancelled.
     Cancelled,

@@ -1,7 +1,7 @@
 //! [`Options`]: what a request says besides its task and its arguments, for calls and jobs alike.
 //!
-//! Both types set them by the same methods (the macro `option_setters`); `policy::admission` checks them
-//! before a pool or a broker takes the request. What a request does not say, the task's
+//! Both types set them by the same methods (the macro `option_setters`); `policy::admission` checks
+//! them before a pool or a broker takes the request. What a request does not say, the task's
 //! registration says where it runs, and otherwise the default of the setter holds.
 //!
 //! Stores keep the options of a job as JSON in the form that this module gives them. Fields that
@@ -225,9 +225,9 @@ macro_rules! option_setters {
             self.set(|options| options.retries = Some(retries))
         }
 
-        /// The pauses between attempts, and until when to try. Default: what the task's registration
-        /// says, otherwise the pool's (`Builder::retry`), at a broker [`Retry::default`]. The time
-        /// until when to try counts from the call or push.
+        /// The pauses between attempts, and until when to try. Default: what the task's
+        /// registration says, otherwise the pool's (`Builder::retry`), at a broker
+        /// [`Retry::default`]. The time until when to try counts from the call or push.
         pub fn retry(self, retry: Retry) -> Self {
             self.set(|options| options.retry = Some(retry))
         }

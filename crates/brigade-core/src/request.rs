@@ -115,8 +115,8 @@ impl Request {
         }
     }
 
-    /// The call is made now, by this code: it belongs to the trace of that. What is the attempt of a
-    /// job, or of another pool's call, has its trace and its span already.
+    /// The call is made now, by this code: it belongs to the trace of that. What is the attempt of
+    /// a job, or of another pool's call, has its trace and its span already.
     pub fn note_caller(&mut self) {
         if self.attempt_of.as_ref().is_some_and(|of| of.has_span()) {
             return;

@@ -1,13 +1,14 @@
-//! Spans of `tracing`: one for each push and each attempt, one around the task's code in its worker,
-//! and one for a request to a server that pushes or calls. `docs/tracing.md` has the table of their names and fields.
+//! Spans of `tracing`: one for each push and each attempt, one around the task's code in its
+//! worker, and one for a request to a server that pushes or calls. `docs/tracing.md` has the table
+//! of their names and fields.
 //!
-//! The code that pushes or dispatches makes the span, gives its context to what runs next, and records how
-//! it ended. Where no subscriber wants spans of the target `brigade` at the level INFO, each function
-//! here is one look at a number.
+//! The code that pushes or dispatches makes the span, gives its context to what runs next, and
+//! records how it ended. Where no subscriber wants spans of the target `brigade` at the level INFO,
+//! each function here is one look at a number.
 //!
-//! Across processes a trace travels as a [`TraceParent`]. The contexts of spans are OpenTelemetry's,
-//! so without the feature `otel` spans of one process have no parents in another, and a traceparent
-//! is passed on as it came.
+//! Across processes a trace travels as a [`TraceParent`]. The contexts of spans are
+//! OpenTelemetry's, so without the feature `otel` spans of one process have no parents in another,
+//! and a traceparent is passed on as it came.
 
 #[cfg(feature = "otel")]
 mod otel;
@@ -50,8 +51,8 @@ pub fn is_wanted() -> bool {
     tracing::span_enabled!(target: "brigade", Level::INFO)
 }
 
-/// The trace that code of the caller belongs to: that of its span, or of the attempt that it is part
-/// of.
+/// The trace that code of the caller belongs to: that of its span, or of the attempt that it is
+/// part of.
 pub fn current() -> Option<TraceParent> {
     otel::current().or_else(AmbientTrace::current)
 }
@@ -92,8 +93,8 @@ pub fn record_response(span: &Span, status: u16) {
     }
 }
 
-/// The span around a push. The jobs belong to it from now on. A trace that was given with all of them
-/// is its parent; where jobs were given several, each keeps its own.
+/// The span around a push. The jobs belong to it from now on. A trace that was given with all of
+/// them is its parent; where jobs were given several, each keeps its own.
 pub fn push(jobs: &mut [Job]) -> Span {
     let span = new_push(jobs);
     let given = jobs.first().and_then(|job| job.options.traceparent.clone());

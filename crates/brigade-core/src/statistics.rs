@@ -54,8 +54,9 @@ pub struct TaskCounts {
     pub dead: u64,
     /// Jobs that were cancelled.
     pub cancelled: u64,
-    /// How long jobs waited until they were handed out, each time: since the push, or since they fell
-    /// due, were given back, or were let go on by what they waited for (their key, their flow).
+    /// How long jobs waited until they were handed out, each time: since the push, or since they
+    /// fell due, were given back, or were let go on by what they waited for (their key, their
+    /// flow).
     pub wait: Durations,
     /// How long attempts ran that ended well, failed or crashed; for those that left no report,
     /// from their lease to their settlement.
@@ -127,8 +128,9 @@ impl Durations {
         self.counts.iter().fold(0, add)
     }
 
-    /// About the time that this share of them (0 to 1) did not exceed, as if those between two bounds
-    /// were spread evenly; `None` if there are none. Above the last bound it is the last bound.
+    /// About the time that this share of them (0 to 1) did not exceed, as if those between two
+    /// bounds were spread evenly; `None` if there are none. Above the last bound it is the last
+    /// bound.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let all = self.count();
         #[expect(

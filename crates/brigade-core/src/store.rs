@@ -87,8 +87,9 @@ pub use crate::schedule::{DueTick, SchedulePlan, tell_skipped, time_of};
 /// A new way to end an attempt is a variant of [`Disposition`], never a method.
 ///
 /// The methods without a default are the minimum. Each of the others belongs to a capability; its
-/// default, unless it says otherwise, is an [`Unsupported`](ErrorKind::Unsupported) error that names
-/// the method and the capability. A store that declares the capability implements all of them.
+/// default, unless it says otherwise, is an [`Unsupported`](ErrorKind::Unsupported) error that
+/// names the method and the capability. A store that declares the capability implements all of
+/// them.
 pub trait JobStore: Send + Sync {
     /// What this store can do.
     fn capabilities(&self) -> Capabilities;
@@ -157,9 +158,8 @@ pub trait JobStore: Send + Sync {
         unsupported("jobs", "listing")
     }
 
-    /// The dead letters of a queue, or of all, in groups, [bounded](DeadGroup::bounded); the largest
-    /// group first
-    /// ([`listing`](Capabilities::listing)).
+    /// The dead letters of a queue, or of all, in groups, [bounded](DeadGroup::bounded); the
+    /// largest group first ([`listing`](Capabilities::listing)).
     fn dead_groups<'a>(&'a self, _queue: Option<&'a str>) -> Reply<'a, Vec<DeadGroup>> {
         unsupported("dead_groups", "listing")
     }

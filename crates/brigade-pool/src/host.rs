@@ -49,8 +49,8 @@ struct HostControl {
 #[derive(Clone, Debug)]
 pub struct HostHandle(Arc<HostControl>);
 
-/// For arguments that have not come completely, of all masters together; [`Budget`] says what one of
-/// them may hold beyond it.
+/// For arguments that have not come completely, of all masters together; [`Budget`] says what one
+/// of them may hold beyond it.
 const PARTIAL_BYTES_MAX: usize = 256 << 20;
 /// For the answers about calls that were stopped.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -176,9 +176,9 @@ impl Host {
     ///
     /// As [`Builder::start`]. `BadOption` or `Unsupported` for a URL or credentials that cannot be
     /// used; `Refused` or `Protocol` if a pool that has authenticated refuses the first
-    /// introduction: for the version, or a task that has other types there. Anything else that answers
-    /// at the address, with another key or none, is retried for ever, and logged as a warning once
-    /// per cause.
+    /// introduction: for the version, or a task that has other types there. Anything else that
+    /// answers at the address, with another key or none, is retried for ever, and logged as a
+    /// warning once per cause.
     ///
     /// # Cancel safety
     ///

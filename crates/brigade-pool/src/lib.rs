@@ -1,5 +1,5 @@
-//! Brigade's pool: it owns worker processes, gives them calls, watches, stops and restarts them, and
-//! takes in worker hosts that join it.
+//! Brigade's pool: it owns worker processes, gives them calls, watches, stops and restarts them,
+//! and takes in worker hosts that join it.
 //!
 //! Programs use the crate `brigade`, which has all of this under its own name.
 

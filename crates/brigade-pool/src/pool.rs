@@ -8,9 +8,9 @@
 //!
 //! Layers, from bottom to top; a file imports only files of its own layer or of those below:
 //!
-//! 1. Values: `ids`, `answered`, `stop_reason`, `count`, `queue`, `deadlines`, `restart`, `stats`, `events`,
-//!    `event_log`, `logs`, `cell`, `runtime_check`, `host_settings`,
-//!    `program_tasks`, `config`, `monitor_line`.
+//! 1. Values: `ids`, `answered`, `stop_reason`, `count`, `queue`, `deadlines`, `restart`, `stats`,
+//!    `events`, `event_log`, `logs`, `cell`, `runtime_check`, `host_settings`, `program_tasks`,
+//!    `config`, `monitor_line`.
 //! 2. Workers as the pool sees them: the trait in `worker_conn`, and `worker_conn::outgoing`.
 //! 3. The dispatcher, pure: `core`, over its data (`core::call_entry`, `core::worker_slot`,
 //!    `core::host_info`, `core::effects`); the other files of `core` act on that.
@@ -126,8 +126,8 @@ impl Pool {
     }
 
     /// Makes a call. It starts now: at once if a worker is free, otherwise in its turn. Where the
-    /// queue is full, it waits for room while the handle is awaited. A call that cannot be made ends
-    /// as [`Rejected`](crate::outcome::CallError#rejected-calls).
+    /// queue is full, it waits for room while the handle is awaited. A call that cannot be made
+    /// ends as [`Rejected`](crate::outcome::CallError#rejected-calls).
     pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
         let (shared, codec) = (self.shared(), call.request.codec);
         let cell = shared.cell();
@@ -143,8 +143,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// `QueueFull`, and what a [call is rejected for](crate::outcome::CallError#rejected-calls) when
-    /// it is made.
+    /// `QueueFull`, and what a [call is rejected for](crate::outcome::CallError#rejected-calls)
+    /// when it is made.
     pub fn try_call<T: DeserializeOwned>(&self, call: Call<T>) -> Result<CallHandle<T>, Error> {
         let (shared, codec) = (self.shared(), call.request.codec);
         let cell = shared.cell();

@@ -1,4 +1,5 @@
-//! Workers on other hosts: they connect to a pool that listens, and serve calls as local workers do.
+//! Workers on other hosts: they connect to a pool that listens, and serve calls as local workers
+//! do.
 //!
 //! The pool listens, and any number of worker hosts join:
 //!
@@ -20,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! With [`Credentials`] both sides authenticate before they exchange anything else (`transport`). Then
-//! `connection` carries messages over the stream: `send_queue` orders what goes out, and
+//! With [`Credentials`] both sides authenticate before they exchange anything else (`transport`).
+//! Then `connection` carries messages over the stream: `send_queue` orders what goes out, and
 //! `partial_messages` puts long messages together. The pool (`pool`) is on one side and the host
 //! (`host`) on the other.
 

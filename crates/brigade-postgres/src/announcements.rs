@@ -143,8 +143,8 @@ impl Announcements {
         *self.shared.last.borrow()
     }
 
-    /// Waits for an announcement after the number `seen` that is of interest, or until some may have
-    /// been missed. Cancel safe.
+    /// Waits for an announcement after the number `seen` that is of interest, or until some may
+    /// have been missed. Cancel safe.
     pub(super) async fn next(
         &self,
         seen: u64,

@@ -1,9 +1,9 @@
 //! Chores: when this process has the database see to what is due (`schema/chores.sql`).
 //!
-//! A consuming process does so at a pace, as soon as something that it knows of falls due, and before
-//! it says that there is nothing to hand out. Behind a step that found more than it may do at once
-//! comes the next. One caller of a process does them at a time; those that wait for it share the
-//! next turn.
+//! A consuming process does so at a pace, as soon as something that it knows of falls due, and
+//! before it says that there is nothing to hand out. Behind a step that found more than it may do
+//! at once comes the next. One caller of a process does them at a time; those that wait for it
+//! share the next turn.
 //!
 //! No answer depends on them: what fails is logged and tried again after a pause, and jobs are
 //! handed out, looked at and changed all the same.
@@ -37,8 +37,8 @@ const STEPS_MAX: usize = 100;
 const EVERY: Duration = Duration::from_millis(50);
 /// And for at most this part of its time.
 const PART: u32 = 10;
-/// A look that is not at everything begins so long before the last one: transactions that were under
-/// way are seen, and clocks that differ a little do not matter.
+/// A look that is not at everything begins so long before the last one: transactions that were
+/// under way are seen, and clocks that differ a little do not matter.
 const OVERLAP: Duration = Duration::from_secs(5);
 /// What takes no longer may be done at any time.
 const CHEAP: Duration = Duration::from_millis(100);
@@ -111,8 +111,8 @@ impl Chores {
         })
     }
 
-    /// Whether they may be done once more than they are due. While a foreign transaction holds an old
-    /// snapshot they take long, as they walk over what it keeps.
+    /// Whether they may be done once more than they are due. While a foreign transaction holds an
+    /// old snapshot they take long, as they walk over what it keeps.
     pub(super) fn are_cheap(&self) -> bool {
         let now = Instant::now();
         lock(&self.last).is_none_or(|done| {
@@ -214,7 +214,8 @@ impl Database {
             let next_since = before(moments.0)
                 .zip(before(moments.1))
                 .filter(|_| !is_more);
-            // Behind a look at everything comes a short one, which does not wait for its share of time.
+            // Behind a look at everything comes a short one, which does not wait for its share of
+            // time.
             let is_short_next = since.is_none() && next_since.is_some();
             *lock(&chores.last) = Some(LastChores {
                 at: Instant::now(),

@@ -1,5 +1,5 @@
-//! The consumers that are alive: a row for each, with the moment, by the server's clock, until which
-//! it is known to live. Each announcement removes rows that have run out.
+//! The consumers that are alive: a row for each, with the moment, by the server's clock, until
+//! which it is known to live. Each announcement removes rows that have run out.
 
 use std::time::Duration;
 

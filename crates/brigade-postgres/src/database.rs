@@ -1,9 +1,9 @@
 //! One statement on the database: a transaction of its own.
 //!
 //! A statement goes to the server alone, so it is committed with its answer and costs one round
-//! trip. It has a transaction around it only where a test has moved the clock of the broker, with the
-//! two settings that the functions of the schema read (`clocks.sql`), and behind a transaction pooler
-//! whose sessions begin transactions above read committed.
+//! trip. It has a transaction around it only where a test has moved the clock of the broker, with
+//! the two settings that the functions of the schema read (`clocks.sql`), and behind a transaction
+//! pooler whose sessions begin transactions above read committed.
 //!
 //! What is repeated, for as long as an answer may take (`response_timeout`): everything that the
 //! server undid because of other transactions (a deadlock), and, after a lost connection, what
@@ -44,8 +44,8 @@ const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Each function of the schema first locks and then looks, so a look has to see what was committed
-/// before it: above this level jobs would be blocked for ever, and unique keys held twice. And what a
-/// statement calls without a schema is the server's own.
+/// before it: above this level jobs would be blocked for ever, and unique keys held twice. And what
+/// a statement calls without a schema is the server's own.
 const SET_UP: &str = "set default_transaction_isolation = 'read committed'; \
     set search_path = pg_catalog, pg_temp";
 /// Where the session is not ours to change.
@@ -191,8 +191,8 @@ impl Database {
         self.pool.connector.has_transaction_pooler()
     }
 
-    /// Begins to listen for announcements; once is enough. Behind a transaction pooler a session that
-    /// listened would be given to other programs, which would get the announcements.
+    /// Begins to listen for announcements; once is enough. Behind a transaction pooler a session
+    /// that listened would be given to other programs, which would get the announcements.
     pub(super) fn listen(&self) {
         if !self.has_transaction_pooler() {
             self.announcements.begin(&self.pool.connector);

@@ -1,6 +1,7 @@
 //! Dead letters in groups, by queue, task and the pattern of their reasons.
 //!
-//! They are read in parts, in the order of their ids, so that no statement holds its snapshot for long.
+//! They are read in parts, in the order of their ids, so that no statement holds its snapshot for
+//! long.
 
 use std::collections::HashMap;
 use std::time::SystemTime;

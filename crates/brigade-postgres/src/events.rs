@@ -1,8 +1,9 @@
-//! Events of jobs: a row for each change, written with it, while they are read (`schema/events.sql`).
+//! Events of jobs: a row for each change, written with it, while they are read
+//! (`schema/events.sql`).
 //!
-//! Whether they are recorded is a fact in the database: until when, and the number of this recording.
-//! A request for events renews it. A place is the number of the recording and that of the event: one
-//! of an earlier recording has missed what happened between the two.
+//! Whether they are recorded is a fact in the database: until when, and the number of this
+//! recording. A request for events renews it. A place is the number of the recording and that of
+//! the event: one of an earlier recording has missed what happened between the two.
 //!
 //! A transaction that began before the recording does not see it, so the request that begins one
 //! waits until those have ended, for at most [`OLD_WRITERS_WAIT`]. What an application pushed in a

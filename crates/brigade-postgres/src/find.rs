@@ -95,8 +95,8 @@ impl Database {
             .ok_or_else(|| unreadable(CANDIDATES.what))
     }
 
-    /// Adds the first of these jobs that meet all conditions, in their order, until there are enough
-    /// of them or of their bytes. Gives the last one that was decided on.
+    /// Adds the first of these jobs that meet all conditions, in their order, until there are
+    /// enough of them or of their bytes. Gives the last one that was decided on.
     async fn add_matching(
         &self,
         filter: &JobFilter,

@@ -1,12 +1,12 @@
 //! Floors: where this process goes on in the index of ready jobs.
 //!
 //! The index is in the order of the hand-out, so ready jobs are at its head. But while some
-//! transaction holds an old snapshot, the entries of jobs that were handed out since stay in it, and
-//! a look from the head walks over all of them each time. So behind the first [`STRICT`] jobs of a
-//! queue a process goes on behind the last job that it got, its *floor*, for each priority. A look
-//! from the head comes when a look behind the floors found little, when this process knows of a job
-//! that came back or of a higher priority, and otherwise now and then; each time at most for a part
-//! of its time ([`PART`]). Where a look from the head is cheap, strict order begins again.
+//! transaction holds an old snapshot, the entries of jobs that were handed out since stay in it,
+//! and a look from the head walks over all of them each time. So behind the first [`STRICT`] jobs
+//! of a queue a process goes on behind the last job that it got, its *floor*, for each priority. A
+//! look from the head comes when a look behind the floors found little, when this process knows of
+//! a job that came back or of a higher priority, and otherwise now and then; each time at most for
+//! a part of its time ([`PART`]). Where a look from the head is cheap, strict order begins again.
 //!
 //! Nothing depends on floors but when a job that came back is found.
 

@@ -1,9 +1,9 @@
 //! Handing out jobs, from one queue or ten thousand.
 //!
 //! A hand-out is one call of `brigade.lease` with the ranges to look at, in order (`floors`). The
-//! first queues of a request are looked at one by one. Behind them, one statement finds which queues
-//! have ready jobs at all. What is due comes first: at a pace while there are jobs, and always
-//! before this says that there are none (`chores`).
+//! first queues of a request are looked at one by one. Behind them, one statement finds which
+//! queues have ready jobs at all. What is due comes first: at a pace while there are jobs, and
+//! always before this says that there are none (`chores`).
 
 use std::time::{Duration, Instant, SystemTime};
 

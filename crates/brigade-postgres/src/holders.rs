@@ -1,12 +1,12 @@
 //! The processes that ask for jobs and hold leases, each a row with a number.
 //!
-//! A process of this host that has ended with all of its workers (`brigade_runtime::owner`) is found
-//! by the next consumer here, which puts the jobs that it held back at once. Leases of processes on
-//! other hosts end by their time: a session that is gone from the server says nothing, because the
-//! process may still run and only have lost its connection.
+//! A process of this host that has ended with all of its workers (`brigade_runtime::owner`) is
+//! found by the next consumer here, which puts the jobs that it held back at once. Leases of
+//! processes on other hosts end by their time: a session that is gone from the server says nothing,
+//! because the process may still run and only have lost its connection.
 //!
-//! A process renews its row every hour. One without leases that was not renewed for a day is removed
-//! (`schema/holders.sql`); a process that comes back after so long is given another number.
+//! A process renews its row every hour. One without leases that was not renewed for a day is
+//! removed (`schema/holders.sql`); a process that comes back after so long is given another number.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -23,8 +23,8 @@ const NOTE: Statement = Statement::write_again(
     "insert into brigade.holders as h (name, seen) values ($1, clock_timestamp()) on conflict (name) \
         do update set seen = excluded.seen returning h.number",
 );
-/// Names have the namespace of process numbers, the boot, the user and the host for people; the boot
-/// is enough to leave out other hosts.
+/// Names have the namespace of process numbers, the boot, the user and the host for people; the
+/// boot is enough to leave out other hosts.
 const OF_THIS_BOOT: Statement = Statement::read(
     "list processes",
     "select number, name from brigade.holders where split_part(name, '-', 4) = $1 and name <> $2 \

@@ -1,10 +1,11 @@
-//! The PostgreSQL broker: a schema `brigade` in any database, for any number of processes and hosts.
+//! The PostgreSQL broker: a schema `brigade` in any database, for any number of processes and
+//! hosts.
 //!
 //! Every transition of a job is one call of a function in the database (`schema/*.sql`): a short
 //! transaction of its own, so a job is never between two states. What several callers push or
-//! settle at about the same time shares a call (`brigade_runtime::batcher`). There is no leader, and
-//! no lock outlives a transaction. The server's clock alone decides what is due and which lease has
-//! run out; tests move it by settings of their transactions (`database`).
+//! settle at about the same time shares a call (`brigade_runtime::batcher`). There is no leader,
+//! and no lock outlives a transaction. The server's clock alone decides what is due and which lease
+//! has run out; tests move it by settings of their transactions (`database`).
 //!
 //! | file | content |
 //! |---|---|

@@ -1,9 +1,9 @@
 //! Limits and turns of queues (`schema/limits.sql`): setting them, and why they hold a job back.
 //!
-//! The function that hands out jobs and the explanation read the same numbers (`brigade.gate`): what
-//! runs is counted among the leased jobs, and starts are rows that are kept for the time of their rate.
-//! Jobs of a queue that is limited by partition need one, so those that are there get theirs first, in
-//! steps, before the limits begin to hold.
+//! The function that hands out jobs and the explanation read the same numbers (`brigade.gate`):
+//! what runs is counted among the leased jobs, and starts are rows that are kept for the time of
+//! their rate. Jobs of a queue that is limited by partition need one, so those that are there get
+//! theirs first, in steps, before the limits begin to hold.
 
 use std::time::{Duration, SystemTime};
 
@@ -31,8 +31,8 @@ const GATE: Statement = Statement::read(
 const JOBS_AT_ONCE: i32 = 2_000;
 
 impl Database {
-    /// Limits a queue, or takes its limits away. Where jobs are counted by partition, those that are
-    /// there get theirs first.
+    /// Limits a queue, or takes its limits away. Where jobs are counted by partition, those that
+    /// are there get theirs first.
     pub(super) async fn limit(&self, queue: &str, limits: Option<&Limits>) -> Result<(), Error> {
         // What runs is found by an index of jobs with partitions.
         let is_parted =

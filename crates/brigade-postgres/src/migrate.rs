@@ -2,8 +2,8 @@
 //!
 //! The version of the schema is what its function `schema_version` gives. A schema that is up to
 //! date costs one look and is not written to. An older one is changed in one transaction, under an
-//! advisory lock: of programs that start together one makes the change, and the others find it done.
-//! One that is newer than this program is refused, and nothing is written.
+//! advisory lock: of programs that start together one makes the change, and the others find it
+//! done. One that is newer than this program is refused, and nothing is written.
 
 use std::fmt::Write as _;
 

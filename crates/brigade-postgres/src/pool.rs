@@ -1,4 +1,5 @@
-//! The pool of connections: made when they are needed, up to a number, and given up when they broke.
+//! The pool of connections: made when they are needed, up to a number, and given up when they
+//! broke.
 
 use std::future::ready;
 use std::sync::Arc;

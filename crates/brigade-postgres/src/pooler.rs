@@ -1,6 +1,6 @@
 //! Whether a pooler in front of the server gives each transaction of a connection another session,
-//! as PgBouncer does in the modes `transaction` and `statement`. Then statements cannot be prepared:
-//! those of one program would meet those of another under the same name.
+//! as PgBouncer does in the modes `transaction` and `statement`. Then statements cannot be
+//! prepared: those of one program would meet those of another under the same name.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! Pushing: what several callers push at about the same time is stored by one call, each push whole
 //! or not at all.
 //!
-//! The rules are in `schema/push.sql`, for this library and for applications alike; here jobs become
-//! arrays. A push that the database refuses makes the whole call fail, so the pushes of that call
-//! are then made one by one, and each gets its own answer.
+//! The rules are in `schema/push.sql`, for this library and for applications alike; here jobs
+//! become arrays. A push that the database refuses makes the whole call fail, so the pushes of that
+//! call are then made one by one, and each gets its own answer.
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -117,12 +117,12 @@ pub trait PushInPostgres: ToJob + Sized + Send {
     ///
     /// As `Broker::push`. Within a transaction it is never uncertain: what becomes of the job, the
     /// commit says, and a transaction whose connection was lost before it is rolled back. On a
-    /// `sqlx::PgConnection` without a transaction each push is committed by itself, so it is uncertain
-    /// there when the connection was lost.
-    /// `Unsupported` if the database has no schema of this version. What the database refuses
-    /// aborts the transaction, as any error of PostgreSQL does, and the next push in it is `Refused`.
-    /// What is wrong with the job itself is found out before (a payload that is too large, a text with
-    /// the character NUL), and the transaction goes on.
+    /// `sqlx::PgConnection` without a transaction each push is committed by itself, so it is
+    /// uncertain there when the connection was lost. `Unsupported` if the database has no schema of
+    /// this version. What the database refuses aborts the transaction, as any error of PostgreSQL
+    /// does, and the next push in it is `Refused`. What is wrong with the job itself is found out
+    /// before (a payload that is too large, a text with the character NUL), and the transaction
+    /// goes on.
     fn push_in(
         self,
         transaction: &mut impl PostgresTransaction,
@@ -136,8 +136,8 @@ pub trait PushInPostgres: ToJob + Sized + Send {
 
 impl<T: ToJob + Send> PushInPostgres for T {}
 
-/// Pushes any number of jobs with one statement, as [`PushInPostgres::push_in`] does it for one. One outcome
-/// for each, in order.
+/// Pushes any number of jobs with one statement, as [`PushInPostgres::push_in`] does it for one.
+/// One outcome for each, in order.
 ///
 /// # Errors
 ///

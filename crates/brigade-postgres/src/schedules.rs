@@ -1,5 +1,5 @@
-//! Schedules: when a tick is due is decided here, by the server's clock; its jobs and the step to the
-//! next tick are stored by one call (`schema/schedules.sql`).
+//! Schedules: when a tick is due is decided here, by the server's clock; its jobs and the step to
+//! the next tick are stored by one call (`schema/schedules.sql`).
 //!
 //! There is no scheduler: each process that sees to what is due (`chores`) fires what it finds. A
 //! call moves a schedule on from the tick that its caller has seen, so of several processes one

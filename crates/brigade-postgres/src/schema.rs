@@ -25,7 +25,8 @@ const HAND_OUT_BYTES_MAX: usize = 32 << 20;
 const PASSED_OVER_MAX: usize = 1_000;
 /// Rows of statistics that are kept at most, however many queues there are.
 const STATISTICS_ROWS_MAX: u64 = 200_000;
-/// Advisory locks, each of a part of one transaction: who adds statistics up, and who numbers events.
+/// Advisory locks, each of a part of one transaction: who adds statistics up, and who numbers
+/// events.
 const FOLD_LOCK: i64 = 0x6272_6967_6164_6502;
 const EVENTS_LOCK: i64 = 0x6272_6967_6164_6503;
 /// Of the numbers of the locks under which limited queues hand out jobs.
@@ -34,14 +35,14 @@ const LIMITS_SEED: i64 = 4712;
 /// A setting of every function that is called from outside: what it calls without a schema is the
 /// server's own, whatever others have made in the schemas of the session.
 const SAFE_PATH: &str = "set search_path = pg_catalog, pg_temp";
-/// Settings of functions that change many jobs at once: plans that were made while tables were small
-/// are kept, so they go by the indexes from the start.
+/// Settings of functions that change many jobs at once: plans that were made while tables were
+/// small are kept, so they go by the indexes from the start.
 const BY_INDEX: &str = "set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off \
     set plan_cache_mode = force_generic_plan set jit = off";
 
-/// How long a call of this library waits for a lock, which a transaction of an application may hold for
-/// as long as it likes. It is shorter than `response_timeout` usually is, so that the error is known
-/// for what it is, and no session of the server goes on waiting for a caller that has gone.
+/// How long a call of this library waits for a lock, which a transaction of an application may hold
+/// for as long as it likes. It is shorter than `response_timeout` usually is, so that the error is
+/// known for what it is, and no session of the server goes on waiting for a caller that has gone.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The files, in an order in which each knows what it uses.

@@ -1,9 +1,9 @@
-//! Settling: leases become arrays for `brigade.settle`, which ends those that several callers settle
-//! at about the same time in one call; each has its own answer.
+//! Settling: leases become arrays for `brigade.settle`, which ends those that several callers
+//! settle at about the same time in one call; each has its own answer.
 //!
 //! Whether an attempt is repeated is decided here by `policy`; the function compares the pause with
-//! the time that is left, by the server's clock. If the call fails for one of them, they are settled
-//! one by one.
+//! the time that is left, by the server's clock. If the call fails for one of them, they are
+//! settled one by one.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Statistics: what queues and tasks did, minute by minute (`schema/statistics.sql`).
 //!
-//! Rows that are not added up yet are read together with the minutes, so the sums are exact at every moment.
-//! What was read is added up once more here.
+//! Rows that are not added up yet are read together with the minutes, so the sums are exact at
+//! every moment. What was read is added up once more here.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;

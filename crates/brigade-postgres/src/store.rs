@@ -140,8 +140,8 @@ impl Postgres {
         self.upkeep.do_if_due(&self.scope, &self.database);
     }
 
-    /// Sees to what is due before a look, so that all views show the same moment. A user or a server
-    /// that may only read sees what is there.
+    /// Sees to what is due before a look, so that all views show the same moment. A user or a
+    /// server that may only read sees what is there.
     async fn before_look(&self) -> Result<(), Error> {
         if !self.chores.are_due(&self.database.clock) && !self.chores.are_cheap() {
             return Ok(());

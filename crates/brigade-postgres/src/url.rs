@@ -5,9 +5,9 @@
 //! postgres://[user[:password]@]/database?host=/run/postgresql                       the directory of its socket
 //! ```
 //!
-//! With several hosts, which are one cluster, the one that takes writes is used. As in libpq, `host`,
-//! `hostaddr`, `port`, `user`, `password` and `dbname` may be options as well. No file and no variable
-//! of the environment is read (`~/.pgpass`, `PGPASSWORD`).
+//! With several hosts, which are one cluster, the one that takes writes is used. As in libpq,
+//! `host`, `hostaddr`, `port`, `user`, `password` and `dbname` may be options as well. No file and
+//! no variable of the environment is read (`~/.pgpass`, `PGPASSWORD`).
 //!
 //! Errors say which part is wrong and what to write, but never quote the URL: with one character
 //! out of place, any part may be a password.

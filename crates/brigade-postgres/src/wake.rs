@@ -1,7 +1,7 @@
 //! Waking consumers after pushes of this process.
 //!
-//! A transaction that announces something commits alone: the server lets one of them commit after the
-//! other, each with its wait for the disk. So the pushes of this process announce nothing
+//! A transaction that announces something commits alone: the server lets one of them commit after
+//! the other, each with its wait for the disk. So the pushes of this process announce nothing
 //! themselves. When one is committed, a transaction of its own does, which does not wait for the
 //! disk. Pushes that follow closely share it. If it fails, or this process dies before it, waiting
 //! consumers find the jobs when they look again by themselves.

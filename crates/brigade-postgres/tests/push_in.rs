@@ -1,4 +1,5 @@
-//! Jobs that applications push within transactions of their own: by tokio-postgres, by sqlx, by SQL.
+//! Jobs that applications push within transactions of their own: by tokio-postgres, by sqlx, by
+//! SQL.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "a test spawns as its user would")]

@@ -168,8 +168,8 @@ impl Answers {
         }
     }
 
-    /// Publishes a message; a call whose queue may stand still until the broker has it, or says that
-    /// it will not take it.
+    /// Publishes a message; a call whose queue may stand still until the broker has it, or says
+    /// that it will not take it.
     async fn publish(&self, request: PublishRequest) -> Published {
         if !self.storage.goes_alone(&request.message) {
             let outcome = self.publisher.publish_all([request]).await.pop();

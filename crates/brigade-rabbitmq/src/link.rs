@@ -4,10 +4,11 @@
 //!   up --- it broke, no heartbeat, the broker closed it ---> down --- back-off ---> up, another one
 //! ```
 //!
-//! Channels, consumers and delivery tags belong to one [`LiveConnection`] and end with it. Code that needs them asks for the connection there is ([`Link::connection`])
-//! and makes them again ([`Link::on_each_connection`]); so nothing of one connection can be taken
-//! for something of the next, and an ack can only mean the delivery that it was meant for. lapin's
-//! own recovery stays off: it hides that other consumers have the deliveries.
+//! Channels, consumers and delivery tags belong to one [`LiveConnection`] and end with it. Code
+//! that needs them asks for the connection there is ([`Link::connection`]) and makes them again
+//! ([`Link::on_each_connection`]); so nothing of one connection can be taken for something of the
+//! next, and an ack can only mean the delivery that it was meant for. lapin's own recovery stays
+//! off: it hides that other consumers have the deliveries.
 //!
 //! One task owns the connection and is the only one that changes the state; everybody else looks at
 //! it.

@@ -220,8 +220,8 @@ impl Intake {
     }
 
     /// Stores a message in place of another one. A call that goes on at once is only as safe as it
-    /// was (`mode`), so that it waits for no disk: the longer its old delivery is held, the likelier
-    /// that comes again when this worker ends.
+    /// was (`mode`), so that it waits for no disk: the longer its old delivery is held, the
+    /// likelier that comes again when this worker ends.
     pub(super) async fn put(
         &self,
         target: QueueKind,

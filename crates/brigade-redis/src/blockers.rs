@@ -1,8 +1,8 @@
 //! Why a job does not run.
 //!
 //! One script gives all that decides it at one moment ([`FoundReasons`]); the parents that a flow
-//! waits for are looked up behind it. The order of the reasons is that in which they have to go: its
-//! state first, then what keeps consumers from taking it.
+//! waits for are looked up behind it. The order of the reasons is that in which they have to go:
+//! its state first, then what keeps consumers from taking it.
 
 use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};

@@ -90,7 +90,8 @@ impl RedisClient {
         }
     }
 
-    /// Has the log of a queue go on, unless that was done lately. The number before its first event.
+    /// Has the log of a queue go on, unless that was done lately. The number before its first
+    /// event.
     async fn go_on_recording(&self, queue: &str) -> Result<u64, Error> {
         let known = lock(&self.recorded).get(queue).copied();
         if let Some((at, begun)) = known

@@ -1,5 +1,5 @@
-//! The scripts that run on the server. All begin with `begin.lua`, `record.lua` and `first.lua`; a server that does not know one
-//! yet gets its code with the call.
+//! The scripts that run on the server. All begin with `begin.lua`, `record.lua` and `first.lua`; a
+//! server that does not know one yet gets its code with the call.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -81,8 +81,9 @@ fn constants() -> Vec<(&'static str, String)> {
     ]
 }
 
-// Each is loaded by the first call that finds it missing on the server. What is in braces becomes the function `rest`, which a script calls if it
-// has more to do than plain jobs need: then its functions are made, and not before.
+// Each is loaded by the first call that finds it missing on the server. What is in braces becomes
+// the function `rest`, which a script calls if it has more to do than plain jobs need: then its
+// functions are made, and not before.
 macro_rules! scripts {
     ($($name:ident: $($part:literal)* $({ $($rest:literal)* })?),*) => {
         $(pub(super) fn $name() -> &'static Lua {

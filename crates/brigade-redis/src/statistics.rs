@@ -1,10 +1,10 @@
 //! Statistics, as the scripts have counted them (`record.lua`).
 //!
 //! One script per queue gives the minute that is being counted, and the hour that it will be packed
-//! into: so it is in one of them. All other hours are read by a command each, as a busy hour of many
-//! tasks has thousands of fields. Here they become [`TaskCounts`]. [`COUNTED`] has the queues that were counted lately, by
-//! their last minute: on one server the scripts keep it, in a cluster each process that uses a
-//! queue (`listing`).
+//! into: so it is in one of them. All other hours are read by a command each, as a busy hour of
+//! many tasks has thousands of fields. Here they become [`TaskCounts`]. [`COUNTED`] has the queues
+//! that were counted lately, by their last minute: on one server the scripts keep it, in a cluster
+//! each process that uses a queue (`listing`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -5,9 +5,9 @@
 //! next piece wakes the one that came last. Work that never ends keeps its thread, and the next
 //! piece gets another one.
 //!
-//! The caller that takes a thread out of `idle` gives it work: a thread whose time is over ends only
-//! if it was still there. There are as many threads as pieces run at the same time, which callers
-//! bound.
+//! The caller that takes a thread out of `idle` gives it work: a thread whose time is over ends
+//! only if it was still there. There are as many threads as pieces run at the same time, which
+//! callers bound.
 
 use std::io;
 use std::sync::Mutex;

@@ -63,9 +63,9 @@ impl Auth {
         Self(AuthKind::Tokens(CurrentTokens(tokens)))
     }
 
-    /// Changes the tokens of this and all its clones, so of every router that has one. It holds from
-    /// the next request on: a token that is gone opens nothing any more, and the sessions that began
-    /// with it have ended; one with other roles has these at once. Does nothing for
+    /// Changes the tokens of this and all its clones, so of every router that has one. It holds
+    /// from the next request on: a token that is gone opens nothing any more, and the sessions that
+    /// began with it have ended; one with other roles has these at once. Does nothing for
     /// [`Auth::none`].
     pub fn replace_tokens(&self, tokens: Tokens) {
         if let AuthKind::Tokens(current) = &self.0 {

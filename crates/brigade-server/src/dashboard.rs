@@ -3,7 +3,8 @@
 //! Pages are made by the server and work without the script: links, and forms that POST. The script
 //! (`assets/brigade.js`) asks for the content of the page that it is on every two seconds and puts
 //! what changed into its place. Each page of a list or a job asks the broker when it is asked for;
-//! what all pages share (counts, consumers, statistics, the sentence at the top) is one [`BrokerWatch`].
+//! what all pages share (counts, consumers, statistics, the sentence at the top) is one
+//! [`BrokerWatch`].
 //!
 //! | file | content |
 //! |---|---|

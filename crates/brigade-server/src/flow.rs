@@ -1,8 +1,9 @@
 //! [`FlowJobs`]: the jobs of a flow, found from any of them.
 //!
-//! A job knows its dependent and how many parents it has, so a flow is found in two steps: along the
-//! dependents to the last job, and among the jobs that were pushed at the same moment, as those of a
-//! flow are. Jobs that ended and were not kept are gone from the broker; only their number is known.
+//! A job knows its dependent and how many parents it has, so a flow is found in two steps: along
+//! the dependents to the last job, and among the jobs that were pushed at the same moment, as those
+//! of a flow are. Jobs that ended and were not kept are gone from the broker; only their number is
+//! known.
 
 use std::collections::HashMap;
 use std::time::Duration;

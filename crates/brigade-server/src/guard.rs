@@ -59,8 +59,8 @@ struct AccessLine {
     status: u16,
 }
 
-/// Checks the host and the credential, puts the [`Principal`] of a request into its extensions if it
-/// has one, sets headers, writes the access log.
+/// Checks the host and the credential, puts the [`Principal`] of a request into its extensions if
+/// it has one, sets headers, writes the access log.
 pub(crate) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let mut line = AccessLine::new(&app, &request);
     let admitted = match has_known_host(&app, &request) {
@@ -85,8 +85,8 @@ pub(crate) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     response
 }
 
-/// Has a span around a request that pushes jobs or makes a call. What it causes belongs to that span,
-/// so its context takes the place of the one that the client sent.
+/// Has a span around a request that pushes jobs or makes a call. What it causes belongs to that
+/// span, so its context takes the place of the one that the client sent.
 pub(crate) async fn trace(mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("", MatchedPath::as_str);

@@ -2,8 +2,8 @@
 //!
 //! A request may be refused while its body is on its way: it is too large, or its credential is
 //! wrong. If the server closed the connection then, the bytes that it has not read would make the
-//! kernel reset it, and many clients would see that in place of the answer. So the rest of a body is
-//! read and discarded, for a time and up to a size.
+//! kernel reset it, and many clients would see that in place of the answer. So the rest of a body
+//! is read and discarded, for a time and up to a size.
 
 use std::future::poll_fn;
 use std::mem;
@@ -23,8 +23,8 @@ use tokio::time::timeout;
 
 use crate::app::App;
 
-/// The most bytes that are discarded, and the longest time for it. A client that sends more, or more
-/// slowly, may miss its answer.
+/// The most bytes that are discarded, and the longest time for it. A client that sends more, or
+/// more slowly, may miss its answer.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 const DISCARDED_WITHIN: Duration = Duration::from_secs(5);
 

@@ -1,9 +1,10 @@
 //! HTTP API, dashboard, health and metrics of a broker's queues.
 //!
-//! [`router`] makes an axum [`Router`](axum::Router) of a [`Broker`]: mount it in a program of yours
-//! with `nest`, or run `brigade serve`. The router holds no state of a job. Every answer comes from
-//! the broker, so several servers may serve one broker, and a lease that was handed out over HTTP
-//! survives a restart of the server (on RabbitMQ a lease ends with the server's connection).
+//! [`router`] makes an axum [`Router`](axum::Router) of a [`Broker`]: mount it in a program of
+//! yours with `nest`, or run `brigade serve`. The router holds no state of a job. Every answer
+//! comes from the broker, so several servers may serve one broker, and a lease that was handed out
+//! over HTTP survives a restart of the server (on RabbitMQ a lease ends with the server's
+//! connection).
 //!
 //! ```no_run
 //! # async fn example(broker: brigade::Broker) -> std::io::Result<()> {

@@ -1,9 +1,9 @@
 //! `/metrics`: the numbers of the queues and of the server, as OpenMetrics text.
 //!
 //! Gauges are read from the broker at each scrape. Counters and histograms are sums of the broker's
-//! minutes since this server started: [`CounterSums`](crate::counters::CounterSums) adds each minute once, when it is over for good, and
-//! the minutes that are not on top, so a counter never falls. Several servers of one broker count
-//! the same jobs: scrape one, or take the maximum.
+//! minutes since this server started: [`CounterSums`](crate::counters::CounterSums) adds each
+//! minute once, when it is over for good, and the minutes that are not on top, so a counter never
+//! falls. Several servers of one broker count the same jobs: scrape one, or take the maximum.
 //!
 //! The number of queues that are named is bounded ([`QUEUES_MAX`]); the others are counted together
 //! as `(others)`. Names and labels are documented in `docs/http.md`.

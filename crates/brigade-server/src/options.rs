@@ -95,8 +95,8 @@ impl ServerOptions {
     }
 
     /// The most requests that wait at once (long polls, calls, streams of events); further ones are
-    /// answered with 503. Each holds a connection, so this has to be less than those that the server
-    /// accepts, or its probes are not answered. Default: 500.
+    /// answered with 503. Each holds a connection, so this has to be less than those that the
+    /// server accepts, or its probes are not answered. Default: 500.
     pub fn waits_max(mut self, requests: usize) -> Self {
         self.waits_max = requests.min(Semaphore::MAX_PERMITS);
         self
@@ -104,8 +104,8 @@ impl ServerOptions {
 
     /// Cancelled at the first answer of the broker that its connection has ended for good
     /// ([`Closed`](brigade::ErrorKind::Closed)), as when the file of the jobs was replaced: nothing
-    /// works any more, and the program has to connect again. `/livez` fails from then on. Default: a
-    /// token that nothing else has.
+    /// works any more, and the program has to connect again. `/livez` fails from then on. Default:
+    /// a token that nothing else has.
     pub fn ended(mut self, ended: CancellationToken) -> Self {
         self.ended = ended;
         self
@@ -137,8 +137,8 @@ impl ServerOptions {
     }
 
     /// Whether browsers reach the server by TLS only, its own or that of a proxy: the cookie of a
-    /// session is then never sent without, and no other program of the host can set it if the router
-    /// is mounted at the root. Default: no.
+    /// session is then never sent without, and no other program of the host can set it if the
+    /// router is mounted at the root. Default: no.
     pub fn secure(mut self, secure: bool) -> Self {
         self.is_secure = secure;
         self
@@ -158,8 +158,8 @@ impl ServerOptions {
         self
     }
 
-    /// `/health` is not well when more jobs of a queue than this became dead letters within an hour.
-    /// Default: 100.
+    /// `/health` is not well when more jobs of a queue than this became dead letters within an
+    /// hour. Default: 100.
     pub fn healthy_dead(mut self, jobs: u64) -> Self {
         self.healthy_dead = jobs;
         self

@@ -2,7 +2,8 @@
 //!
 //! The kinds of [`brigade::Error`] keep their names, in the field `kind`, and have one status each;
 //! the kinds that only a server has are below. A status of 503 is temporary and comes with
-//! `Retry-After`, but for `closed`: this server does not come back, only the next one. A detail quotes names of the request, never a payload or a credential.
+//! `Retry-After`, but for `closed`: this server does not come back, only the next one. A detail
+//! quotes names of the request, never a payload or a credential.
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -98,7 +99,8 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, kind, title, detail)
     }
 
-    /// A body that is no JSON, or not what was expected, with the line. The hint says how it may look.
+    /// A body that is no JSON, or not what was expected, with the line. The hint says how it may
+    /// look.
     pub(crate) fn bad_json(error: &serde_json::Error, hint: &str) -> Self {
         Self::bad_request(format!("the body cannot be read: {error}{hint}")).at_line(error.line())
     }

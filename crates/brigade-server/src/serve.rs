@@ -1,9 +1,9 @@
 //! [`Server`]: a router on a listener, for `brigade serve`.
 //!
-//! `axum::serve` has no limits, so the connections are driven here: their number is limited, headers
-//! have a size and a time, a client that reads nothing is cut off, and TLS handshakes have a time.
-//! A connection that is idle for longer than its headers may take is closed; when nearly all are
-//! taken, each is closed after its answer, so that the others come in.
+//! `axum::serve` has no limits, so the connections are driven here: their number is limited,
+//! headers have a size and a time, a client that reads nothing is cut off, and TLS handshakes have
+//! a time. A connection that is idle for longer than its headers may take is closed; when nearly
+//! all are taken, each is closed after its answer, so that the others come in.
 //!
 //! One task per connection, all owned by [`Server::run`]. When `stop` is cancelled, it accepts
 //! nothing more, lets the requests that are being answered and their tasks come to their end, and
@@ -43,8 +43,8 @@ pub use self::tls::ServerTls;
 
 /// For the headers of a request, and between two requests of a connection.
 const HEADER_TIME: Duration = Duration::from_secs(30);
-/// Bytes of the headers of a request. Their number is hyper's own limit, 100: said once more, it would
-/// cost every request a large allocation.
+/// Bytes of the headers of a request. Their number is hyper's own limit, 100: said once more, it
+/// would cost every request a large allocation.
 const HEADER_BYTES_MAX: usize = 64 << 10;
 /// A client that takes no byte of a response for this long is cut off.
 const STALL_TIME: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! [`RequestWait`]: how long a request waits, and its room among those that do.
 //!
-//! A request that waits holds its connection. So only a part of the connections may wait, and probes
-//! and short requests find one.
+//! A request that waits holds its connection. So only a part of the connections may wait, and
+//! probes and short requests find one.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ pub(crate) struct RequestWait {
 }
 
 impl App {
-    /// How long a request asks to wait, within the limit of the server. One that does not wait needs
-    /// no room.
+    /// How long a request asks to wait, within the limit of the server. One that does not wait
+    /// needs no room.
     pub(crate) fn wait(&self, asked: Option<Seconds>) -> Result<RequestWait, Problem> {
         let time = asked.map_or(Duration::ZERO, |wait| wait.0);
         let most = self.options.wait_max;

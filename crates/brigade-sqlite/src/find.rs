@@ -115,8 +115,8 @@ impl Store<'_> {
         })
     }
 
-    /// The first of these jobs that meet all conditions, in their order, until the bytes of the page
-    /// are too many. No more are read: a job may be large.
+    /// The first of these jobs that meet all conditions, in their order, until the bytes of the
+    /// page are too many. No more are read: a job may be large.
     fn matching(
         &self,
         filter: &JobFilter,

@@ -44,8 +44,8 @@ impl Store<'_> {
         self.execute("note the end of a job", sql, values).map(drop)
     }
 
-    /// Whether a flow is between two steps: an end is not counted yet, or not taken back, or results
-    /// are not gathered.
+    /// Whether a flow is between two steps: an end is not counted yet, or not taken back, or
+    /// results are not gathered.
     pub(super) fn has_unfinished_flows(&self) -> Result<bool, Error> {
         let sql = "SELECT EXISTS (SELECT 1 FROM brigade_flow_ends) OR EXISTS (SELECT 1 FROM \
             brigade_flow_retries) OR EXISTS (SELECT 1 FROM brigade_gathers WHERE after IS NOT NULL)";

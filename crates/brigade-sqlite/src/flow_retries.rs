@@ -2,11 +2,11 @@
 //! that were not run because of it. All of them wait again.
 //!
 //! A chain may be of any length. A transaction takes back at most `FLOW_STEPS_MAX` (`budget`) ends;
-//! the job where it stopped is noted in `brigade_flow_retries`, in the same transaction, and a later
-//! step goes on behind it. Until then its dependent looks as if it had not been run: looks wait for
-//! the last step (`look_at_now`). If the noted job ends before that step, its dependent is first made
-//! to wait, and then that end is counted ([`Store::take_back_noted`]): no end is lost between a retry
-//! that is on its way and a flow that follows it.
+//! the job where it stopped is noted in `brigade_flow_retries`, in the same transaction, and a
+//! later step goes on behind it. Until then its dependent looks as if it had not been run: looks
+//! wait for the last step (`look_at_now`). If the noted job ends before that step, its dependent is
+//! first made to wait, and then that end is counted ([`Store::take_back_noted`]): no end is lost
+//! between a retry that is on its way and a flow that follows it.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
@@ -94,8 +94,8 @@ impl Store<'_> {
         self.row("look for who waited", sql, params![id], read)
     }
 
-    /// Makes the dependent of a job wait for it again. Returns the next one whose end is to be taken
-    /// back: the dependent, if it had ended for want of this job.
+    /// Makes the dependent of a job wait for it again. Returns the next one whose end is to be
+    /// taken back: the dependent, if it had ended for want of this job.
     fn take_back_behind(
         &self,
         link: &MemberLink,

@@ -1,10 +1,11 @@
 //! Results of very many parents, gathered and removed in steps.
 //!
 //! A job that waits for at most [`GATHERED_AT_ONCE`] results is given them in the transaction that
-//! counts the last of them. For more, that transaction notes the job in `brigade_gathers` and leaves
-//! it waiting, as if one parent were left. Later steps of the sweep join runs of results: a run
-//! becomes one row with the same text, `1,2,3`. When few rows are left the job goes on with them as
-//! any other job does. Each step is a transaction, and a crash between two of them loses nothing.
+//! counts the last of them. For more, that transaction notes the job in `brigade_gathers` and
+//! leaves it waiting, as if one parent were left. Later steps of the sweep join runs of results: a
+//! run becomes one row with the same text, `1,2,3`. When few rows are left the job goes on with
+//! them as any other job does. Each step is a transaction, and a crash between two of them loses
+//! nothing.
 //!
 //! The rows of a job that is removed or cancelled go in steps, too: it is noted with no place
 //! (`after` is null).

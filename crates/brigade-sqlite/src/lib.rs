@@ -2,9 +2,9 @@
 //!
 //! One connection on a thread of its own does everything (`db_thread`) but long looks, which have
 //! another one (`looks`). What arrives while a transaction is being written goes into the next one
-//! together, so that many small pushes and settlements share one sync. Idle consumers of other processes are woken by the kernel
-//! (`change_watch`): SQLite appends to its write-ahead log at each commit, and inotify reports
-//! that.
+//! together, so that many small pushes and settlements share one sync. Idle consumers of other
+//! processes are woken by the kernel (`change_watch`): SQLite appends to its write-ahead log at
+//! each commit, and inotify reports that.
 //!
 //! Two clocks: the wall clock decides when a scheduled job is due; leases run on the host's boot
 //! clock, which no one sets, so a jump of the wall clock moves no lease. After a reboot all leases

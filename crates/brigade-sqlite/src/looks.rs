@@ -19,8 +19,8 @@ use crate::error::Error;
 
 /// Steps of a sweep that a look waits for.
 const LOOK_STEPS_MAX: usize = 20;
-/// How long a look waits while the end of a job is passed on in a long flow, so that it shows all of
-/// it or none. Longer than the longest flow takes; after that it shows what is there.
+/// How long a look waits while the end of a job is passed on in a long flow, so that it shows all
+/// of it or none. Longer than the longest flow takes; after that it shows what is there.
 const FLOW_LOOK_MAX: Duration = Duration::from_secs(30);
 
 impl Sqlite {

@@ -23,8 +23,8 @@ const APPLICATION_ID: i32 = 0x4252_4744;
 
 /// Each step brings the schema from its index to the next version.
 ///
-/// A trigger costs each push, also where its condition is false: so jobs have one, without an upsert
-/// and without functions of the time, which SQLite would set up in vain each time.
+/// A trigger costs each push, also where its condition is false: so jobs have one, without an
+/// upsert and without functions of the time, which SQLite would set up in vain each time.
 const STEPS: [&str; 1] = [r"
 CREATE TABLE brigade_jobs (
   id          INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -66,8 +66,8 @@ impl Store<'_> {
         Ok(more)
     }
 
-    /// Looks when nothing is due any more; `None` if more steps come first, or if the end of a job is
-    /// passed on in its flow, by whichever process: no look shows half of that.
+    /// Looks when nothing is due any more; `None` if more steps come first, or if the end of a job
+    /// is passed on in its flow, by whichever process: no look shows half of that.
     pub(super) fn look_at_now<T>(
         &self,
         look: impl Fn(&Self) -> Result<T, Error>,

@@ -3,12 +3,12 @@
 //!
 //! Tests that do their server no harm share one ([`Postgres::shared`]), each with a database of its
 //! own ([`Postgres::fresh_database`]), however many processes they are; one that is killed, stopped
-//! or set up in another way is a test's own ([`Postgres::start`]). `initdb` runs once for a version of the server and a build
-//! directory; each start copies what it made, which takes some milliseconds. The server runs as the
-//! user who runs the tests, or as Debian's user `postgres` where that is root, because PostgreSQL
-//! refuses to run as root. Connections are trusted unless [`Setup::access`] says otherwise, and a
-//! commit does not wait for the disk (`fsync = off`) unless [`Setup::settings`] says otherwise:
-//! what a killed server had written is there either way.
+//! or set up in another way is a test's own ([`Postgres::start`]). `initdb` runs once for a version
+//! of the server and a build directory; each start copies what it made, which takes some
+//! milliseconds. The server runs as the user who runs the tests, or as Debian's user `postgres`
+//! where that is root, because PostgreSQL refuses to run as root. Connections are trusted unless
+//! [`Setup::access`] says otherwise, and a commit does not wait for the disk (`fsync = off`) unless
+//! [`Setup::settings`] says otherwise: what a killed server had written is there either way.
 //!
 //! `template` makes and copies the data directory, `process` owns the server's process,
 //! [`PgBouncer`] is the pooler in front of a server.

@@ -1,9 +1,9 @@
 //! [`Collector`]: receives spans by OTLP over HTTP.
 //!
-//! It is a server with one route, which decodes the protobuf that exporters send. It keeps all spans
-//! that it received, as text and in the order of their arrival, and wakes tests that wait for more.
-//! Its thread and its runtime are its own, so that a process whose exporter blocks can send to it.
-//! It ends with its process.
+//! It is a server with one route, which decodes the protobuf that exporters send. It keeps all
+//! spans that it received, as text and in the order of their arrival, and wakes tests that wait for
+//! more. Its thread and its runtime are its own, so that a process whose exporter blocks can send
+//! to it. It ends with its process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -15,8 +15,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Sets this process' subscriber: its spans go to that endpoint. They are sent until the provider is
-/// dropped.
+/// Sets this process' subscriber: its spans go to that endpoint. They are sent until the provider
+/// is dropped.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! A collector and an exporter for tests: spans go over HTTP as OTLP, in protobuf, as in production.
+//! A collector and an exporter for tests: spans go over HTTP as OTLP, in protobuf, as in
+//! production.
 
 mod collector;
 mod exporter;

@@ -83,9 +83,10 @@
 //! | [`Retry`], [`Limits`] | pauses between attempts; limits of a queue over all hosts |
 //! | [`Place`] | "a pool or a broker", for code that runs with either |
 //!
-//! Further: [`Pool::map`] for a stream of inputs, [`Builder::init`] and [`Context::state`] for state
-//! that each worker builds once, [`Pool::events`] and [`Pool::stats`] to observe, [`remote`](mod@remote) for
-//! workers on other hosts, [`testing`] for tests of code that pushes jobs.
+//! Further: [`Pool::map`] for a stream of inputs, [`Builder::init`] and [`Context::state`] for
+//! state that each worker builds once, [`Pool::events`] and [`Pool::stats`] to observe,
+//! [`remote`](mod@remote) for workers on other hosts, [`testing`] for tests of code that pushes
+//! jobs.
 //!
 //! # Cargo features
 //!

@@ -23,7 +23,8 @@ use serde_json::Value;
 use sha2::Sha256;
 use tempfile::TempDir;
 
-/// A run of the binary whose processes can be found among all others: TMPDIR is handed on to workers.
+/// A run of the binary whose processes can be found among all others: TMPDIR is handed on to
+/// workers.
 struct Run {
     mark: TempDir,
     command: Command,

@@ -2,10 +2,10 @@
 //!
 //! In order: the credentials and the certificate are read, the broker is connected, the address is
 //! bound, and only then the command says that it is ready, on standard output and to systemd. At
-//! SIGHUP it reads the tokens and the certificate again. At SIGINT or SIGTERM it drains. It does so too when it cannot
-//! manage its queues any more, or when the connection to the broker has ended for good; these are
-//! errors. The routes and the connections are the library's; here are the decisions of a program:
-//! which addresses need what, and where its token is.
+//! SIGHUP it reads the tokens and the certificate again. At SIGINT or SIGTERM it drains. It does so
+//! too when it cannot manage its queues any more, or when the connection to the broker has ended
+//! for good; these are errors. The routes and the connections are the library's; here are the
+//! decisions of a program: which addresses need what, and where its token is.
 
 mod certificate;
 mod credentials;
@@ -41,8 +41,8 @@ use crate::trace::TraceOptions;
 ///
 /// Programs in any language push, take and call over HTTP; /openapi.json describes the API. Without
 /// --auth, a token is made at the first start, in a file that only you can read. A token file or a
-/// certificate that changes is read again, at SIGHUP at once. The command ends at SIGINT or SIGTERM, after the
-/// requests that it is answering.
+/// certificate that changes is read again, at SIGHUP at once. The command ends at SIGINT or
+/// SIGTERM, after the requests that it is answering.
 #[derive(clap::Args)]
 pub(crate) struct Serve {
     /// Address and port to listen on; port 0 takes a free one
@@ -65,8 +65,8 @@ pub(crate) struct Serve {
     #[arg(long, conflicts_with = "tls_cert")]
     insecure: bool,
 
-    /// A proxy in front of the server encrypts: allow another address than loopback, and let browsers
-    /// send cookies by HTTPS only
+    /// A proxy in front of the server encrypts: allow another address than loopback, and let
+    /// browsers send cookies by HTTPS only
     #[arg(long, conflicts_with = "tls_cert")]
     https_proxy: bool,
 

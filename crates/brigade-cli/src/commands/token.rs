@@ -15,8 +15,8 @@ use crate::show;
 
 /// Add a token to a token file of `brigade serve`, and print it
 ///
-/// The file keeps only a hash, so the token is shown this once. A running server reads the file again
-/// when it changes. To revoke a token, remove its line.
+/// The file keeps only a hash, so the token is shown this once. A running server reads the file
+/// again when it changes. To revoke a token, remove its line.
 #[derive(clap::Args)]
 pub(crate) struct Token {
     /// Token file; it is made if it is not there

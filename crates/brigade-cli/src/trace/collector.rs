@@ -1,7 +1,8 @@
 //! [`CollectorClient`]: HTTP requests of the exporter to a collector.
 //!
 //! A request has a connection of its own, its steps have a time limit, and of the answer only the
-//! status counts. It blocks, on the exporter's own thread, so it needs no runtime and holds none up.
+//! status counts. It blocks, on the exporter's own thread, so it needs no runtime and holds none
+//! up.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};

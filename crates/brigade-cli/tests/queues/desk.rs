@@ -229,8 +229,8 @@ pub(crate) fn wait_until_gone(group: Pid) {
     wait_until("the end of a process group", || !is_alive(group));
 }
 
-/// Whether a process of the group runs. One that has ended and waits for the process that reaps orphans here
-/// does not.
+/// Whether a process of the group runs. One that has ended and waits for the process that reaps
+/// orphans here does not.
 pub(crate) fn is_alive(group: Pid) -> bool {
     let group = group.as_raw_nonzero().to_string();
     fs::read_dir("/proc").unwrap().flatten().any(|entry| {

@@ -41,7 +41,8 @@ impl Database {
         (printed, said)
     }
 
-    /// The tables, indexes and functions of the schema, each with the transaction that last changed it.
+    /// The tables, indexes and functions of the schema, each with the transaction that last changed
+    /// it.
     fn objects(&self) -> String {
         self.sql(
             "select string_agg(name || ' ' || changed, ',' order by name, changed) from (

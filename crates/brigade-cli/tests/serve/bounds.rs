@@ -36,8 +36,8 @@ fn id_of(job: &Value) -> String {
 #[test]
 fn the_bodies_of_all_requests_together_are_bounded() {
     let desk = desk();
-    // Each says that its body is as large as one may be, and sends nothing of it. One more each time:
-    // the last that has room may be refused because of the push.
+    // Each says that its body is as large as one may be, and sends nothing of it. One more each
+    // time: the last that has room may be refused because of the push.
     let request = "POST /v1/queues/q/jobs HTTP/1.1\nhost: localhost\ncontent-length: 16777216\n\n";
     let mut held: Vec<TcpStream> = (0..15).map(|_| begin(&desk, request)).collect();
     let push = || {
@@ -108,8 +108,8 @@ fn many_small_jobs_are_leased_at_once() {
 
 #[test]
 fn requests_that_wait_leave_connections_to_the_others() {
-    // 20 may wait. One more begins each time, as the last that has room may be refused because of the
-    // poll.
+    // 20 may wait. One more begins each time, as the last that has room may be refused because of
+    // the poll.
     let desk = desk_with(&["--auth", "none", "--connections", "40"]);
     let request =
         "POST /v1/queues/idle/take?wait=240s HTTP/1.1\nhost: localhost\ncontent-length: 0\n\n";

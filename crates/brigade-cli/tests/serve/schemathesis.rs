@@ -1,5 +1,5 @@
-//! Requests made from the OpenAPI document: no answer is an error of the server, and each is one that
-//! the document has.
+//! Requests made from the OpenAPI document: no answer is an error of the server, and each is one
+//! that the document has.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,8 +1,8 @@
 //! Events on every store: what happened to jobs, in order, from the first request on.
 //!
-//! [`EventReader`] reads pages one after the other, as a dashboard does. The cases of this file follow
-//! single jobs through their lives: each change is one event, with the state after it, the number of
-//! the attempt and the reason. The cases of `event_log` look at the log itself.
+//! [`EventReader`] reads pages one after the other, as a dashboard does. The cases of this file
+//! follow single jobs through their lives: each change is one event, with the state after it, the
+//! number of the attempt and the reason. The cases of `event_log` look at the log itself.
 
 use std::time::Duration;
 

@@ -342,8 +342,8 @@ async fn a_schedule_that_moves_to_another_queue_keeps_its_due_tick(
 }
 
 async fn a_schedule_that_cannot_be_fired_holds_up_no_hand_out(Subject { broker, .. }: Subject) {
-    // Its job's unique key stands for another: nothing is pushed. What each broker refuses of itself
-    // is among its own tests.
+    // Its job's unique key stands for another: nothing is pushed. What each broker refuses of
+    // itself is among its own tests.
     let unique = broker.queue("q").job(&1).unwrap().unique("only one");
     broker
         .push(broker.queue("held").job(&0).unwrap())

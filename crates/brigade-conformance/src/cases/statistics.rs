@@ -1,8 +1,8 @@
 //! Statistics on every store: the sums are what happened, in whichever process.
 //!
-//! A model counts what a random mix does of pushes, hand-outs, ends, cancels and leases that run out;
-//! the sums of the store are those of the model, by queue and task. The other cases look at what a
-//! model does not know: durations, the clock, processes that are killed, and the bounds.
+//! A model counts what a random mix does of pushes, hand-outs, ends, cancels and leases that run
+//! out; the sums of the store are those of the model, by queue and task. The other cases look at
+//! what a model does not know: durations, the clock, processes that are killed, and the bounds.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

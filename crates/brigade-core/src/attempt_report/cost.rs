@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 /// | `cpu` | of the attempt, if it ran for [`Cost::MEASURED_FROM`] or longer | of the worker process over its whole life |
 /// | `memory_peak` | of the worker so far, if the attempt ran that long | of the worker over its whole life |
 ///
-/// An attempt in the program's own process (a handler, or a task of a consumer that runs them there)
-/// has a `wall` alone.
+/// An attempt in the program's own process (a handler, or a task of a consumer that runs them
+/// there) has a `wall` alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Cost {
@@ -31,8 +31,9 @@ pub struct Cost {
     /// whole life, as the kernel counted it (`wait4(2)`).
     #[serde(default, with = "crate::codec::optional_seconds")]
     pub cpu: Option<Duration>,
-    /// Largest resident memory in bytes that the worker process has had up to the end of the attempt
-    /// (`VmHWM`): not the attempt's own, where the worker ran others before or runs others beside it.
+    /// Largest resident memory in bytes that the worker process has had up to the end of the
+    /// attempt (`VmHWM`): not the attempt's own, where the worker ran others before or runs others
+    /// beside it.
     ///
     /// Where the worker ended: as it said at its end. If it could not (SIGKILL, `_exit`): the
     /// kernel's count (`ru_maxrss`) if that is more than what the host program had when it started
@@ -43,8 +44,8 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// CPU time and memory of attempts that leave their worker alive are measured if they ran for at
-    /// least this long: looking at both takes system calls, which would slow down short calls.
+    /// CPU time and memory of attempts that leave their worker alive are measured if they ran for
+    /// at least this long: looking at both takes system calls, which would slow down short calls.
     pub const MEASURED_FROM: Duration = Duration::from_millis(1);
 
     /// A cost of which only the time is known.

@@ -19,8 +19,8 @@ pub fn add_record(history: &mut Vec<AttemptRecord>, record: AttemptRecord) {
     history.drain(..history.len().saturating_sub(HISTORY_MAX));
 }
 
-/// The JSON of an [`AttemptRecord`] from its kind on, for a store that writes the attempt and the moment
-/// before it: without the brace that opens it.
+/// The JSON of an [`AttemptRecord`] from its kind on, for a store that writes the attempt and the
+/// moment before it: without the brace that opens it.
 ///
 /// # Errors
 ///

@@ -5,8 +5,8 @@ use crate::printable::shorten;
 /// Longest pattern.
 pub const PATTERN_BYTES_MAX: usize = 200;
 
-/// The pattern of a reason: its first line with `#` in place of each number, at most 200 bytes. Dead
-/// letters of one pattern belong together in a list.
+/// The pattern of a reason: its first line with `#` in place of each number, at most 200 bytes.
+/// Dead letters of one pattern belong together in a list.
 ///
 /// ```
 /// # use brigade_core::policy::reason_pattern;

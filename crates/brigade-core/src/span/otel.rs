@@ -1,7 +1,7 @@
 //! Traces in OpenTelemetry's terms: the feature `otel`.
 //!
-//! `tracing-opentelemetry` keeps the context of each span. This reads it, and sets parents and links
-//! that came from other processes as a [`TraceParent`].
+//! `tracing-opentelemetry` keeps the context of each span. This reads it, and sets parents and
+//! links that came from other processes as a [`TraceParent`].
 
 use opentelemetry::Context;
 use opentelemetry::trace::{

@@ -170,8 +170,8 @@ pub struct QueueCounts {
     /// How many jobs are in each state that has any.
     pub jobs: Vec<(JobState, u64)>,
     /// Since when the job waits that is to be handed out next, by the clock of the store: since its
-    /// push, or since it fell due, was given back, or was let go on by what it waited for. `None` if
-    /// none is ready.
+    /// push, or since it fell due, was given back, or was let go on by what it waited for. `None`
+    /// if none is ready.
     pub waits_since: Option<SystemTime>,
 }
 

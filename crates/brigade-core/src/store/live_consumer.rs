@@ -38,8 +38,8 @@ pub struct LiveConsumer {
     /// How many jobs it holds.
     #[serde(default)]
     pub held: usize,
-    /// The jobs that it holds, the first [`RUNNING_NAMED_MAX`](Self::RUNNING_NAMED_MAX) of them, the
-    /// oldest first. Renewed a second or two after a change.
+    /// The jobs that it holds, the first [`RUNNING_NAMED_MAX`](Self::RUNNING_NAMED_MAX) of them,
+    /// the oldest first. Renewed a second or two after a change.
     #[serde(default)]
     pub running: Vec<RunningJob>,
 }
@@ -59,8 +59,8 @@ pub struct RunningJob {
     pub attempt: u32,
     /// When it was handed out, by the clock of the consumer's host.
     pub since: SystemTime,
-    /// The last progress that it reported, from 0 to 1, with its text if it was one; the text is cut
-    /// at [`PROGRESS_TEXT_BYTES_MAX`](Self::PROGRESS_TEXT_BYTES_MAX).
+    /// The last progress that it reported, from 0 to 1, with its text if it was one; the text is
+    /// cut at [`PROGRESS_TEXT_BYTES_MAX`](Self::PROGRESS_TEXT_BYTES_MAX).
     #[serde(default)]
     pub progress: Option<(f64, String)>,
 }

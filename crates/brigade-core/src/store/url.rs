@@ -1,5 +1,5 @@
-//! Parts of a broker's URL: [`ServerUrl`] takes one of a server apart, [`UrlOptions`] gives out what
-//! stands behind the `?`, [`redact`] hides passwords wherever a URL is shown.
+//! Parts of a broker's URL: [`ServerUrl`] takes one of a server apart, [`UrlOptions`] gives out
+//! what stands behind the `?`, [`redact`] hides passwords wherever a URL is shown.
 //!
 //! What the parts mean is for each store to say: a path is a database of Redis and a vhost of
 //! RabbitMQ. Errors are sentences for people; they never quote the URL, as any part may be a

@@ -1,8 +1,8 @@
 //! The trace of the attempt whose code runs on this thread.
 //!
-//! What a task calls or pushes belongs to its own trace, also where no OpenTelemetry is there to say
-//! so. Whatever runs a task's code sets the trace around it: around a call, and around each poll of a
-//! future. Threads and tasks that the code starts itself do not have it.
+//! What a task calls or pushes belongs to its own trace, also where no OpenTelemetry is there to
+//! say so. Whatever runs a task's code sets the trace around it: around a call, and around each
+//! poll of a future. Threads and tasks that the code starts itself do not have it.
 
 use std::cell::RefCell;
 use std::future::Future;

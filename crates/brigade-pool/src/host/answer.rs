@@ -21,8 +21,8 @@ use crate::wire::remote::{
 
 use bytes::Bytes;
 
-/// What stands before the usual result: the length of an [`AnswerHead`] that says *done* and nothing
-/// else.
+/// What stands before the usual result: the length of an [`AnswerHead`] that says *done* and
+/// nothing else.
 const DONE: &[u8] = &[3, 0, 0, 0, 0, 0, 0];
 /// All reasons of passes together.
 const REASONS_BYTES_MAX: usize = 64 << 10;

@@ -1,8 +1,8 @@
 //! Staying connected to one master.
 //!
-//! [`live`] has the whole life in order: connect, introduce this host, serve, and again, until the host drains and
-//! its session holds nothing any more. `session` holds the calls, which outlive a connection; nothing
-//! is kept here but the pause before the next try.
+//! [`live`] has the whole life in order: connect, introduce this host, serve, and again, until the
+//! host drains and its session holds nothing any more. `session` holds the calls, which outlive a
+//! connection; nothing is kept here but the pause before the next try.
 
 mod master;
 

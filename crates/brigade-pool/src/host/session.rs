@@ -1,5 +1,5 @@
-//! What a host holds for one master, over all connections to it: calls that run, and answers that the
-//! master has not acknowledged.
+//! What a host holds for one master, over all connections to it: calls that run, and answers that
+//! the master has not acknowledged.
 //!
 //! A call or an answer is dropped when the master asks for that, or when the session is over: the
 //! master does not know it any more, lets the host go, or has been away for as long as it said that

@@ -11,7 +11,8 @@ use crate::wire::remote::{MAGIC, TurnedAway, VERSION, Welcome, check_times, kind
 ///
 /// # Errors
 ///
-/// `Refused` with the pool's reason or with both versions; `Protocol` for an answer that makes no sense.
+/// `Refused` with the pool's reason or with both versions; `Protocol` for an answer that makes no
+/// sense.
 pub(super) fn read(frame: &Frame, url: &str) -> Result<Welcome, Error> {
     let Ok(((magic, version, brigade), _)) =
         postcard::take_from_bytes::<([u8; 4], u16, String)>(&frame.body)

@@ -23,8 +23,9 @@ use crate::error::{Error, ErrorKind};
 /// Connections that wait to be accepted; the kernel holds it to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
 
-/// The file of a Unix socket. Its listener holds a lock on a second file, `<path>.lock`, so a socket
-/// file without that lock is stale. The lock's file stays, since removing it would let two hold it.
+/// The file of a Unix socket. Its listener holds a lock on a second file, `<path>.lock`, so a
+/// socket file without that lock is stale. The lock's file stays, since removing it would let two
+/// hold it.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,

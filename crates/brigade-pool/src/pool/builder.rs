@@ -112,8 +112,8 @@ impl Builder {
     /// of this process, which a task must be given in its own arguments, by [`Builder::init`] or by
     /// [`Builder::env`]. The first argument, `argv[0]`, is as this program was started.
     ///
-    /// What a call or a job does not say, the registration in that program says: timeout, memory and
-    /// retries (`#[task(timeout = "1s")]`). A worker brings these options when it is ready. The
+    /// What a call or a job does not say, the registration in that program says: timeout, memory
+    /// and retries (`#[task(timeout = "1s")]`). A worker brings these options when it is ready. The
     /// options of this program's tasks do not count, nor does another option of that program's:
     /// priority, labels and queue timeout decide where a call waits before any worker is there.
     pub fn program<A: Into<OsString>>(
@@ -167,8 +167,8 @@ impl Builder {
     }
 
     /// Passes the workers' standard output on to this program's standard error, for programs whose
-    /// standard output is a protocol or data. What [`Call::capture`](brigade_core::Call::capture) keeps is
-    /// not affected. Default: no.
+    /// standard output is a protocol or data. What [`Call::capture`](brigade_core::Call::capture)
+    /// keeps is not affected. Default: no.
     pub fn stdout_to_stderr(self, redirected: bool) -> Self {
         self.set(|config| config.stdout_to_stderr = redirected)
     }
@@ -197,9 +197,9 @@ impl Builder {
     }
 
     /// Builds a state once in every worker, before its first call: `function(args..)`. Tasks read
-    /// it with [`Context::state`](brigade_core::Context::state). If it fails or panics, the worker does
-    /// not start; neither does one of another build of this program ([`Builder::program`]), which
-    /// could not find the hook.
+    /// it with [`Context::state`](brigade_core::Context::state). If it fails or panics, the worker
+    /// does not start; neither does one of another build of this program ([`Builder::program`]),
+    /// which could not find the hook.
     pub fn init<F, A, S, E>(mut self, function: F, args: &A) -> Self
     where
         A: Args,
@@ -277,8 +277,8 @@ impl Builder {
         self.set(|config| config.recycle_age = Some(age))
     }
 
-    /// Replaces a worker whose resident memory, pages of files aside, is over this many bytes between
-    /// two calls. Default: never.
+    /// Replaces a worker whose resident memory, pages of files aside, is over this many bytes
+    /// between two calls. Default: never.
     pub fn recycle_memory(self, bytes: u64) -> Self {
         self.set(|config| config.recycle_memory = Some(bytes))
     }

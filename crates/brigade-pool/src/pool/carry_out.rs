@@ -1,8 +1,8 @@
 //! Where the dispatcher's decisions meet processes, sockets and callers.
 //!
 //! [`Shared::step`] calls `carry_out` after each step, without the lock of the dispatcher. `admit`
-//! does the same for what it admits. `outside` and `handle` end what has no running pool or was never
-//! admitted. Two kinds of effects lead to another step.
+//! does the same for what it admits. `outside` and `handle` end what has no running pool or was
+//! never admitted. Two kinds of effects lead to another step.
 
 use std::sync::Arc;
 

@@ -2,8 +2,8 @@
 //! stop.
 //!
 //! The dispatcher's shell fills a cell, the handle reads it. A cell is finished exactly once
-//! (`finish` asserts it), and the wakers of its callers are woken outside of its lock. A call that was made for
-//! another pool has a [`Relay`] in place of a handle.
+//! (`finish` asserts it), and the wakers of its callers are woken outside of its lock. A call that
+//! was made for another pool has a [`Relay`] in place of a handle.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -205,8 +205,8 @@ impl Cell {
     /// Takes the outcome, or the request of a call for which there is room now. Pending for ever
     /// once the outcome was taken.
     ///
-    /// The wait for room is polled under the lock, so that a cancel finds the call either waiting or
-    /// admitted. That cannot block: the wait is for a permit of a semaphore (`Shared::waiting`),
+    /// The wait for room is polled under the lock, so that a cancel finds the call either waiting
+    /// or admitted. That cannot block: the wait is for a permit of a semaphore (`Shared::waiting`),
     /// which knows nothing of cells, and whose permits are given without the lock of any cell.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> CellPoll {
         let mut state = lock(&self.state);

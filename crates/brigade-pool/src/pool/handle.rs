@@ -132,8 +132,8 @@ impl Cell {
         is_waiting
     }
 
-    /// Checks now and then whether the pool's runtime is driven, where the handle is awaited outside
-    /// of it. If it is not, the call is cancelled, for when the runtime is driven again.
+    /// Checks now and then whether the pool's runtime is driven, where the handle is awaited
+    /// outside of it. If it is not, the call is cancelled, for when the runtime is driven again.
     fn runtime_error(&self, pool: &dyn CallPool, cx: &mut Context<'_>) -> Option<Error> {
         if !self.poll_check(cx) {
             return None;

@@ -34,8 +34,8 @@ impl Builder {
     }
 
     /// How long a host may be away, its connection down, before what it ran ends as
-    /// [`Lost`](brigade_core::CallError::Lost), or is run elsewhere if its task is `idempotent`. The host
-    /// stops it after the same time. Default: 30 s; from one heartbeat to a year.
+    /// [`Lost`](brigade_core::CallError::Lost), or is run elsewhere if its task is `idempotent`.
+    /// The host stops it after the same time. Default: 30 s; from one heartbeat to a year.
     pub fn lost_after(self, time: Duration) -> Self {
         self.set(|config| config.hosts.keep = time)
     }

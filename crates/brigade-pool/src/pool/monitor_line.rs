@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::stats::{Stats, WorkerInfo};
 
-/// The state of a pool at a moment: one line of the socket of [`Builder::monitor`](crate::Builder::monitor),
-/// as JSON.
+/// The state of a pool at a moment: one line of the socket of
+/// [`Builder::monitor`](crate::Builder::monitor), as JSON.
 ///
 /// ```
 /// use brigade::MonitorLine;

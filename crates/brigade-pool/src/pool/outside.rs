@@ -2,10 +2,10 @@
 //!
 //! The pool's tasks run on the runtime that it was started on. A caller on another executor may
 //! wait for work that is never done: the runtime is a current-thread one whose `block_on` has
-//! returned, or its threads are blocked. These waits therefore check now and then, with a timer that
-//! needs no runtime, whether the pool's runtime runs anything. If it has not for long, the wait
-//! ends with an error. A wait on the pool's own runtime needs no check: it proves that the runtime
-//! is driven.
+//! returned, or its threads are blocked. These waits therefore check now and then, with a timer
+//! that needs no runtime, whether the pool's runtime runs anything. If it has not for long, the
+//! wait ends with an error. A wait on the pool's own runtime needs no check: it proves that the
+//! runtime is driven.
 
 use std::future::Future;
 use std::pin::pin;

@@ -1,8 +1,8 @@
 //! The start of a pool: the program is checked, the state is made, the first workers are started.
 //!
 //! A program that cannot have workers is refused before anything is started: its `main` never calls
-//! `brigade::init()`, or another program loaded its code. A pool whose first workers cannot start is
-//! ended again.
+//! `brigade::init()`, or another program loaded its code. A pool whose first workers cannot start
+//! is ended again.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex};

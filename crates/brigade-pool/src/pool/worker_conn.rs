@@ -1,7 +1,7 @@
 //! A worker as the dispatcher and the shell around it use it: [`WorkerConn`].
 //!
-//! A worker is a process of ours (`process`) or a remote host (`remote_host`). How each lives is its
-//! own: `process` has a process from its start to its reaping, `remote_host` a host from its
+//! A worker is a process of ours (`process`) or a remote host (`remote_host`). How each lives is
+//! its own: `process` has a process from its start to its reaping, `remote_host` a host from its
 //! handshake to its leave. Both know this trait; it knows neither of them, nor the pool that uses
 //! it. What only a process of ours can do is in [`OwnProcess`].
 

@@ -1,10 +1,11 @@
-//! Descendants of workers whose parents have ended, where the kernel gives them to this process: the
-//! first process of a container, or a subreaper.
+//! Descendants of workers whose parents have ended, where the kernel gives them to this process:
+//! the first process of a container, or a subreaper.
 //!
-//! No other process would reap them. But this program may have other children, whose ends other parts of it
-//! wait for, so only a child that surely descends from a worker is reaped: one in the process group
-//! or the session of a worker, or one that was seen alive with a worker's cookie. This module owns
-//! the groups and sessions that are remembered for that, [`REMEMBERED_MAX`] of each.
+//! No other process would reap them. But this program may have other children, whose ends other
+//! parts of it wait for, so only a child that surely descends from a worker is reaped: one in the
+//! process group or the session of a worker, or one that was seen alive with a worker's cookie.
+//! This module owns the groups and sessions that are remembered for that, [`REMEMBERED_MAX`] of
+//! each.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;

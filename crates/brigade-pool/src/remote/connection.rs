@@ -1,8 +1,9 @@
 //! One connection between a pool and a host, from its handshake to its end. Both sides use it.
 //!
-//! [`FrameConnection::run`] reads, writes and sends heartbeats until the connection ends. It owns both
-//! halves of the stream; the [`SendQueue`] belongs to its caller and outlives the connection. Nothing
-//! here waits for the peer to act on a message, and a [`FrameHandler`] must not wait either.
+//! [`FrameConnection::run`] reads, writes and sends heartbeats until the connection ends. It owns
+//! both halves of the stream; the [`SendQueue`] belongs to its caller and outlives the connection.
+//! Nothing here waits for the peer to act on a message, and a [`FrameHandler`] must not wait
+//! either.
 
 use std::future::Future;
 use std::io;
@@ -145,8 +146,8 @@ impl FrameConnection {
             .ok();
     }
 
-    /// Sends what `outbox` holds and gives what comes to `handler`, until the connection ends or `until`
-    /// completes; then sends what is left.
+    /// Sends what `outbox` holds and gives what comes to `handler`, until the connection ends or
+    /// `until` completes; then sends what is left.
     pub(crate) async fn run(
         mut self,
         outbox: &SendQueue,

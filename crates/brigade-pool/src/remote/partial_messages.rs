@@ -1,8 +1,8 @@
 //! Whole messages out of a byte stream: frames, and the parts of long messages put together.
 //!
-//! Memory is bounded: a long message gets room only as its bytes come, never beyond the length that it
-//! announced; at most [`LONG_MESSAGES_MAX`] are partial at once; and all connections of one pool or host
-//! share a [`Budget`]. A connection that breaks one of these rules is an error and ends.
+//! Memory is bounded: a long message gets room only as its bytes come, never beyond the length that
+//! it announced; at most [`LONG_MESSAGES_MAX`] are partial at once; and all connections of one pool
+//! or host share a [`Budget`]. A connection that breaks one of these rules is an error and ends.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,8 +16,8 @@ use crate::wire::{Decoder, Frame};
 
 /// The first room of a long message, whatever length it announced.
 const FIRST_BYTES_MAX: usize = 1 << 20;
-/// So many bytes of an unfinished frame are a sign of life too. A peer that sends a byte a second is
-/// as good as gone.
+/// So many bytes of an unfinished frame are a sign of life too. A peer that sends a byte a second
+/// is as good as gone.
 const LIFE_BYTES: usize = 4 << 10;
 
 pub(crate) struct PartialMessages {
@@ -85,8 +85,8 @@ impl PartialMessages {
     ///
     /// # Errors
     ///
-    /// `Protocol` if the stream makes no sense or a limit is exceeded; `QueueFull` if the budget has no
-    /// room for it now.
+    /// `Protocol` if the stream makes no sense or a limit is exceeded; `QueueFull` if the budget
+    /// has no room for it now.
     pub(crate) fn next(
         &mut self,
         expects: impl Fn(u8, u64) -> bool,

@@ -1,13 +1,13 @@
 //! Messages that wait to be written to a connection.
 //!
-//! Any thread appends; one task writes. There are three classes, so that nothing waits behind a long
-//! message: *urgent* frames go first; *small* ones gather and go out together; *large* messages go in
-//! parts, one part of one message at a time, in turn, at most [`LONG_MESSAGES_MAX`] of them at once.
-//! Messages of one class keep their order, those of different classes do not.
+//! Any thread appends; one task writes. There are three classes, so that nothing waits behind a
+//! long message: *urgent* frames go first; *small* ones gather and go out together; *large*
+//! messages go in parts, one part of one message at a time, in turn, at most [`LONG_MESSAGES_MAX`]
+//! of them at once. Messages of one class keep their order, those of different classes do not.
 //!
-//! Payloads are not copied, so a slow peer costs at most a copy of small frames. The queue reports when
-//! too much waits ([`SendQueue::is_congested`]), and the writer reports the end of that. A closed queue
-//! drops what is appended; its owner sends that again when the next connection is up.
+//! Payloads are not copied, so a slow peer costs at most a copy of small frames. The queue reports
+//! when too much waits ([`SendQueue::is_congested`]), and the writer reports the end of that. A
+//! closed queue drops what is appended; its owner sends that again when the next connection is up.
 
 use std::collections::VecDeque;
 use std::io;
@@ -93,8 +93,8 @@ impl SendQueue {
         }
     }
 
-    /// Opens the queue, with this message before any other, in one piece. The queue is empty: it was
-    /// closed.
+    /// Opens the queue, with this message before any other, in one piece. The queue is empty: it
+    /// was closed.
     pub(crate) fn open(&self, kind: u8, body: &[u8]) {
         let mut state = lock(&self.state);
         state.open = true;

@@ -13,8 +13,8 @@
 //!
 //! Until the peer has authenticated, the listening side sends nothing but its opening. A `Listener`
 //! owns the handshakes under way and drives them while `accept` is awaited; nothing here spawns.
-//! This module does not know the messages in the stream, does not reconnect, and keeps no list of the
-//! peers that it accepted.
+//! This module does not know the messages in the stream, does not reconnect, and keeps no list of
+//! the peers that it accepted.
 
 mod authenticated;
 mod connect;

@@ -118,7 +118,8 @@ pub(crate) struct Ready {
     pub(crate) magic: [u8; 4],
     pub(crate) version: u16,
     pub(crate) build: u64,
-    /// If the pool asked for them: the tasks of the worker's program whose registration has options.
+    /// If the pool asked for them: the tasks of the worker's program whose registration has
+    /// options.
     pub(crate) tasks: Vec<TaskDefaults>,
 }
 

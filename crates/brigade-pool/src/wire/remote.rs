@@ -202,7 +202,8 @@ pub(crate) struct AnswerHead {
     pub(crate) cost: Option<(u32, Cost)>,
 }
 
-/// Longest [`AnswerHead`]. A report has 64 KiB of output and at most about as much of anything else.
+/// Longest [`AnswerHead`]. A report has 64 KiB of output and at most about as much of anything
+/// else.
 pub(crate) const ANSWER_HEAD_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Debug, Serialize, Deserialize)]

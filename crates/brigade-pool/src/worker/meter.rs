@@ -1,7 +1,7 @@
 //! The meter: what an attempt costs, measured by its worker.
 //!
-//! A look at the CPU time is a system call, which would be a large part of a short attempt. So it is
-//! not taken at each start: a start uses the last look of its thread, if that is at most
+//! A look at the CPU time is a system call, which would be a large part of a short attempt. So it
+//! is not taken at each start: a start uses the last look of its thread, if that is at most
 //! [`LOOK_AGE_MAX`] old. What the worker used in between counts for the attempt, which is at most
 //! that time. The end of an attempt is looked at only if it ran for [`Cost::MEASURED_FROM`] or
 //! longer. A short attempt thus costs two reads of the clock, which are no system calls, and a busy

@@ -1,8 +1,8 @@
 //! From `exec` to ready: takes the settings that the pool sends, before any code of the user runs.
 //!
-//! `identity` decides whether this process is a worker at all. Then come, in this order, the control
-//! socket, signal handlers, the handshake with settings and data socket, limits, logs, the init
-//! hook, and the READY message. A start that fails says why and ends the process.
+//! `identity` decides whether this process is a worker at all. Then come, in this order, the
+//! control socket, signal handlers, the handshake with settings and data socket, limits, logs, the
+//! init hook, and the READY message. A start that fails says why and ends the process.
 
 #![expect(
     unsafe_code,
@@ -118,8 +118,8 @@ fn set_up(control: &UnixStream, pool: Pid) -> Result<Arc<Worker>, Error> {
     Ok(worker)
 }
 
-/// The tasks whose registration has options that a pool of another program must be given, by each of
-/// their names.
+/// The tasks whose registration has options that a pool of another program must be given, by each
+/// of their names.
 fn task_defaults() -> Result<Vec<TaskDefaults>, Error> {
     let of_task = |task: &'static TaskEntry| {
         let options = task.call_options();

@@ -1,10 +1,10 @@
 //! Threads of a worker that a test program became: each gets a stack for signal handlers.
 //!
-//! The standard library gives its threads a stack for handlers, but prepares for that on the way to `main`.
-//! A worker of `test_workers!` is entered before, so a stack overflow in a
-//! thread that a task started could not be reported: its handler had no stack to run on. Therefore
-//! the macro puts a `pthread_create` of its own in front of the C library's, in the test program
-//! alone, and that one ends up here. In a process that is no worker it changes nothing.
+//! The standard library gives its threads a stack for handlers, but prepares for that on the way to
+//! `main`. A worker of `test_workers!` is entered before, so a stack overflow in a thread that a
+//! task started could not be reported: its handler had no stack to run on. Therefore the macro puts
+//! a `pthread_create` of its own in front of the C library's, in the test program alone, and that
+//! one ends up here. In a process that is no worker it changes nothing.
 
 #![expect(
     unsafe_code,
@@ -25,8 +25,8 @@ type Create = unsafe extern "C" fn(*mut c_void, *const c_void, Start, *mut c_voi
 /// The C library's function; null before the first thread.
 static CREATE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
-/// As pthread_create(3), which it calls. The thread begins with a stack for signal handlers, if this
-/// process is a worker.
+/// As pthread_create(3), which it calls. The thread begins with a stack for signal handlers, if
+/// this process is a worker.
 ///
 /// # Safety
 ///

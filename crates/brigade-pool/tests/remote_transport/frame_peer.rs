@@ -1,5 +1,5 @@
-//! One side of a connection, frame by frame: a host that tests write themselves, and the pool that it
-//! joins. The types repeat the wire protocol, so that a change of it shows in a test.
+//! One side of a connection, frame by frame: a host that tests write themselves, and the pool that
+//! it joins. The types repeat the wire protocol, so that a change of it shows in a test.
 
 use brigade::{Call, Event, Pool};
 use serde::Serialize;

@@ -1,5 +1,5 @@
-//! Peers that have the key and break the protocol: hosts at a pool, and a pool at a host. Tests write
-//! their frames byte by byte.
+//! Peers that have the key and break the protocol: hosts at a pool, and a pool at a host. Tests
+//! write their frames byte by byte.
 
 use brigade::{CallError, ErrorKind};
 use brigade_testkit::{count, facts};

@@ -1,5 +1,5 @@
-//! What PostgreSQL keeps and does not accumulate: a server that is killed under load or right after a
-//! hand-out, and a foreign transaction that holds an old snapshot.
+//! What PostgreSQL keeps and does not accumulate: a server that is killed under load or right after
+//! a hand-out, and a foreign transaction that holds an old snapshot.
 //!
 //! Counts are small by default; `BRIGADE_FULL=1` runs the full ones. `BRIGADE_SEED` repeats a run.
 

@@ -1,7 +1,7 @@
 //! A disk without room: for tables, and for the server's log of changes (WAL).
 //!
-//! The disk is a tmpfs in a mount namespace of the test's own. So the test starts itself again there
-//! ([`on_small_disk`]), which needs root with CAP_SYS_ADMIN, or unprivileged user namespaces.
+//! The disk is a tmpfs in a mount namespace of the test's own. So the test starts itself again
+//! there ([`on_small_disk`]), which needs root with CAP_SYS_ADMIN, or unprivileged user namespaces.
 
 use std::fs::{self, File};
 use std::io::Write as _;

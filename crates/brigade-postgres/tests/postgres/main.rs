@@ -1,6 +1,6 @@
 //! What is special of PostgreSQL, on real servers: faults (killed, replaced by a standby, with
-//! connections that are ended), poolers, bad use, the plans of statements. Everything else is in the
-//! conformance suite.
+//! connections that are ended), poolers, bad use, the plans of statements. Everything else is in
+//! the conformance suite.
 //!
 //! Counts are small by default; `BRIGADE_FULL=1` runs the full ones. `BRIGADE_SEED` repeats a run.
 

@@ -1,5 +1,5 @@
-//! What a look reads: its page, or its part of an index, whatever else is in the tables, and whether
-//! the server knows how much that is or not.
+//! What a look reads: its page, or its part of an index, whatever else is in the tables, and
+//! whether the server knows how much that is or not.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use serde_json::Value;
 const JOBS: u64 = 50_000;
 /// Of one page.
 const PAGE: u64 = 100;
-/// Blocks that a page may read: some for each of its jobs, and those of the catalog for a new session.
+/// Blocks that a page may read: some for each of its jobs, and those of the catalog for a new
+/// session.
 const PAGE_BLOCKS_MAX: u64 = 5_000;
 
 /// A database of its own on the shared server.
@@ -23,8 +24,8 @@ struct FilledDatabase {
 }
 
 impl FilledDatabase {
-    /// Jobs of ten queues in all states, of which most are ready and dead. They lie in the tables in no
-    /// order, so each that is looked at is a block.
+    /// Jobs of ten queues in all states, of which most are ready and dead. They lie in the tables
+    /// in no order, so each that is looked at is a block.
     async fn new() -> Self {
         let server = Postgres::shared().unwrap();
         let url = server.fresh_database().unwrap();

@@ -19,8 +19,8 @@ fn calls(server: &Redis, command: &str) -> u64 {
     calls.unwrap_or(0)
 }
 
-/// Jobs of a queue that another program has put there, which is quicker: `each` is what is done with
-/// the number `i` and the text `id` of each.
+/// Jobs of a queue that another program has put there, which is quicker: `each` is what is done
+/// with the number `i` and the text `id` of each.
 fn put(server: &Redis, queue: &str, count: usize, each: &str) {
     let script = format!(
         "local q = 'brigade:{{{queue}}}:' for i = 1, {count} do local id = \

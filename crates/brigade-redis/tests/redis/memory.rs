@@ -40,8 +40,8 @@ async fn e34_a_full_server_refuses_pushes_cleanly_and_lets_jobs_be_done() {
         );
     }
 
-    // A consumer that holds a job keeps it, and one that asks for a job gets it: by this the memory becomes
-    // free.
+    // A consumer that holds a job keeps it, and one that asks for a job gets it: by this the memory
+    // becomes free.
     assert_eq!(early.extend(LONG).await.unwrap(), Settled::Accepted(None));
     assert_eq!(
         early.nack_later("not now", LONG).await.unwrap(),

@@ -184,7 +184,8 @@ async fn a_lease_over_several_queues_keeps_what_it_took_when_a_later_one_fails()
             .run_until(stop.clone().cancelled_owned()),
     );
     crate::stage::until("the job was handed out to one who has it", async || {
-        // What is no task goes to its end, whichever that is; it must not stay leased without a holder.
+        // What is no task goes to its end, whichever that is; it must not stay leased without a
+        // holder.
         let jobs = all_jobs(&broker, "a").await;
         jobs.is_empty()
             || jobs

@@ -52,8 +52,8 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl 
     );
 }
 
-/// Asserts that this is how a server that is gone, or not back yet, is reported: never as anything that
-/// a caller would give up on.
+/// Asserts that this is how a server that is gone, or not back yet, is reported: never as anything
+/// that a caller would give up on.
 pub(crate) fn assert_passing(error: &Error) {
     assert!(
         error.kind() == ErrorKind::Unreachable && error.is_retryable(),

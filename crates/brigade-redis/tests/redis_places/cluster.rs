@@ -252,8 +252,8 @@ async fn a_waiting_consumer_is_woken(broker: &Broker) {
     }
 }
 
-/// A queue's slot goes to another node while it has jobs: nothing is lost, and a consumer that waits there
-/// is woken.
+/// A queue's slot goes to another node while it has jobs: nothing is lost, and a consumer that
+/// waits there is woken.
 async fn a_slot_moves(cluster: &Cluster, broker: &Broker) {
     let queue = broker.queue("a");
     let key = "brigade:{a}:seq";

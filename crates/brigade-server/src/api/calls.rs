@@ -1,9 +1,9 @@
 //! `POST /v1/calls/{task}`: calls a task and waits for its result.
 //!
 //! A call belongs to the request: when its time is over, the client leaves or the server stops, the
-//! call is cancelled. With `Prefer: respond-async` it is a job instead, whose result is kept and can
-//! be waited for at `/v1/jobs/{id}`. A call that gives no value is answered with 422 and a problem
-//! whose kind is its outcome.
+//! call is cancelled. With `Prefer: respond-async` it is a job instead, whose result is kept and
+//! can be waited for at `/v1/jobs/{id}`. A call that gives no value is answered with 422 and a
+//! problem whose kind is its outcome.
 
 use std::time::Duration;
 

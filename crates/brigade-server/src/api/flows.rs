@@ -85,8 +85,8 @@ pub(crate) struct FlowDocument {
     gone: usize,
     /// Whether there may be more jobs: one look reads a bounded number.
     is_cut: bool,
-    /// The jobs that are there, in the order of the push: each before the one that waits for it, which
-    /// is its `dependent`.
+    /// The jobs that are there, in the order of the push: each before the one that waits for it,
+    /// which is its `dependent`.
     jobs: Vec<JobDocument>,
 }
 
@@ -117,9 +117,9 @@ impl From<&FlowJobs> for FlowDocument {
 
 /// A flow, from any of its jobs
 ///
-/// A job that is of no flow is one of itself.
-/// With `wait` the answer comes when its last job has ended, or when the wait is over. Give that job
-/// `keep`, so that it can be seen then. To list flows that wait, list jobs by `state=blocked`.
+/// A job that is of no flow is one of itself. With `wait` the answer comes when its last job has
+/// ended, or when the wait is over. Give that job `keep`, so that it can be seen then. To list
+/// flows that wait, list jobs by `state=blocked`.
 #[utoipa::path(
     get,
     path = "/v1/flows/{id}",

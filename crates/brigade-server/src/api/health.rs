@@ -1,8 +1,8 @@
 //! Probes: `/readyz`, `/health`, and the numbers that an autoscaler needs.
 //!
-//! `/livez` and `/readyz` say nothing about jobs, so they need no credential. `/health` names queues,
-//! and asks the broker for more than a probe that comes every second should: it is for monitoring,
-//! not for restarts.
+//! `/livez` and `/readyz` say nothing about jobs, so they need no credential. `/health` names
+//! queues, and asks the broker for more than a probe that comes every second should: it is for
+//! monitoring, not for restarts.
 
 use std::time::{Duration, SystemTime};
 

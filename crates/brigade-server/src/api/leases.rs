@@ -1,9 +1,9 @@
 //! `/v1/leases/{lease}/..`: how the holder of a lease settles it.
 //!
 //! The name of a lease is opaque text with its job and its token, so the server remembers nothing:
-//! a lease can be settled at any server of the broker, and after a restart. On RabbitMQ a lease ends
-//! with the connection that it came by, so there only the same server can settle it. The token makes
-//! sure that only the holder of this very lease settles the job.
+//! a lease can be settled at any server of the broker, and after a restart. On RabbitMQ a lease
+//! ends with the connection that it came by, so there only the same server can settle it. The token
+//! makes sure that only the holder of this very lease settles the job.
 
 use std::fmt;
 use std::str::FromStr;
@@ -299,8 +299,8 @@ pub(crate) async fn extend(
 
 /// How far the job is
 ///
-/// A sign of life: the lease then lasts for its own time again from now on. The progress is shown where
-/// consumers are listed, with the job.
+/// A sign of life: the lease then lasts for its own time again from now on. The progress is shown
+/// where consumers are listed, with the job.
 #[utoipa::path(
     post,
     path = "/v1/leases/{lease}/progress",

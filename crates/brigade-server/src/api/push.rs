@@ -2,8 +2,8 @@
 //!
 //! A batch is pushed whole or not at all, and a job that cannot be pushed is named by its line or
 //! its place. With the header `Idempotency-Key` a push may be repeated after a lost answer: the key
-//! holds for a day. Repeated with other jobs, it gives the first ones. The body is in memory as a whole; its size and the
-//! number of its jobs are limited.
+//! holds for a day. Repeated with other jobs, it gives the first ones. The body is in memory as a
+//! whole; its size and the number of its jobs are limited.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! `/v1/statistics`: what queues and tasks did, minute by minute, for the last day.
 //!
 //! The broker counts in the same step as it changes a job, and keeps the minutes; the server only
-//! writes them down. A histogram has the bounds of the library, in milliseconds, without the buckets
-//! that are empty.
+//! writes them down. A histogram has the bounds of the library, in milliseconds, without the
+//! buckets that are empty.
 
 use std::collections::BTreeMap;
 

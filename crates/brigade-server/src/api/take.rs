@@ -315,8 +315,8 @@ fn asking(app: &App, by: &ConsumerName, request: &LeaseRequest, max: usize) -> A
     Asking::begin(&app.http_consumers, by, names, max)
 }
 
-/// Leases jobs until there are enough of them, or enough bytes. As their sizes are not known before,
-/// a few come first; what is too much is given back.
+/// Leases jobs until there are enough of them, or enough bytes. As their sizes are not known
+/// before, a few come first; what is too much is given back.
 async fn lease_few(app: &App, request: LeaseRequest, max: usize) -> Result<Vec<Lease>, Problem> {
     let mut leased = LeasesToAnswer(Vec::new(), app.clone());
     let (mut at_once, mut bytes) = (AT_ONCE, 0);

@@ -1,9 +1,9 @@
 //! [`Sessions`]: people who gave their token to the form of the dashboard.
 //!
 //! A session is random text in a cookie that scripts cannot read. The server keeps the hash of that
-//! text with the hash of the token, in memory only: a restart ends all sessions, and so does the end
-//! of their token. Their number and their time are bounded, their number also for each token, so
-//! that no one can end the sessions of others with many of their own.
+//! text with the hash of the token, in memory only: a restart ends all sessions, and so does the
+//! end of their token. Their number and their time are bounded, their number also for each token,
+//! so that no one can end the sessions of others with many of their own.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

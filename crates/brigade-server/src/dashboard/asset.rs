@@ -2,8 +2,8 @@
 //! without an internet connection.
 //!
 //! Their paths contain a hash of their content, so browsers keep them for good, and a page of a new
-//! build never gets the script of the build before. The tests compute the contrast of all colours of
-//! the style sheet, in light and dark.
+//! build never gets the script of the build before. The tests compute the contrast of all colours
+//! of the style sheet, in light and dark.
 
 use std::hash::Hasher as _;
 

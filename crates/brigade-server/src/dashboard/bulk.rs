@@ -2,9 +2,9 @@
 //!
 //! The page before says what will be touched, with the number. The operation then runs in a task of
 //! the server, page after page of the filter, and its page shows how far it is. It is not durable:
-//! when the server stops, it ends with the jobs that it has begun, a line of the log says how far it
-//! came, and the same filter finds the rest. Finished ones are
-//! forgotten, the oldest first, when there are more than [`KEPT`].
+//! when the server stops, it ends with the jobs that it has begun, a line of the log says how far
+//! it came, and the same filter finds the rest. Finished ones are forgotten, the oldest first, when
+//! there are more than [`KEPT`].
 
 use std::collections::VecDeque;
 use std::future::ready;

@@ -1,8 +1,9 @@
 //! The pages of an operation on many jobs: the question before it, and how far it is.
 //!
-//! The question names the operation, the jobs by their conditions, and their number, which is counted
-//! for a bounded time. Its form sends the conditions, not the ids, so the operation acts on the jobs
-//! that meet them when it reads them. Operations on all jobs without a condition are refused.
+//! The question names the operation, the jobs by their conditions, and their number, which is
+//! counted for a bounded time. Its form sends the conditions, not the ids, so the operation acts on
+//! the jobs that meet them when it reads them. Operations on all jobs without a condition are
+//! refused.
 
 use std::time::SystemTime;
 

@@ -1,8 +1,8 @@
 //! Dead letters, in groups of one task and like reasons, and their export.
 //!
-//! The broker makes the groups (`Broker::dead_groups`), which may read every dead letter; they are read
-//! at most once in a few seconds for all viewers. The export reads page after page of the filter and
-//! sends each at once, so that it needs no more memory for 100,000 jobs than for fifty.
+//! The broker makes the groups (`Broker::dead_groups`), which may read every dead letter; they are
+//! read at most once in a few seconds for all viewers. The export reads page after page of the
+//! filter and sends each at once, so that it needs no more memory for 100,000 jobs than for fifty.
 
 use std::convert::Infallible;
 

@@ -1,8 +1,8 @@
 //! The flow of a job as a graph.
 //!
-//! The last job is on the right, and each job stands as far to the left as it is from that. Jobs that
-//! ended and were not kept are drawn as one node with their number. The drawing is SVG text that the
-//! page has as it is, so every name in it is escaped here.
+//! The last job is on the right, and each job stands as far to the left as it is from that. Jobs
+//! that ended and were not kept are drawn as one node with their number. The drawing is SVG text
+//! that the page has as it is, so every name in it is escaped here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;

@@ -1,9 +1,9 @@
 //! One job: its story from push to end, why it does not run, what it carries, and what can be done.
 //!
-//! The page asks the broker for the job, for `why`, and for the jobs of its flow. It shows only what
-//! there is: a job that is done is gone unless it was pushed with `keep`, and then the page says so.
-//! Payload, result, reasons and output come from outside; the template escapes them, and output goes
-//! through [`ansi`](super::ansi).
+//! The page asks the broker for the job, for `why`, and for the jobs of its flow. It shows only
+//! what there is: a job that is done is gone unless it was pushed with `keep`, and then the page
+//! says so. Payload, result, reasons and output come from outside; the template escapes them, and
+//! output goes through [`ansi`](super::ansi).
 
 use std::time::SystemTime;
 

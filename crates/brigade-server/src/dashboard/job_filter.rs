@@ -1,8 +1,8 @@
 //! [`FilterQuery`]: which jobs a list shows, as it stands in an address.
 //!
 //! One type for the form of the list, the links to it, exports and operations on many jobs, so that
-//! what is touched is what was shown. Times are UTC and to the minute, as the fields of the browser give
-//! them. `in_words` says the filter with a number before it, for questions and titles.
+//! what is touched is what was shown. Times are UTC and to the minute, as the fields of the browser
+//! give them. `in_words` says the filter with a number before it, for questions and titles.
 
 use std::time::SystemTime;
 

@@ -2,8 +2,8 @@
 //!
 //! A number may have more digits than any type of ours, and an object a name twice: so only the
 //! spaces change, and numbers and strings stay byte for byte what they were. Text that is no JSON
-//! stays as it is, and so does text that would become far longer: deep in arrays, each number gets a
-//! line with all the spaces before it.
+//! stays as it is, and so does text that would become far longer: deep in arrays, each number gets
+//! a line with all the spaces before it.
 
 use serde::de::IgnoredAny;
 

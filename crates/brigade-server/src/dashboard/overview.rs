@@ -1,8 +1,8 @@
 //! The first page: is anything wrong, since when, why, what can I do.
 //!
-//! It is made of the shared snapshot alone, so it costs the broker nothing beyond the look of all viewers
-//! each two seconds. Only the charts of a day are read apart, once a minute. What the broker cannot show
-//! by its capabilities has no tile, or says so.
+//! It is made of the shared snapshot alone, so it costs the broker nothing beyond the look of all
+//! viewers each two seconds. Only the charts of a day are read apart, once a minute. What the
+//! broker cannot show by its capabilities has no tile, or says so.
 
 use askama::Template;
 use axum::Extension;

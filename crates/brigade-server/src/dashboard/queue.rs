@@ -1,7 +1,8 @@
 //! One queue: its charts, its limits with what is used of them, who consumes it, its jobs.
 //!
-//! Counts and consumers are of the shared snapshot; the charts and the newest jobs are read for the page.
-//! A queue need not exist: the page of an unknown name shows zeros and the form that pushes a first job.
+//! Counts and consumers are of the shared snapshot; the charts and the newest jobs are read for the
+//! page. A queue need not exist: the page of an unknown name shows zeros and the form that pushes a
+//! first job.
 //! [`LimitForm`] reads the form of the limits; an empty field is no limit.
 
 use askama::Template;

@@ -1,8 +1,8 @@
 //! When a schedule has its ticks, in words.
 //!
-//! The usual cron expressions become a sentence ("every day at 03:00"). All others, and those whose words
-//! would be less exact than the expression (steps that do not divide an hour or a day, days of the month
-//! with days of the week), stay as they are.
+//! The usual cron expressions become a sentence ("every day at 03:00"). All others, and those whose
+//! words would be less exact than the expression (steps that do not divide an hour or a day, days
+//! of the month with days of the week), stay as they are.
 
 use brigade::Recurrence;
 

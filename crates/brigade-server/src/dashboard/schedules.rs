@@ -1,8 +1,9 @@
 //! The schedules: when, in words, with the next ticks and the last outcome.
 //!
-//! Ticks are computed from the plan as the broker does it. The last job is looked for among the newest
-//! jobs of the schedule's queue, for the first schedules only, so that a page reads a bounded number of
-//! jobs; a job that is done and not kept is gone, and then the page says "not kept".
+//! Ticks are computed from the plan as the broker does it. The last job is looked for among the
+//! newest jobs of the schedule's queue, for the first schedules only, so that a page reads a
+//! bounded number of jobs; a job that is done and not kept is gone, and then the page says "not
+//! kept".
 
 use std::time::SystemTime;
 

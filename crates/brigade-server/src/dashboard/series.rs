@@ -1,8 +1,8 @@
 //! [`Series`]: what happened in the last hour, minute by minute, of all queues together and of each.
 //!
 //! The statistics of the broker are read in parts: each look reads the minutes since the last one,
-//! so a broker with 1,000 queues is asked for an hour once and then for two minutes. [`Series`] is a
-//! value; the code that refreshes it owns it.
+//! so a broker with 1,000 queues is asked for an hour once and then for two minutes. [`Series`] is
+//! a value; the code that refreshes it owns it.
 //!
 //! A minute without an entry is one in which nothing happened, if the broker counted anything
 //! before it; otherwise there is no data for it, and charts have a gap.

@@ -1,8 +1,9 @@
 //! [`PageShell`]: what is around the content of each page, and the answer that a page becomes.
 //!
-//! Every page has the same headers: a policy without inline script and style, no frames, no cache. For
-//! the script of the dashboard, which asks for the content alone, the frame is left out. [`Failed`] is why
-//! a page or an action cannot be; it becomes a page with the status that the API has for it.
+//! Every page has the same headers: a policy without inline script and style, no frames, no cache.
+//! For the script of the dashboard, which asks for the content alone, the frame is left out.
+//! [`Failed`] is why a page or an action cannot be; it becomes a page with the status that the API
+//! has for it.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! The life of a job: its story in order, and a bar with its durations to scale.
 //!
-//! The story has the push, each attempt of the history with its report, and the end or what comes next.
-//! The bar is the time from the push to the end, or to now. An attempt is drawn from its report's wall
-//! time; one without a report has no beginning, so it is in the story and not in the bar.
+//! The story has the push, each attempt of the history with its report, and the end or what comes
+//! next. The bar is the time from the push to the end, or to now. An attempt is drawn from its
+//! report's wall time; one without a report has no beginning, so it is in the story and not in the
+//! bar.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};

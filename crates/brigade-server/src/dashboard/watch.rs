@@ -2,12 +2,12 @@
 //!
 //! A page asks for the [`Snapshot`]. The first request after [`FRESH`] starts a refresh; all others
 //! get what is there, so the broker is asked at most once each two seconds, however many look, and
-//! not at all while the dashboard is closed. A request waits for a refresh at most [`PATIENCE`]: a slow broker
-//! makes old numbers, which say their age, and no slow pages. After a change by an action, the next
-//! request waits for a snapshot that was begun after it.
+//! not at all while the dashboard is closed. A request waits for a refresh at most [`PATIENCE`]: a
+//! slow broker makes old numbers, which say their age, and no slow pages. After a change by an
+//! action, the next request waits for a snapshot that was begun after it.
 //!
-//! `check` may read the whole broker, so it runs apart and rarely. Of the queues that wait long, the
-//! first few are asked for the reason.
+//! `check` may read the whole broker, so it runs apart and rarely. Of the queues that wait long,
+//! the first few are asked for the reason.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -219,9 +219,9 @@ impl BrokerWatch {
         self.0.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The groups of dead letters of a queue, or of all with an empty name. They may come from every
-    /// dead letter there is, so a page waits for them at most [`GROUPS_PATIENCE`]: without groups of
-    /// before it gets `None`, and asks again.
+    /// The groups of dead letters of a queue, or of all with an empty name. They may come from
+    /// every dead letter there is, so a page waits for them at most [`GROUPS_PATIENCE`]: without
+    /// groups of before it gets `None`, and asks again.
     pub(super) async fn dead_groups(
         &self,
         broker: &Broker,
@@ -236,8 +236,8 @@ impl BrokerWatch {
         Ok(kept.map(|kept| kept.groups.clone()))
     }
 
-    /// Reads the groups if those that are kept are of another queue, or old. Cancel safe: the reading
-    /// goes on in a task of its own.
+    /// Reads the groups if those that are kept are of another queue, or old. Cancel safe: the
+    /// reading goes on in a task of its own.
     async fn read_groups(&self, broker: &Broker, queue: &str) -> Result<(), Error> {
         // All others wait for the one that reads.
         let reads = Arc::clone(&self.0.groups_read).lock_owned().await;

@@ -1,8 +1,8 @@
 //! Numbers, durations and moments as people read them.
 //!
 //! A moment is written twice, relative to now and exactly, and the page shows one of the two: the
-//! exact one in the title, or for all moments when the key `u` was pressed. Exact times are UTC; the
-//! script writes them in the time zone of the browser.
+//! exact one in the title, or for all moments when the key `u` was pressed. Exact times are UTC;
+//! the script writes them in the time zone of the browser.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

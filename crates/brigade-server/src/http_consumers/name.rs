@@ -1,7 +1,7 @@
 //! [`ConsumerName`]: how a program that takes jobs over HTTP names itself.
 //!
-//! The header is `Brigade-Consumer: HOST; pid=4711; version=1.2`, where the host may be any name and
-//! the rest may be left out. Without the header, the address of the client is its name.
+//! The header is `Brigade-Consumer: HOST; pid=4711; version=1.2`, where the host may be any name
+//! and the rest may be left out. Without the header, the address of the client is its name.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;

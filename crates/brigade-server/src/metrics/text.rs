@@ -1,8 +1,8 @@
 //! A scrape as OpenMetrics text, written by prometheus-client.
 //!
-//! The registry lives for one scrape and holds one collector, which writes the values of the scrape.
-//! So nothing is kept between scrapes, and a queue that is gone is gone from the text. Histograms
-//! have the bounds of the library, in seconds.
+//! The registry lives for one scrape and holds one collector, which writes the values of the
+//! scrape. So nothing is kept between scrapes, and a queue that is gone is gone from the text.
+//! Histograms have the bounds of the library, in seconds.
 
 use std::fmt;
 

@@ -53,8 +53,9 @@ impl ServerTls {
         Ok(Self(Arc::new(RwLock::new(acceptor))))
     }
 
-    /// Uses the certificate and the key of `new` for all connections that begin from now on, in this
-    /// and all its clones. Open connections continue with the certificate that they began with.
+    /// Uses the certificate and the key of `new` for all connections that begin from now on, in
+    /// this and all its clones. Open connections continue with the certificate that they began
+    /// with.
     pub fn replace(&self, new: &Self) {
         // Of two values that are replaced by each other at once, neither waits for the other.
         let new = new.acceptor();

@@ -1,5 +1,5 @@
-//! The JavaScript client in a browser: on a page of the origin that has the API, as its README says,
-//! and on a page of another one.
+//! The JavaScript client in a browser: on a page of the origin that has the API, as its README
+//! says, and on a page of another one.
 
 use axum::Router;
 use axum::extract::Path;

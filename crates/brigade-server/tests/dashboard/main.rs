@@ -1,7 +1,8 @@
 //! The dashboard in a real Chromium, against SQLite and Redis, with consumers whose workers crash.
 //!
 //! Each test has a broker, a server and a browser of its own. A line of the browser's console that
-//! is more than information fails the test: exceptions, and what the policy of the pages has refused.
+//! is more than information fails the test: exceptions, and what the policy of the pages has
+//! refused.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(

@@ -161,7 +161,8 @@ async fn the_first_page_is_small_with_very_many_dead_letters_and_queues_on_postg
     the_first_page_is_small(Kind::Postgres).await;
 }
 
-/// The groups come from every dead letter: the page does not wait until a slow broker has read them.
+/// The groups come from every dead letter: the page does not wait until a slow broker has read
+/// them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_dead_letters_does_not_wait_for_a_slow_broker() {
     let site = Site::start(Kind::Redis).await;

@@ -204,8 +204,8 @@ async fn no_data_and_then_no_connection() {
     look_at(&browser, "lost");
 }
 
-/// A broker in use: an hour of work, 100 queues of which no consumer serves most, limits, schedules,
-/// dead letters.
+/// A broker in use: an hour of work, 100 queues of which no consumer serves most, limits,
+/// schedules, dead letters.
 async fn a_broker_in_use() -> Site {
     let site = Site::start(Kind::Sqlite).await;
     an_hour_of_work(&site).await;

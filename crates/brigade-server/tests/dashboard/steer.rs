@@ -1,4 +1,5 @@
-//! What an operator does: watch a job crash, read its report, retry it; pause a queue; push, cancel.
+//! What an operator does: watch a job crash, read its report, retry it; pause a queue; push,
+//! cancel.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! A queue per tenant: one consumer of very many queues of one file.
 //!
-//! By default there are 2,000 queues; `BRIGADE_FULL=1` makes it 10,000, watches the idle process for
-//! 20 s instead of 2, and prints what it cost (`--nocapture`).
+//! By default there are 2,000 queues; `BRIGADE_FULL=1` makes it 10,000, watches the idle process
+//! for 20 s instead of 2, and prints what it cost (`--nocapture`).
 
 use std::time::{Duration, Instant};
 

@@ -4,8 +4,8 @@
 //! The guardian carries out orders that arrive on its standard input, and at their end, which is
 //! the end of the test's process, whichever way that ends, it ends the server and removes what it
 //! left: its directory, and the shared memory by which a server knows that an earlier one runs. The
-//! guardian of the shared server waits instead until no process has its lock on the file `users` any
-//! more: the kernel takes locks back, so the count of users ends at zero in any case.
+//! guardian of the shared server waits instead until no process has its lock on the file `users`
+//! any more: the kernel takes locks back, so the count of users ends at zero in any case.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -22,7 +22,8 @@ use crate::facts;
 /// Far beyond what a start or an end takes.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Arguments: directory, program, `own` or `shared`. Says the number of each process that it starts.
+/// Arguments: directory, program, `own` or `shared`. Says the number of each process that it
+/// starts.
 const GUARDIAN: &str = r#"
 cd "$1" || exit 1
 program=$2
@@ -73,8 +74,8 @@ pub(super) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts the server on `data` in this directory; returns when it answers. A shared one outlives
-    /// this process.
+    /// Starts the server on `data` in this directory; returns when it answers. A shared one
+    /// outlives this process.
     pub(super) fn start(programs: &Programs, directory: &Path, kind: Kind) -> io::Result<Self> {
         let mut guardian = programs
             .command("sh")

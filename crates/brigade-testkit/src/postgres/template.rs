@@ -12,7 +12,8 @@ use rustix::fs::{FlockOperation, Gid, Uid, chown, flock};
 
 /// What every server of the kit has in its `postgresql.conf`.
 ///
-/// A killed server leaves nothing outside of its directory: shared memory of queries is files there.
+/// A killed server leaves nothing outside of its directory: shared memory of queries is files
+/// there.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 fsync = off

@@ -4,8 +4,8 @@
 //!     cargo run --release --example demo -- [DIR] [--workers N] [--list] [--json]
 //!
 //! `digest` is the first half, `trial` the second with `mishaps` as its bad calls, `walk` finds the
-//! files, `facts` holds what was found out, `report` writes it, for people as it comes or as JSON at
-//! the end.
+//! files, `facts` holds what was found out, `report` writes it, for people as it comes or as JSON
+//! at the end.
 
 mod arguments;
 mod digest;

@@ -81,8 +81,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A broker over a store of your own, see [`JobStore`]. `clock` is the one that the store reads,
-    /// which [`clock`](Broker::clock) gives to tests; a store that reads none
+    /// A broker over a store of your own, see [`JobStore`]. `clock` is the one that the store
+    /// reads, which [`clock`](Broker::clock) gives to tests; a store that reads none
     /// ([`Capabilities::clock`]) takes `Clock::default()`. [`connect`](Broker::connect) is this for
     /// the stores of this build.
     ///
@@ -250,8 +250,8 @@ impl Broker {
     }
 
     /// Changes of state of jobs, in order, after a place in them. The first request starts the
-    /// recording, which goes on for an hour after the last one; a broker that is not watched records
-    /// nothing.
+    /// recording, which goes on for an hour after the last one; a broker that is not watched
+    /// records nothing.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -393,8 +393,8 @@ impl Broker {
     /// # Errors
     ///
     /// As [`retry`](Broker::retry); `TooLarge` for a payload over the limit, `BadOption` for a name
-    /// that no queue or task can have, `Unsupported` for another queue of a job of a flow, and where two
-    /// queues cannot be changed in one step (a Redis cluster).
+    /// that no queue or task can have, `Unsupported` for another queue of a job of a flow, and
+    /// where two queues cannot be changed in one step (a Redis cluster).
     pub async fn retry_with(&self, id: &JobId, edit: Edit) -> Result<Option<JobId>, Error> {
         if let Some(payload) = &edit.payload {
             check_payload(

@@ -40,8 +40,9 @@ impl Broker {
     /// The handle gives what became of the call. At a broker that keeps results as jobs (SQLite,
     /// Redis), the call fails when the job has become a dead letter: with the outcome of its last
     /// attempt (`Failed`, `Panicked`, `Crashed`, `TimedOut`), or with `Failed` and the reason if
-    /// another cause made it one. The job stays as a dead letter. `TimedOut` if it waited for longer than its queue timeout. `Rejected` if the broker could
-    /// not carry it; where that error [is uncertain](Error::is_uncertain), it may have run.
+    /// another cause made it one. The job stays as a dead letter. `TimedOut` if it waited for
+    /// longer than its queue timeout. `Rejected` if the broker could not carry it; where that error
+    /// [is uncertain](Error::is_uncertain), it may have run.
     pub fn call<T: DeserializeOwned>(&self, call: Call<T>) -> CallHandle<T> {
         self.call_in(None, call)
     }
@@ -268,8 +269,8 @@ impl RunningCall for BrokerCall {
     }
 }
 
-/// The receipt of a stop of which only the outcome is known, as far as that does: its time is that of
-/// the caller.
+/// The receipt of a stop of which only the outcome is known, as far as that does: its time is that
+/// of the caller.
 fn receipt_of(error: &CallError, cancelled_at: Option<Instant>) -> Option<StopReceipt> {
     let CallError::Cancelled(cancelled) = error else {
         return None;

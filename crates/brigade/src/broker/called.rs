@@ -137,8 +137,9 @@ impl Broker {
     }
 }
 
-/// How a call ended whose job is a dead letter: as `cause`, the attempt that made it one. A job that
-/// is dead for another reason (its time was over, a job before it in its flow failed) has none.
+/// How a call ended whose job is a dead letter: as `cause`, the attempt that made it one. A job
+/// that is dead for another reason (its time was over, a job before it in its flow failed) has
+/// none.
 fn dead_call(reason: String, cause: Option<(AttemptKind, Box<AttemptReport>)>) -> CallError {
     match cause {
         Some((AttemptKind::Failed, report)) if report.ended == AttemptOutcome::TimedOut => {

@@ -23,8 +23,8 @@ impl Broker {
     /// # Errors
     ///
     /// `BadOption` for a URL that is none, `Unsupported` for a store whose cargo feature is off, a
-    /// file of another program or of a later version, or a server that is too old, `Refused` for a wrong password, `Unreachable`,
-    /// `Os`.
+    /// file of another program or of a later version, or a server that is too old, `Refused` for a
+    /// wrong password, `Unreachable`, `Os`.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let clock = Clock::default();
         let store: Result<Arc<dyn JobStore>, Error> = match feature_of(url) {
@@ -47,8 +47,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// As [`connect`](Broker::connect); `Unsupported` for another broker, which needs no step of this kind,
-    /// and for a schema that is newer than this program.
+    /// As [`connect`](Broker::connect); `Unsupported` for another broker, which needs no step of
+    /// this kind, and for a schema that is newer than this program.
     #[cfg_attr(not(feature = "postgres"), expect(clippy::unused_async))]
     pub async fn migrate(url: &str) -> Result<bool, Error> {
         match feature_of(url) {

@@ -1,8 +1,8 @@
 //! Locks of a broker: of all processes that want the lock of a queue, one has it at a time.
 //!
 //! A store may have locks of its own ([`ReloadLock`](crate::store::ReloadLock)). Otherwise the lock
-//! is a job with a unique key in a queue of its own: the holder of its lease has the lock. A process
-//! that dies loses its lease, and with it the lock.
+//! is a job with a unique key in a queue of its own: the holder of its lease has the lock. A
+//! process that dies loses its lease, and with it the lock.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -83,8 +83,8 @@ impl Broker {
         self.store().pause_schedule(name, true).await
     }
 
-    /// Ends the pause of a schedule: it pushes a job at its first tick from now on. `false` if there
-    /// is none.
+    /// Ends the pause of a schedule: it pushes a job at its first tick from now on. `false` if
+    /// there is none.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! A deploy, with real programs: the old one is asked to end while the new one starts, in the middle
-//! of many jobs.
+//! A deploy, with real programs: the old one is asked to end while the new one starts, in the
+//! middle of many jobs.
 
 use std::collections::BTreeMap;
 use std::process::Command;

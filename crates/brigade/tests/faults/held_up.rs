@@ -1,5 +1,5 @@
-//! Workers that cannot run: the machine is busy, a signal stopped them, a debugger has them, or many
-//! start at once.
+//! Workers that cannot run: the machine is busy, a signal stopped them, a debugger has them, or
+//! many start at once.
 
 #![expect(
     unsafe_code,

@@ -131,8 +131,8 @@ fn jobs() -> usize {
     count(1_500, 10_000)
 }
 
-/// Makes all calls and writes their outcomes into the book. Returns how many handles had not resolved
-/// when the time was over.
+/// Makes all calls and writes their outcomes into the book. Returns how many handles had not
+/// resolved when the time was over.
 async fn run_jobs(pool: &Pool, path: &str, book: &Arc<Ledger>, random: &mut Random) -> usize {
     let (slowest, bound) = if brigade_testkit::full() {
         (20_000, Duration::from_secs(600))

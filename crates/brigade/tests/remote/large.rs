@@ -10,7 +10,8 @@ use brigade_testkit::program::{Program, arguments};
 use crate::stage::{away, fleet, host, url_of};
 use crate::tasks::{add, zeros};
 
-/// What master and host may need in addition to the result: their buffers, and what a program has anyway.
+/// What master and host may need in addition to the result: their buffers, and what a program has
+/// anyway.
 const OTHER_BYTES: u64 = 64 << 20;
 const LIMIT: Duration = Duration::from_secs(300);
 

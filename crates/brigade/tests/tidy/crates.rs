@@ -37,8 +37,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("brigade-tracing-tests", &["brigade"]),
 ];
 
-/// What the examples of `brigade` are built with besides the library: a newcomer waits for all of it
-/// before the demonstration runs. What only one test needs belongs into another crate's tests.
+/// What the examples of `brigade` are built with besides the library: a newcomer waits for all of
+/// it before the demonstration runs. What only one test needs belongs into another crate's tests.
 const DEVELOPMENT: &[&str] = &[
     "brigade-testkit",
     "libc",

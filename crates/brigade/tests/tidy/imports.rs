@@ -1,9 +1,9 @@
-//! Which file imports which: modules point downwards, and no files of any crate import each other in a
-//! circle.
+//! Which file imports which: modules point downwards, and no files of any crate import each other
+//! in a circle.
 //!
 //! An import is whatever names an item of another file: a `use`, a path that begins with `crate`,
-//! `super`, `self` or another crate of the workspace, and a path that begins with a child module.
-//! A re-export leads to the file that defines the item, so that `super::Item` counts as an import of
+//! `super`, `self` or another crate of the workspace, and a path that begins with a child module. A
+//! re-export leads to the file that defines the item, so that `super::Item` counts as an import of
 //! the file that `Item` is in. `mod child;` alone is none.
 
 use std::collections::{BTreeMap, BTreeSet};

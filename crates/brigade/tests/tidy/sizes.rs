@@ -1,4 +1,5 @@
-//! Length of files and of their headers. Clippy measures functions (`clippy.toml`).
+//! Length of files, of their headers and of the lines of comments. Clippy measures functions
+//! (`clippy.toml`), and rustfmt the lines of code.
 
 use crate::source::{libraries, name, read, sources};
 use crate::within;
@@ -52,4 +53,34 @@ fn long_files_begin_with_a_header() {
         HEADERLESS,
         &offenders,
     );
+}
+
+/// Columns of a line of prose in a comment.
+const COLUMNS_MAX: usize = 100;
+
+/// Tables, drawings and code are as wide as they are.
+fn is_prose(line: &str) -> bool {
+    let text = line.trim_start_matches('/').trim_start_matches('!');
+    let text = text.strip_prefix(' ').unwrap_or(text);
+    text.contains(' ') && !text.starts_with([' ', '|', '[', '#'])
+}
+
+#[test]
+fn prose_in_comments_is_wrapped_as_code_is() {
+    let mut too_wide = Vec::new();
+    for path in sources() {
+        let mut is_code = false;
+        for (number, line) in read(&path).lines().enumerate() {
+            let comment = line.trim_start();
+            is_code ^= comment.starts_with("/") && comment.contains("```");
+            if comment.starts_with("//")
+                && !is_code
+                && line.chars().count() > COLUMNS_MAX
+                && is_prose(comment)
+            {
+                too_wide.push(format!("{}:{}", name(&path), number + 1));
+            }
+        }
+    }
+    within("wrap these at 100 columns", 0, &too_wide);
 }

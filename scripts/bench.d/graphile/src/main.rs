@@ -1,5 +1,5 @@
-//! graphile_worker on PostgreSQL: jobs are pushed one by one and in bulk, and run. One JSON line per
-//! result, as Brigade's own benchmark prints them.
+//! graphile_worker on PostgreSQL: jobs are pushed one by one and in bulk, and run. One JSON line
+//! per result, as Brigade's own benchmark prints them.
 //!
 //!     bench-graphile postgres://user@host/database [--seconds S]
 

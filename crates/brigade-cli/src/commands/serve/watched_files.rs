@@ -15,8 +15,8 @@ use crate::show::note;
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Files, as they were at the last look. Make it before the files are read, so that it sees a change
-/// in between.
+/// Files, as they were at the last look. Make it before the files are read, so that it sees a
+/// change in between.
 #[derive(Debug)]
 pub(super) struct WatchedFiles {
     paths: Vec<PathBuf>,

@@ -1,7 +1,7 @@
 //! The terminal: prepared for the screen and put back, however the command ends.
 //!
-//! `enter` and `restore` are the only code that changes its modes. They run at start and end, around
-//! a stop (Ctrl-Z), when the process goes on after one, and in a panic.
+//! `enter` and `restore` are the only code that changes its modes. They run at start and end,
+//! around a stop (Ctrl-Z), when the process goes on after one, and in a panic.
 
 use std::io::{self, Stdout, Write as _, stdout};
 use std::panic;

@@ -1,5 +1,5 @@
-//! Random keys, readings and sizes: nothing panics, and nothing that a terminal would obey is drawn.
-//! `BRIGADE_SEED` repeats a run.
+//! Random keys, readings and sizes: nothing panics, and nothing that a terminal would obey is
+//! drawn. `BRIGADE_SEED` repeats a run.
 
 use std::collections::HashMap;
 use std::time::{Instant, SystemTime};

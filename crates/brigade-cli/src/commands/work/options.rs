@@ -11,8 +11,8 @@ use crate::trace::TraceOptions;
 /// The program gets the payload as JSON on its standard input. In its arguments, {} is replaced by
 /// the payload and {name} by that field of a JSON object, strings without their quotes. Write {{}}
 /// and {{name}} for the braces themselves; ${name} stays. The environment has BRIGADE_JOB,
-/// BRIGADE_QUEUE and BRIGADE_ATTEMPT, BRIGADE_TICK for a job of a schedule, and TRACEPARENT for a job of a
-/// trace.
+/// BRIGADE_QUEUE and BRIGADE_ATTEMPT, BRIGADE_TICK for a job of a schedule, and TRACEPARENT for a
+/// job of a trace.
 ///
 /// Exit code 0 is done: if the job is kept, the first 64 KiB of standard output are its result, as
 /// JSON or else as a JSON string. Exit code 75 passes the job, uncharged. Any other end is a

@@ -1,9 +1,9 @@
 //! Admission of calls.
 //!
-//! A call is admitted to a worker if one is free and no call waits, otherwise to the queue if it has
-//! a place; its worker is chosen once. `call_entry` has what the dispatcher keeps of it from then on.
-//! Where the workers are another program, what a call leaves open is filled in here, once that
-//! program has said it.
+//! A call is admitted to a worker if one is free and no call waits, otherwise to the queue if it
+//! has a place; its worker is chosen once. `call_entry` has what the dispatcher keeps of it from
+//! then on. Where the workers are another program, what a call leaves open is filled in here, once
+//! that program has said it.
 
 use std::sync::Arc;
 use std::time::Duration;

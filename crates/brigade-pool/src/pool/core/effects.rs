@@ -116,8 +116,8 @@ pub(in super::super) struct MemoryWatch {
     pub(in super::super) bytes_max: u64,
 }
 
-/// What has to be done before a call is sent: its worker's output is captured, or its attempt gets a
-/// span. It is sent by `Core::on_prepared`.
+/// What has to be done before a call is sent: its worker's output is captured, or its attempt gets
+/// a span. It is sent by `Core::on_prepared`.
 pub(in super::super) struct Preparation {
     pub(in super::super) conn: Conn,
     pub(in super::super) call: CallId,

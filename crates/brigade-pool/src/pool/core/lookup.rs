@@ -1,8 +1,8 @@
 //! Look-ups in the tables of the dispatcher.
 //!
-//! An id that comes from outside is looked up with `find` or `find_worker` and may be unknown. An id
-//! that the dispatcher itself holds is looked up with `entry` or `worker`, which panic with the name
-//! of the invariant that does not hold.
+//! An id that comes from outside is looked up with `find` or `find_worker` and may be unknown. An
+//! id that the dispatcher itself holds is looked up with `entry` or `worker`, which panic with the
+//! name of the invariant that does not hold.
 
 use super::super::ids::{CallId, WorkerId};
 use super::Core;

@@ -1,8 +1,8 @@
 //! The slot of a worker in the dispatcher: plain data, and questions that it answers alone.
 //!
 //! A slot belongs to one worker, a process of ours or a remote host. `workers`, `hosts` and
-//! `scaling` move it from stage to stage, `attempts` changes what it runs, `choice` its rank. A slot
-//! of a remote host also holds the host's state.
+//! `scaling` move it from stage to stage, `attempts` changes what it runs, `choice` its rank. A
+//! slot of a remote host also holds the host's state.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

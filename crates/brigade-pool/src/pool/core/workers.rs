@@ -1,8 +1,8 @@
 //! How each worker comes, retires and leaves.
 //!
-//! A worker has its slot (`worker_slot`) from the decision to start it, or from the first connection
-//! of a remote host, until it is gone or has been let go. `scaling` decides how many there are,
-//! `attempts` what they run.
+//! A worker has its slot (`worker_slot`) from the decision to start it, or from the first
+//! connection of a remote host, until it is gone or has been let go. `scaling` decides how many
+//! there are, `attempts` what they run.
 
 use std::sync::Arc;
 

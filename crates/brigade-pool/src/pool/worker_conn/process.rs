@@ -2,8 +2,9 @@
 //!
 //! This file has the process and what can be done with it. `life` has its life in order, whose
 //! stages are those of a worker in `core`: it moves the worker from starting to ready and, at the
-//! end, reports its exit. While the worker serves, the data channel has a reading and a writing task
-//! of its own, because that is where the speed is; everything rare is one event loop in `service`.
+//! end, reports its exit. While the worker serves, the data channel has a reading and a writing
+//! task of its own, because that is where the speed is; everything rare is one event loop in
+//! `service`.
 //!
 //! Modules, from bottom to top: `reports` (what it said of its end), `health` (whether it answers
 //! pings); `start` (until it is ready), `control` (what it says besides answers), `service` (until

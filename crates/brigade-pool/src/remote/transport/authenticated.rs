@@ -12,8 +12,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> TransportStream for T {}
 
 /// A connection whose peer has authenticated.
 ///
-/// Flush after the last write: written bytes may wait in a buffer. A read at the end gives zero bytes
-/// only if the peer ended the stream (`shutdown`); a connection that was cut is an error. See
+/// Flush after the last write: written bytes may wait in a buffer. A read at the end gives zero
+/// bytes only if the peer ended the stream (`shutdown`); a connection that was cut is an error. See
 /// [`Damage`](super::Damage) for bytes that were changed on the way.
 pub struct Authenticated {
     /// The connection.

@@ -20,7 +20,8 @@ use super::opening::Side;
 use super::pem::{self, Pem};
 use crate::error::{Error, ErrorKind};
 
-/// What a side of a connection between hosts authenticates with: a shared key, certificates, or both.
+/// What a side of a connection between hosts authenticates with: a shared key, certificates, or
+/// both.
 ///
 /// Both sides need the same kinds. Nothing in it shows in `Debug`, logs or errors.
 ///

@@ -6,14 +6,14 @@
 //! | "BRGD" | version | flags | side |        an opening, from each side
 //! ```
 //!
-//! The connecting side sends its opening and the first Noise message, the listening side its opening
-//! and the second one, and the connecting side a confirmation: an empty transport message. Noise
-//! keeps the promises: each side proves that it has the key, over fresh Diffie-Hellman keys of both;
-//! a replayed recording fails at the confirmation; the key is never sent, and a key that leaks later
-//! does not decrypt what was recorded before. The prologue has the version, the
-//! flags and what binds the handshake to the connection below it (32 bytes: the exporter of TLS,
-//! else zeros). Without a key (TLS with certificates of both sides) the messages are the same and
-//! made with a key of zeros.
+//! The connecting side sends its opening and the first Noise message, the listening side its
+//! opening and the second one, and the connecting side a confirmation: an empty transport message.
+//! Noise keeps the promises: each side proves that it has the key, over fresh Diffie-Hellman keys
+//! of both; a replayed recording fails at the confirmation; the key is never sent, and a key that
+//! leaks later does not decrypt what was recorded before. The prologue has the version, the flags
+//! and what binds the handshake to the connection below it (32 bytes: the exporter of TLS, else
+//! zeros). Without a key (TLS with certificates of both sides) the messages are the same and made
+//! with a key of zeros.
 //!
 //! A peer without the key gets the listener's opening and no more. With the first message a fake
 //! listener on that port could try keys offline, so keys are generated, with 256 bits (`key`).
@@ -176,8 +176,8 @@ async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result
     stream.flush().await
 }
 
-/// Both ends of a session, the connecting side first. The same number always gives the same session,
-/// so that a test can change what was written and read it.
+/// Both ends of a session, the connecting side first. The same number always gives the same
+/// session, so that a test can change what was written and read it.
 #[cfg(any(test, fuzzing))]
 pub(super) fn sessions(number: u8) -> (TransportState, TransportState) {
     let handshake = || {

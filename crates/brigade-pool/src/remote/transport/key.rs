@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Only generated keys are accepted. A fake listener could try keys offline with what a handshake
-//! sends: hopeless against 256 random bits, quick against a password. By the checksum a key that was
-//! cut or mistyped is recognised before it is used.
+//! sends: hopeless against 256 random bits, quick against a password. By the checksum a key that
+//! was cut or mistyped is recognised before it is used.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

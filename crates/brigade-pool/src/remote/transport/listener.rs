@@ -1,7 +1,7 @@
 //! Listening: accept connections, run many handshakes at once, hand out those that authenticated.
 //!
-//! A [`Listener`] owns its socket and the handshakes under way, and drives them only while `accept` is
-//! awaited. `pending` limits their number, each has a time limit, and after an error for want of
+//! A [`Listener`] owns its socket and the handshakes under way, and drives them only while `accept`
+//! is awaited. `pending` limits their number, each has a time limit, and after an error for want of
 //! descriptors or memory accepting pauses. `refusals` counts and logs what was refused.
 
 use std::future::Future;

@@ -1,8 +1,8 @@
 //! Connections whose handshake is under way, and which of them end when there are too many.
 //!
 //! There is a limit for all of them together and one for each origin. At the limit the oldest
-//! connection ends, but only after a grace period that is long enough for any honest peer. Until then
-//! further connections wait in the kernel, and those of an origin at its limit are refused. So
+//! connection ends, but only after a grace period that is long enough for any honest peer. Until
+//! then further connections wait in the kernel, and those of an origin at its limit are refused. So
 //! neither idle connections nor a flood of new ones can keep others out.
 
 use std::collections::VecDeque;

@@ -1,8 +1,8 @@
 //! A byte stream over encrypted records.
 //!
-//! Each write becomes one record, so write together what belongs together; `write_vectored` makes one
-//! record of all its parts. Memory is bounded: a write waits while more than [`OUT_BYTES_MAX`] wait for
-//! the socket, and reading holds one opened record and what one read brought behind it.
+//! Each write becomes one record, so write together what belongs together; `write_vectored` makes
+//! one record of all its parts. Memory is bounded: a write waits while more than [`OUT_BYTES_MAX`]
+//! wait for the socket, and reading holds one opened record and what one read brought behind it.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;

@@ -1,9 +1,9 @@
 //! TLS 1.3 over the socket, with a provider of its own: nothing is installed for the whole process.
 //!
 //! Certificates are read when a listener starts and at each connect. There are no tickets, so no
-//! session is resumed and nothing can be replayed. Only the authority of the credentials is trusted,
-//! never those of the system. A listener sends a refused peer an alert and gives it a moment to read
-//! that (`ALERT_TIMEOUT`).
+//! session is resumed and nothing can be replayed. Only the authority of the credentials is
+//! trusted, never those of the system. A listener sends a refused peer an alert and gives it a
+//! moment to read that (`ALERT_TIMEOUT`).
 
 use std::io;
 use std::sync::Arc;
@@ -168,8 +168,8 @@ async fn let_it_read(mut socket: Box<dyn TransportStream>) -> io::Result<()> {
         .map(drop)
 }
 
-/// What a person can do about a handshake that failed. With TLS 1.3 a listener refuses a certificate
-/// only after the handshake, so this also explains errors after it.
+/// What a person can do about a handshake that failed. With TLS 1.3 a listener refuses a
+/// certificate only after the handshake, so this also explains errors after it.
 pub(super) fn explain(error: io::Error, side: Side) -> Error {
     let (peer, kind, text) = match (
         side,

@@ -1,8 +1,8 @@
 //! A job as the API shows it.
 //!
 //! The names are those of `brigade jobs --json`; a new field is an addition. Moments are RFC 3339
-//! in UTC, times are seconds, payloads and results are JSON as they are. Text of other programs that
-//! is no JSON is shown as a string, so that one broken job does not hide the others.
+//! in UTC, times are seconds, payloads and results are JSON as they are. Text of other programs
+//! that is no JSON is shown as a string, so that one broken job does not hide the others.
 
 use brigade::{AttemptRecord, JobInfo, JobState, StopReceipt};
 use serde::Serialize;

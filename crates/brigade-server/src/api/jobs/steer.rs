@@ -1,8 +1,8 @@
 //! What changes a job: cancel, retry, delete.
 //!
 //! An operation that finds the job in another state changes nothing and is answered with 409, and
-//! one that finds no job with 404. The broker decides about the state in the same step as it changes
-//! the job; the look at the job afterwards is only for the text of the problem.
+//! one that finds no job with 404. The broker decides about the state in the same step as it
+//! changes the job; the look at the job afterwards is only for the text of the problem.
 
 use std::time::Duration;
 

@@ -174,8 +174,8 @@ impl Model {
         entry.may_end = Some("passed");
     }
 
-    /// An attempt failed: its call is tried again if it has retries left. A crash costs no retry; the
-    /// second one ends the call, and the first one of a call without retries.
+    /// An attempt failed: its call is tried again if it has retries left. A crash costs no retry;
+    /// the second one ends the call, and the first one of a call without retries.
     pub(super) fn charge(&mut self, call: CallId, outcome: &'static str, is_crash: bool) {
         let (is_open, has_slots) = (self.is_open, self.rules.has_slots);
         let worker = self.call(call).runs_on.expect("a call that runs");

@@ -1,8 +1,8 @@
 //! One pool of the simulation: its dispatcher, its connections, its clock.
 //!
 //! A world carries out what the dispatcher asks for, as the shell of a pool does, by keeping it for
-//! a later step: processes that start, stops that are under way, attempts that are prepared. What the
-//! dispatcher says and sends goes to the model, in order.
+//! a later step: processes that start, stops that are under way, attempts that are prepared. What
+//! the dispatcher says and sends goes to the model, in order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

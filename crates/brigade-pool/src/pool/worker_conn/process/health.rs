@@ -123,8 +123,8 @@ impl PingState {
             first != 0 && Duration::from_nanos(ran.saturating_sub(first)) >= TIME_TO_ANSWER;
         match state_of(shown, monitor) {
             Some('R' | 'D') if !had_time => SilenceCause::Starved,
-            // It has answered, and it is this process that did not get to read that. Asked after the
-            // state, or the answer might come in between.
+            // It has answered, and it is this process that did not get to read that. Asked after
+            // the state, or the answer might come in between.
             _ if control.has_unread() || self.is_answered() => SilenceCause::Starved,
             _ => SilenceCause::Unresponsive,
         }
