@@ -45,12 +45,16 @@ fn nested(depth: usize, kind: u8) -> Vec<u8> {
     })
 }
 
-/// What is refused, with a word of the reason.
+/// What is refused, with words that only reasons of its kind have.
 fn harmful() -> Vec<(Properties, &'static [u8], &'static str)> {
     let options = |text: &str| header(b"brigade-options", b'S', &long(text.as_bytes()));
     vec![
         (with(place::MESSAGE_ID, b"a\0b"), b"[1000]", "message_id"),
-        (with(place::MESSAGE_ID, b"\xff\xfe"), b"[1000]", "UTF-8"),
+        (
+            with(place::MESSAGE_ID, b"\xff\xfe"),
+            b"[1000]",
+            "message_id",
+        ),
         (
             with(place::MESSAGE_ID, b"\x1b[2Jgone"),
             b"[1000]",
@@ -104,14 +108,14 @@ fn harmful() -> Vec<(Properties, &'static [u8], &'static str)> {
             b"[1000]",
             "brigade-options",
         ),
-        (options(r#"{"retries": -1}"#), b"[1000]", "options"),
+        (options(r#"{"retries": -1}"#), b"[1000]", "options cannot"),
         (
             options(r#"{"timeout": {"secs": 18446744073709551615, "nanos": 4294967295}}"#),
             b"[1000]",
-            "options",
+            "options cannot",
         ),
-        (Properties::default(), b"\xff\xfe", "UTF-8"),
-        (Properties::default(), b"", "JSON"),
+        (Properties::default(), b"\xff\xfe", "body is not UTF-8"),
+        (Properties::default(), b"", "body is not JSON"),
     ]
 }
 
