@@ -33,6 +33,11 @@ export interface JobOptions {
   within?: Time;
   timeout?: Time;
   memory?: number;
+  address_space?: number;
+  cpu?: Time;
+  files?: number;
+  processes?: number;
+  file_size?: number;
   keep?: Time;
   label?: string;
   traceparent?: string;
@@ -174,6 +179,11 @@ export interface CallOptions {
   timeout?: Time;
   queue_timeout?: Time;
   memory?: number;
+  address_space?: number;
+  cpu?: Time;
+  files?: number;
+  processes?: number;
+  file_size?: number;
   priority?: number;
   retries?: number;
   key?: string;

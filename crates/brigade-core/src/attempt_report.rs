@@ -14,6 +14,7 @@
 pub mod brief;
 mod cost;
 mod exit;
+mod limit_hit;
 mod stop_receipt;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::progress::PROGRESS_BYTES_MAX;
 
 pub use self::cost::Cost;
 pub use self::exit::{Exit, signal_name};
+pub use self::limit_hit::{LimitHit, MemoryHold};
 pub use self::stop_receipt::{Step, StopReceipt};
 
 /// Standard error that is kept for a report.
@@ -95,6 +97,12 @@ pub struct AttemptReport {
     /// it (SIGTTIN and SIGTTOU are a terminal's), or `a debugger`. `None` if nothing did.
     #[serde(default)]
     pub stopped_by: Option<String>,
+    /// The limit that ended it, if one did.
+    #[serde(default)]
+    pub limit: Option<LimitHit>,
+    /// What held its memory limit; `None` if it had none.
+    #[serde(default)]
+    pub memory_hold: Option<MemoryHold>,
 }
 
 /// The worker's handler of this signal could not run.
@@ -124,6 +132,8 @@ pub enum AttemptOutcome {
     StackOverflow,
     /// It wanted more memory than it may have.
     OutOfMemory(MemoryLimit),
+    /// It went over another limit, which [`AttemptReport::limit`] names.
+    OverLimit,
     /// It was stopped because its run time was over.
     TimedOut,
     /// It was stopped by a cancel.
@@ -148,8 +158,8 @@ pub enum MemoryLimit {
     /// An allocation failed at the address space limit (`RLIMIT_AS`), or for lack of memory on the
     /// host.
     AddressSpace,
-    /// The resident memory, pages of files aside, grew past the limit and the pool killed the
-    /// worker.
+    /// The memory that the process tree fills, pages of files aside, grew past the limit and the
+    /// pool killed the worker.
     Resident,
     /// The kernel's OOM killer ended a process of the worker's control group.
     Cgroup,
@@ -180,6 +190,7 @@ impl fmt::Display for AttemptOutcome {
             Self::OutOfMemory(MemoryLimit::Cgroup) => {
                 f.write_str("out of memory (killed by the kernel)")
             }
+            Self::OverLimit => f.write_str("over a limit"),
             Self::TimedOut => f.write_str("timed out"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Shutdown => f.write_str("stopped by shutdown"),
@@ -228,6 +239,8 @@ impl AttemptReport {
             progress: None,
             stderr: String::new(),
             stopped_by: None,
+            limit: None,
+            memory_hold: None,
         }
     }
 
@@ -287,6 +300,9 @@ impl AttemptReport {
         }
         if let Some(exit) = told {
             write!(f, "{}{exit}", comma(!has_end && self.step.is_none()))?;
+        }
+        if let Some(limit) = &self.limit {
+            write!(f, ", {limit}")?;
         }
         write!(f, " after {:.1?}", self.cost.wall)?;
         if let Some(by) = &self.stopped_by {
@@ -368,6 +384,11 @@ mod tests {
             stderr: evil.repeat(100_000),
             stopped_by: Some(evil.clone()),
             thread: Some(evil.clone()),
+            limit: Some(LimitHit::Cpu {
+                allowed: Duration::MAX,
+                used: Duration::MAX,
+            }),
+            memory_hold: Some(MemoryHold::Watch),
         };
         let ends = [
             AttemptOutcome::Panicked {

@@ -8,6 +8,8 @@ pub mod address;
 #[doc(hidden)]
 pub mod args;
 #[doc(hidden)]
+pub mod attempt_limits;
+#[doc(hidden)]
 pub mod attempt_report;
 #[doc(hidden)]
 pub mod call;
@@ -91,8 +93,9 @@ pub mod why;
 pub use linkme;
 
 pub use args::Args;
+pub use attempt_limits::AttemptLimits;
 pub use attempt_report::{
-    AttemptOutcome, AttemptReport, Cost, Exit, MemoryLimit, Step, StopReceipt,
+    AttemptOutcome, AttemptReport, Cost, Exit, LimitHit, MemoryHold, MemoryLimit, Step, StopReceipt,
 };
 pub use call::Call;
 pub use call_handle::{CallHandle, ProgressStream};

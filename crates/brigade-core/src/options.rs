@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::attempt_limits::AttemptLimits;
 use crate::clock::FAR;
 use crate::retry::Retry;
 use crate::tick::Tick;
@@ -63,6 +64,24 @@ pub struct Options {
     /// See [`Job::memory`](crate::Job::memory).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+    /// See [`Job::address_space`](crate::Job::address_space).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address_space: Option<u64>,
+    /// See [`Job::cpu`](crate::Job::cpu).
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "bounded_time"
+    )]
+    pub cpu: Option<Duration>,
+    /// See [`Job::files`](crate::Job::files).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<u32>,
+    /// See [`Job::processes`](crate::Job::processes).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
+    /// See [`Job::file_size`](crate::Job::file_size).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_size: Option<u64>,
     /// See [`Job::label`](crate::Job::label).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<Box<str>>,
@@ -111,6 +130,11 @@ pub(crate) static NO_OPTIONS: Options = Options {
     unique_for: None,
     timeout: None,
     memory: None,
+    address_space: None,
+    cpu: None,
+    files: None,
+    processes: None,
+    file_size: None,
     label: None,
     keep: None,
     tick: None,
@@ -138,6 +162,28 @@ impl Options {
         self.retry.unwrap_or_default()
     }
 
+    /// What an attempt may use.
+    pub fn limits(&self) -> AttemptLimits {
+        AttemptLimits {
+            memory: self.memory,
+            address_space: self.address_space,
+            cpu: self.cpu,
+            files: self.files,
+            processes: self.processes,
+            file_size: self.file_size,
+        }
+    }
+
+    /// Sets what an attempt may use.
+    pub fn set_limits(&mut self, limits: AttemptLimits) {
+        self.memory = limits.memory;
+        self.address_space = limits.address_space;
+        self.cpu = limits.cpu;
+        self.files = limits.files;
+        self.processes = limits.processes;
+        self.file_size = limits.file_size;
+    }
+
     /// With no time longer than [`FAR`]: nothing overflows that is computed with them, here or at a
     /// broker. When a job is due stays what it is: admission refuses what is too far away.
     #[must_use]
@@ -151,6 +197,7 @@ impl Options {
             }),
             unique_for: time(self.unique_for),
             timeout: time(self.timeout),
+            cpu: time(self.cpu),
             keep: time(self.keep),
             ..self
         }
@@ -175,14 +222,15 @@ impl Options {
     #[doc(hidden)]
     #[must_use]
     pub fn of_attempt(&self) -> Self {
-        Self {
+        let mut options = Self {
             timeout: self.timeout,
-            memory: self.memory,
             label: self.label.clone(),
             traceparent: self.traceparent.clone(),
             retries: Some(0),
             ..Self::default()
-        }
+        };
+        options.set_limits(self.limits());
+        options
     }
 }
 
@@ -202,11 +250,56 @@ macro_rules! option_setters {
             self.set(|options| options.timeout = Some(run))
         }
 
-        /// Bytes of memory that an attempt may use beyond what its worker used before it, both as
-        /// address space and as resident memory; pages of files, for example code, are not
-        /// resident memory here. Default: what the task's registration says, otherwise no limit.
+        /// Bytes of memory that an attempt may use beyond what its worker used before it, with all
+        /// processes that it starts; pages of files, for example code, do not count. A control
+        /// group holds it where one can be made, otherwise the pool, which measures the process
+        /// tree while it runs: [`AttemptReport::memory_hold`](crate::AttemptReport::memory_hold)
+        /// says which. An attempt that wants more has crashed, out of memory. At least 1 MiB.
+        /// Default: what the task's registration says, otherwise no limit.
         pub fn memory(self, bytes: u64) -> Self {
             self.set(|options| options.memory = Some(bytes))
+        }
+
+        /// Bytes of address space that each process of an attempt may add to what its worker had
+        /// before it (`RLIMIT_AS`): a hard limit that costs nothing, but counts what is only
+        /// reserved. Programs with a virtual machine (Java, JavaScript, Go), and those that map
+        /// large files, reserve much more than they use. An allocation beyond it fails. Not less
+        /// than [`memory`](Self::memory). Default: what the task's registration says, otherwise no
+        /// limit.
+        pub fn address_space(self, bytes: u64) -> Self {
+            self.set(|options| options.address_space = Some(bytes))
+        }
+
+        /// CPU time that an attempt may use, in user mode and in the kernel, with all processes
+        /// that it starts. Then it is stopped by the kill ladder and has timed out
+        /// ([`TimedOut::Cpu`](crate::TimedOut::Cpu)). At least 10 ms. Default: what the task's
+        /// registration says, otherwise no limit.
+        pub fn cpu(self, time: Duration) -> Self {
+            self.set(|options| options.cpu = Some(time))
+        }
+
+        /// Files, sockets and pipes that each process of an attempt may have open, beyond those
+        /// that its worker had before it (`RLIMIT_NOFILE`). Opening one more fails with `EMFILE`,
+        /// and the attempt goes on. At least 1. Default: what the task's registration says,
+        /// otherwise no limit but the system's.
+        pub fn files(self, count: u32) -> Self {
+            self.set(|options| options.files = Some(count))
+        }
+
+        /// Processes and threads that an attempt may have at once, beyond those that its worker
+        /// had before it. In a control group starting one more fails with `EAGAIN`, and the
+        /// attempt goes on; otherwise the pool ends an attempt that has more, as crashed. With 0
+        /// it can start none. Default: what the task's registration says, otherwise no limit but
+        /// the system's.
+        pub fn processes(self, count: u32) -> Self {
+            self.set(|options| options.processes = Some(count))
+        }
+
+        /// Largest size in bytes to which an attempt may write a file (`RLIMIT_FSIZE`). A process
+        /// that writes beyond it gets SIGXFSZ: the worker has crashed then. Default: what the
+        /// task's registration says, otherwise no limit but the system's.
+        pub fn file_size(self, bytes: u64) -> Self {
+            self.set(|options| options.file_size = Some(bytes))
         }
 
         /// Requests of a higher priority leave the queue first; within one priority the order is

@@ -69,6 +69,19 @@ pub enum TimedOut {
     NoWorker(Duration),
     /// It ran for longer than its timeout and was stopped.
     Run(Box<AttemptReport>),
+    /// It used more CPU time than it may and was stopped.
+    Cpu(Box<AttemptReport>),
+}
+
+impl TimedOut {
+    /// Of an attempt that was stopped because a time was over.
+    #[doc(hidden)]
+    pub fn of_report(report: Box<AttemptReport>) -> Self {
+        match report.ended {
+            AttemptOutcome::OverLimit => Self::Cpu(report),
+            _ => Self::Run(report),
+        }
+    }
 }
 
 /// A call that was cancelled.
@@ -255,7 +268,7 @@ impl CallError {
     pub fn report(&self) -> Option<&AttemptReport> {
         match self {
             Self::Panicked(report) | Self::Crashed(report) | Self::Lost(report) => Some(report),
-            Self::TimedOut(TimedOut::Run(report)) => Some(report),
+            Self::TimedOut(TimedOut::Run(report) | TimedOut::Cpu(report)) => Some(report),
             Self::Cancelled(cancelled) => cancelled.report.as_deref(),
             Self::Failed(_)
             | Self::Passed(_)
@@ -269,7 +282,7 @@ impl CallError {
     pub fn report_mut(&mut self) -> Option<&mut AttemptReport> {
         match self {
             Self::Panicked(report) | Self::Crashed(report) | Self::Lost(report) => Some(report),
-            Self::TimedOut(TimedOut::Run(report)) => Some(report),
+            Self::TimedOut(TimedOut::Run(report) | TimedOut::Cpu(report)) => Some(report),
             Self::Cancelled(cancelled) => cancelled.report.as_deref_mut(),
             Self::Failed(_)
             | Self::Passed(_)
@@ -320,7 +333,14 @@ impl CallError {
                     connection"
                         .to_owned()
                 }
-                (ended, _) => format!("the task crashed: {ended}"),
+                (ended, _) => match &report.limit {
+                    Some(limit) => format!("the task crashed: {ended}, {limit}"),
+                    None => format!("the task crashed: {ended}"),
+                },
+            },
+            Self::TimedOut(TimedOut::Cpu(report)) => match &report.limit {
+                Some(limit) => format!("the task timed out: {limit}"),
+                None => "the task timed out: it used too much CPU time".to_owned(),
             },
             Self::TimedOut(TimedOut::Run(report)) => {
                 format!("the task timed out after {:.1?}", report.cost.wall)
@@ -393,7 +413,7 @@ impl fmt::Display for CallError {
             Self::TimedOut(TimedOut::NoWorker(after)) => {
                 write!(f, "the call waited for {after:?}, and no worker serves it")
             }
-            Self::TimedOut(TimedOut::Run(report)) => {
+            Self::TimedOut(TimedOut::Run(report) | TimedOut::Cpu(report)) => {
                 write!(f, "the task timed out: {}", WithoutEnding(report))
             }
             Self::Cancelled(Cancelled {

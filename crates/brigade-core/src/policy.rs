@@ -11,7 +11,7 @@ mod retries;
 
 use std::time::Duration;
 
-pub use admission::{check_call, check_job, check_name, check_payload, delay_of};
+pub use admission::{check_call, check_job, check_limits, check_name, check_payload, delay_of};
 pub use history::{add_record, record_from_kind};
 pub use reasons::{PATTERN_BYTES_MAX, reason_pattern};
 pub use retries::{Charged, ChargedEnd, NoRetry, RetryDecision, RetryPolicy, RetryRule};

@@ -173,7 +173,7 @@ impl Request {
         let of_another_pool = self.attempt_of().call.is_some();
         let options = self.options.get_or_insert_default();
         options.timeout = options.timeout.or(of_task.timeout);
-        options.memory = options.memory.or(of_task.memory);
+        options.set_limits(options.limits().or(of_task.limits()));
         if of_another_pool {
             return;
         }

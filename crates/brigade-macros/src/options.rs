@@ -30,16 +30,22 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
             "queue" => options.queue = Some(name(&meta.value()?.parse()?)?),
             "codec" => options.codec = Some(codec(&meta.value()?.parse()?)?),
             "idempotent" => options.idempotent = true,
-            "timeout" | "queue_timeout" => {
+            "timeout" | "queue_timeout" | "cpu" => {
                 let millis = duration_millis(&meta.value()?.parse()?)?;
                 let setter = syn::Ident::new(&option, Span::call_site());
                 options
                     .setters
                     .extend(quote!(.#setter(::core::time::Duration::from_millis(#millis))));
             }
-            "memory" => {
+            "memory" | "address_space" | "file_size" => {
                 let bytes = bytes(&meta.value()?.parse()?)?;
-                options.setters.extend(quote!(.memory(#bytes)));
+                let setter = syn::Ident::new(&option, Span::call_site());
+                options.setters.extend(quote!(.#setter(#bytes)));
+            }
+            "files" | "processes" => {
+                let count = meta.value()?.parse::<LitInt>()?.base10_parse::<u32>()?;
+                let setter = syn::Ident::new(&option, Span::call_site());
+                options.setters.extend(quote!(.#setter(#count)));
             }
             "retries" => {
                 let retries = meta.value()?.parse::<LitInt>()?.base10_parse::<u32>()?;
@@ -67,8 +73,9 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
             _ => {
                 return Err(meta.error(
                     "unknown option: there are name, aliases, queue, codec, timeout, \
-                        queue_timeout, memory, retries, retry_base, retry_cap, retry_within, \
-                        priority, labels and idempotent",
+                        queue_timeout, memory, address_space, cpu, files, processes, file_size, \
+                        retries, retry_base, retry_cap, retry_within, priority, labels and \
+                        idempotent",
                 ));
             }
         }

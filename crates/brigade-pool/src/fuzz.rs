@@ -12,6 +12,7 @@ use brigade_testkit::mutate::Mutator;
 use brigade_testkit::random::Random;
 use brigade_testkit::{count, facts};
 
+use crate::attempt_limits::AttemptLimits;
 use crate::codec::Codec;
 use crate::fuzzing::{self, packed};
 use crate::job_context::JobContext;
@@ -72,12 +73,19 @@ fn job_context() -> JobContext {
     }
 }
 
+fn limits() -> AttemptLimits {
+    AttemptLimits::new()
+        .memory(1 << 20)
+        .cpu(Duration::from_secs(10))
+        .processes(0)
+}
+
 fn task_defaults() -> TaskDefaults {
     TaskDefaults {
         name: "add".to_owned(),
         timeout: Some(Duration::from_secs(1)),
         queue_timeout: Some(Duration::from_secs(2)),
-        memory: Some(1 << 20),
+        limits: limits(),
         priority: Some(-1),
         retries: Some(3),
         retry: Some(Retry::default().into()),
@@ -106,7 +114,7 @@ fn messages() -> Vec<Vec<u8>> {
         attempt: 1,
         codec: Codec::Json,
         timeout: Some(Duration::from_secs(30)),
-        memory: Some(1 << 20),
+        limits: limits(),
         tell_start: true,
         tick: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
         number: Some(1 << 33),
@@ -180,7 +188,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         attempt: 2,
         codec: Codec::Json,
         timeout: Some(Duration::from_secs(30)),
-        memory: None,
+        limits: AttemptLimits::default(),
         capture: Some(1 << 16),
         alone: true,
         fresh: false,

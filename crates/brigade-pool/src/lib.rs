@@ -26,9 +26,9 @@ use brigade_core::payload;
 #[cfg(feature = "remote")]
 use brigade_core::printable;
 use brigade_core::{
-    address, args, attempt_report, call, call_handle, codec, context, error, event, function,
-    invocation, job_context, options, outcome, output, place, policy, progress, progress_queue,
-    refused, registry, request, retry, signature, sync, traceparent,
+    address, args, attempt_limits, attempt_report, call, call_handle, codec, context, error, event,
+    function, invocation, job_context, options, outcome, output, place, policy, progress,
+    progress_queue, refused, registry, request, retry, signature, sync, traceparent,
 };
 use brigade_runtime::shutdown;
 

@@ -14,7 +14,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 /// For errors: all that may stand there.
-const NAMES: &str = "retries, retry (base, cap, within), timeout, memory, label";
+const NAMES: &str = "retries, retry (base, cap, within), timeout, memory, address_space, \
+    cpu, files, processes, file_size, label";
 
 /// Reads the options, or says what is wrong.
 pub(super) fn read_options(text: &str) -> Result<Options, String> {
@@ -27,6 +28,11 @@ pub(super) fn read_options(text: &str) -> Result<Options, String> {
             _ if value.is_null() => {}
             "retries" => options.retries = Some(whole(name, value)?),
             "memory" => options.memory = Some(whole(name, value)?),
+            "address_space" => options.address_space = Some(whole(name, value)?),
+            "cpu" => options.cpu = Some(time(name, value)?),
+            "files" => options.files = Some(whole(name, value)?),
+            "processes" => options.processes = Some(whole(name, value)?),
+            "file_size" => options.file_size = Some(whole(name, value)?),
             "timeout" => options.timeout = Some(time(name, value)?),
             "label" => {
                 options.label = Some(

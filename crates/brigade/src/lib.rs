@@ -136,15 +136,16 @@ pub use brigade_macros::{main, task};
 
 #[doc(inline)]
 pub use brigade_core::{
-    Args, AttemptKind, AttemptOutcome, AttemptRecord, AttemptReport, Blocker, Bytes, Call,
-    CallCounts, CallError, CallHandle, CancelOutcome, Cancelled, Capabilities, Captured, Chain,
-    Clock, Codec, Context, Cost, DeadGroup, Durations, Edit, Error, ErrorKind, Event, EventCursor,
-    EventPage, EventRequest, Exit, Explanation, Failure, Finding, FlowStep, Following, Function,
-    Group, Job, JobContext, JobEvent, JobEventKind, JobFilter, JobId, JobInfo, JobPage, JobState,
-    Level, Limits, LiveConsumer, MemoryLimit, MinuteCounts, Missed, Options, Output, Parents, Pass,
-    Place, Progress, ProgressStream, PushOutcome, QueueCounts, Rate, Recurrence, Retry,
-    RetryAdvice, RunningJob, Schedule, Scheduled, Settled, StatisticsFilter, Step, StopReceipt,
-    Task, TaskCounts, Tick, TimedOut, ToFlow, ToJob, TraceParent, Unserved,
+    Args, AttemptKind, AttemptLimits, AttemptOutcome, AttemptRecord, AttemptReport, Blocker, Bytes,
+    Call, CallCounts, CallError, CallHandle, CancelOutcome, Cancelled, Capabilities, Captured,
+    Chain, Clock, Codec, Context, Cost, DeadGroup, Durations, Edit, Error, ErrorKind, Event,
+    EventCursor, EventPage, EventRequest, Exit, Explanation, Failure, Finding, FlowStep, Following,
+    Function, Group, Job, JobContext, JobEvent, JobEventKind, JobFilter, JobId, JobInfo, JobPage,
+    JobState, Level, LimitHit, Limits, LiveConsumer, MemoryHold, MemoryLimit, MinuteCounts, Missed,
+    Options, Output, Parents, Pass, Place, Progress, ProgressStream, PushOutcome, QueueCounts,
+    Rate, Recurrence, Retry, RetryAdvice, RunningJob, Schedule, Scheduled, Settled,
+    StatisticsFilter, Step, StopReceipt, Task, TaskCounts, Tick, TimedOut, ToFlow, ToJob,
+    TraceParent, Unserved,
 };
 #[doc(inline)]
 pub use brigade_core::{job_event, policy, statistics, store};

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{AttemptOutcome, AttemptReport, Cost, Exit, Step};
+use super::{AttemptOutcome, AttemptReport, Cost, Exit, LimitHit, MemoryHold, Step};
 
 /// An [`AttemptReport`] that is written without what it has nothing of, and read back as one. Most
 /// attempts return, and then most of a report is empty.
@@ -29,6 +29,10 @@ pub struct BriefReport<'a> {
     stderr: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<LimitHit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_hold: Option<MemoryHold>,
 }
 
 impl<'a> From<&'a AttemptReport> for BriefReport<'a> {
@@ -48,6 +52,8 @@ impl<'a> From<&'a AttemptReport> for BriefReport<'a> {
             progress: report.progress.as_ref(),
             stderr: &report.stderr,
             stopped_by: report.stopped_by.as_deref(),
+            limit: report.limit,
+            memory_hold: report.memory_hold,
         }
     }
 }
@@ -75,6 +81,11 @@ mod tests {
         let whole = |report: &AttemptReport| serde_json::to_string(report).unwrap();
         assert_eq!(whole(&back), whole(&report));
         report.exit = Some(Exit::Signal(6));
+        report.limit = Some(LimitHit::Memory {
+            allowed: 1 << 20,
+            used: 2 << 20,
+        });
+        report.memory_hold = Some(MemoryHold::ControlGroupV1);
         report.stderr = "the end".to_owned();
         report.progress = Some((0.5, "half".to_owned()));
         let brief = serde_json::to_string(&BriefReport::from(&report)).unwrap();

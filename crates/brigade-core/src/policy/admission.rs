@@ -8,6 +8,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{KEY_BYTES_MAX, NAME_BYTES_MAX};
+use crate::attempt_limits::AttemptLimits;
 use crate::error::{Error, ErrorKind};
 use crate::job::Job;
 use crate::options::Options;
@@ -96,7 +97,52 @@ fn check_ranges(what: &str, options: &Options) -> Result<(), Error> {
         let text = format!("{what} with a timeout of zero: give it more time, or none");
         return Err(Error::new(ErrorKind::BadOption, text));
     }
-    Ok(())
+    check_limits(what, &options.limits())
+}
+
+/// Least memory for an attempt: below it, a worker cannot even answer.
+const MEMORY_MIN: u64 = 1 << 20;
+/// Least CPU time for an attempt: that of a few ticks of the kernel's clock.
+const CPU_MIN: Duration = Duration::from_millis(10);
+
+/// Refuses limits that contradict each other, or with which nothing could run.
+///
+/// # Errors
+///
+/// `BadOption`.
+pub fn check_limits(what: &str, limits: &AttemptLimits) -> Result<(), Error> {
+    let refuse = |text: String| Err(Error::new(ErrorKind::BadOption, format!("{what} {text}")));
+    match *limits {
+        AttemptLimits {
+            memory: Some(bytes),
+            ..
+        } if bytes < MEMORY_MIN => refuse(format!(
+            "with {bytes} bytes of memory: give it at least 1 MiB, or no limit"
+        )),
+        AttemptLimits {
+            address_space: Some(bytes),
+            ..
+        } if bytes < MEMORY_MIN => refuse(format!(
+            "with {bytes} bytes of address space: give it at least 1 MiB, or no limit"
+        )),
+        AttemptLimits {
+            memory: Some(memory),
+            address_space: Some(space),
+            ..
+        } if space < memory => refuse(format!(
+            "with {memory} bytes of memory in {space} bytes of address space, where they do not \
+                fit: give it at least as much address space"
+        )),
+        AttemptLimits {
+            cpu: Some(time), ..
+        } if time < CPU_MIN => refuse(format!(
+            "with {time:?} of CPU time: give it at least {CPU_MIN:?}, or no limit"
+        )),
+        AttemptLimits { files: Some(0), .. } => {
+            refuse("with 0 open files: give it at least 1, or no limit".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a payload over the limit.

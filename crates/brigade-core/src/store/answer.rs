@@ -107,7 +107,7 @@ impl Answer {
             ("panicked", Some(report)) => CallError::Panicked(report),
             ("crashed", Some(report)) => CallError::Crashed(report),
             ("lost", Some(report)) => CallError::Lost(report),
-            ("timed-out", Some(report)) => CallError::TimedOut(TimedOut::Run(report)),
+            ("timed-out", Some(report)) => CallError::TimedOut(TimedOut::of_report(report)),
             ("cancelled", report) => CallError::Cancelled(Cancelled {
                 reason: message,
                 report,

@@ -5,7 +5,7 @@ fn add(a: i64, b: i64) -> i64 {
     a + b
 }
 
-#[task(timeout = "1.5s", memory = "64MiB", retries = 2, priority = -1, codec = "json", name = "a.b-c:d", idempotent)]
+#[task(timeout = "1.5s", memory = "64MiB", address_space = "1GiB", cpu = "10s", files = 64, processes = 8, file_size = "1GiB", retries = 2, priority = -1, codec = "json", name = "a.b-c:d", idempotent)]
 async fn everything(_cx: &Context, list: Vec<u8>) -> Result<usize, std::io::Error> {
     Ok(list.len())
 }

@@ -126,7 +126,9 @@ fn ending(error: CallError, receipt: Option<&StopReceipt>) -> RemoteOutcome {
         CallError::Panicked(report) => RemoteOutcome::Panicked(report),
         CallError::Crashed(report) => RemoteOutcome::Crashed(report),
         CallError::Lost(report) => RemoteOutcome::Lost(report),
-        CallError::TimedOut(TimedOut::Run(report)) => RemoteOutcome::TimedOut(report),
+        CallError::TimedOut(TimedOut::Run(report) | TimedOut::Cpu(report)) => {
+            RemoteOutcome::TimedOut(report)
+        }
         // `Queue` or `NoWorker`: it was sent ahead of its turn, and that did not come. `TimedOut`,
         // `CallError` and `ErrorKind` are non-exhaustive, so each match here has an open arm.
         CallError::TimedOut(_) => RemoteOutcome::Returned,

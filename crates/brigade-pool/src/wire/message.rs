@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::attempt_limits::AttemptLimits;
 use crate::codec::Codec;
 use crate::job_context::JobContext;
 use crate::options::Options;
@@ -130,7 +131,7 @@ pub(crate) struct TaskDefaults {
     pub(crate) name: String,
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
-    pub(crate) memory: Option<u64>,
+    pub(crate) limits: AttemptLimits,
     pub(crate) priority: Option<i32>,
     pub(crate) retries: Option<u32>,
     pub(crate) retry: Option<RetryLine>,
@@ -143,7 +144,7 @@ impl TaskDefaults {
             name: name.to_owned(),
             timeout: options.timeout,
             queue_timeout: options.queue_timeout,
-            memory: options.memory,
+            limits: options.limits(),
             priority: options.priority,
             retries: options.retries,
             retry: options.retry.map(Into::into),
@@ -152,16 +153,17 @@ impl TaskDefaults {
     }
 
     pub(crate) fn options(&self) -> Options {
-        Options {
+        let mut options = Options {
             timeout: self.timeout,
             queue_timeout: self.queue_timeout,
-            memory: self.memory,
             priority: self.priority,
             retries: self.retries,
             retry: self.retry.map(Into::into),
             labels: self.labels.clone(),
             ..Options::default()
-        }
+        };
+        options.set_limits(self.limits);
+        options
     }
 }
 
@@ -204,8 +206,7 @@ pub(crate) struct CallMeta<'a> {
     pub(crate) attempt: u32,
     pub(crate) codec: Codec,
     pub(crate) timeout: Option<Duration>,
-    /// Address space that the attempt may add to the worker's, in bytes.
-    pub(crate) memory: Option<u64>,
+    pub(crate) limits: AttemptLimits,
     /// Whether to say when the attempt begins.
     pub(crate) tell_start: bool,
     /// The tick of a schedule that the call is for.

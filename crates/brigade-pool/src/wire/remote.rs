@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RunTarget;
 use super::message::RetryLine;
+use crate::attempt_limits::AttemptLimits;
 use crate::attempt_report::{AttemptReport, Cost, Step};
 use crate::codec::Codec;
 use crate::job_context::JobContext;
@@ -164,7 +165,7 @@ pub(crate) struct Run<'a> {
     pub(crate) attempt: u32,
     pub(crate) codec: Codec,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) memory: Option<u64>,
+    pub(crate) limits: AttemptLimits,
     /// Keep what it writes, up to so many bytes.
     pub(crate) capture: Option<u64>,
     pub(crate) alone: bool,

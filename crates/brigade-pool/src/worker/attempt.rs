@@ -76,7 +76,7 @@ impl Worker {
             hygiene::begin();
         }
         let _logs = logs::enter();
-        let mut limit = meta.memory.map(AddressSpaceLimit::set);
+        let mut limit = meta.limits.address_space.map(AddressSpaceLimit::set);
         crash_note::clear_errno();
         let before = crash_note::set_current(call);
         let since = panics::moment();

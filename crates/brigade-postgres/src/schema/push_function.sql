@@ -8,8 +8,8 @@ create function brigade.push(queue text, payload jsonb, options jsonb default '{
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 declare
-  known constant text[] := array['at', 'backoff', 'delay', 'keep', 'key', 'label', 'memory', 'partition',
-    'priority', 'retries', 'task', 'timeout', 'traceparent', 'unique', 'unique_for', 'within'];
+  known constant text[] := array['address_space', 'at', 'backoff', 'cpu', 'delay', 'file_size', 'files', 'keep', 'key',
+    'label', 'memory', 'partition', 'priority', 'processes', 'retries', 'task', 'timeout', 'traceparent', 'unique', 'unique_for', 'within'];
   unknown text;
   at timestamptz := options->>'at';
   delay bigint := brigade.option_ms(options, 'delay');
@@ -50,7 +50,10 @@ begin
     'key', options->>'key', 'partition', options->>'partition', 'unique', options->>'unique',
     'unique_for', brigade.stored_duration(unique_for),
     'timeout', brigade.stored_duration(brigade.option_ms(options, 'timeout')),
-    'memory', (options->>'memory')::bigint, 'label', options->>'label',
+    'memory', (options->>'memory')::bigint, 'address_space', (options->>'address_space')::bigint,
+    'cpu', brigade.stored_duration(brigade.option_ms(options, 'cpu')), 'files', (options->>'files')::integer,
+    'processes', (options->>'processes')::integer, 'file_size', (options->>'file_size')::bigint,
+    'label', options->>'label',
     'keep', brigade.stored_duration(keep), 'traceparent', options->>'traceparent'));
   select * into pushed from brigade.push_many(array[queue], array[options->>'task'], array[payload::text],
       array[nullif(stored, '{}')::text], array[(options->>'priority')::integer], array[at], array[delay],
@@ -128,12 +131,19 @@ end $$;
 create function brigade.check_values(options jsonb, at timestamptz) returns void language plpgsql stable
     set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
+declare
+  wrong text;
 begin
   if (options->>'retries')::numeric < 0 then
     raise exception 'push: retries is a number from 0 on, and not %', options->>'retries' using errcode = '22023';
   end if;
-  if (options->>'memory')::numeric < 0 then
-    raise exception 'push: memory is a number of bytes, and not %', options->>'memory' using errcode = '22023';
+  select string_agg(format('%s is %s, and not %s', limits.name, limits.what, options->>limits.name), '; ') into wrong
+    from (values ('memory', 'a number of bytes'), ('address_space', 'a number of bytes'),
+      ('file_size', 'a number of bytes'), ('files', 'a number from 0 on'), ('processes', 'a number from 0 on'))
+      limits (name, what)
+    where (options->>limits.name)::numeric < 0;
+  if wrong is not null then
+    raise exception 'push: %', wrong using errcode = '22023';
   end if;
   if at not between '1970-01-01' and '9999-12-31' then
     raise exception 'push: at is a time from 1970 to 9999, and not %', options->>'at' using errcode = '22023';

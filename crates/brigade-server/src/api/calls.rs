@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use brigade::{Call, CallError, Job};
+use brigade::{AttemptLimits, Call, CallError, Job};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
@@ -58,6 +58,16 @@ pub(crate) struct NewCall {
     queue_timeout: Option<Seconds>,
     /// Bytes of memory that an attempt may use.
     memory: Option<u64>,
+    /// Bytes of address space that each process of an attempt may add.
+    address_space: Option<u64>,
+    /// CPU time that an attempt may use, with all processes that it starts.
+    cpu: Option<Seconds>,
+    /// Files that each process of an attempt may have open.
+    files: Option<u32>,
+    /// Processes and threads that an attempt may have at once.
+    processes: Option<u32>,
+    /// Largest size in bytes to which an attempt may write a file.
+    file_size: Option<u64>,
     /// Calls of a higher priority are handed out first. Default: 0.
     priority: Option<i32>,
     /// Attempts after the first, if it fails. Default: those of the task's registration, else 0.
@@ -70,6 +80,19 @@ pub(crate) struct NewCall {
     label: Option<String>,
     /// The trace that it belongs to (W3C). Default: the header `traceparent` of the request.
     traceparent: Option<String>,
+}
+
+impl NewCall {
+    fn limits(&self) -> AttemptLimits {
+        let mut limits = AttemptLimits::new();
+        limits.memory = self.memory;
+        limits.address_space = self.address_space;
+        limits.cpu = self.cpu.as_ref().map(|time| time.0);
+        limits.files = self.files;
+        limits.processes = self.processes;
+        limits.file_size = self.file_size;
+        limits
+    }
 }
 
 /// The result of a call.
@@ -171,9 +194,11 @@ fn described(
     if let Some(time) = asked.queue_timeout {
         call = call.queue_timeout(time.0);
     }
-    if let Some(bytes) = asked.memory {
-        call = call.memory(bytes);
-    }
+    let limits = asked.limits();
+    call.request
+        .options
+        .get_or_insert_default()
+        .set_limits(limits);
     if let Some(priority) = asked.priority {
         call = call.priority(priority);
     }
@@ -210,7 +235,7 @@ async fn push(
     let options = &mut job.options;
     options.traceparent = trace_of(asked.traceparent.as_deref(), headers)?;
     options.timeout = asked.timeout.map(|time| time.0);
-    options.memory = asked.memory;
+    options.set_limits(asked.limits());
     options.priority = asked.priority;
     options.retries = asked.retries;
     options.key = asked.key.map(Into::into);

@@ -50,6 +50,16 @@ pub(crate) struct NewJob {
     timeout: Option<Seconds>,
     /// Bytes of memory that an attempt may use.
     memory: Option<u64>,
+    /// Bytes of address space that each process of an attempt may add.
+    address_space: Option<u64>,
+    /// CPU time that an attempt may use, with all processes that it starts.
+    cpu: Option<Seconds>,
+    /// Files that each process of an attempt may have open.
+    files: Option<u32>,
+    /// Processes and threads that an attempt may have at once.
+    processes: Option<u32>,
+    /// Largest size in bytes to which an attempt may write a file.
+    file_size: Option<u64>,
     /// Keep the job and its result for this long after it is done. Default: it is removed at once.
     keep: Option<Seconds>,
     /// A name for people.
@@ -102,6 +112,11 @@ impl NewJob {
         options.partition = self.partition.map(Into::into);
         options.timeout = self.timeout.map(|time| time.0);
         options.memory = self.memory;
+        options.address_space = self.address_space;
+        options.cpu = self.cpu.map(|time| time.0);
+        options.files = self.files;
+        options.processes = self.processes;
+        options.file_size = self.file_size;
         options.keep = self.keep.map(|time| time.0);
         options.label = self.label.map(Into::into);
         options.traceparent = traceparent;

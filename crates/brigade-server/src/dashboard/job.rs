@@ -234,6 +234,17 @@ fn facts(job: &JobInfo) -> Vec<(&'static str, String)> {
     );
     add("Memory", options.memory.map(super::words::bytes));
     add(
+        "Address space",
+        options.address_space.map(super::words::bytes),
+    );
+    add("CPU time", options.cpu.map(span));
+    add("Open files", options.files.map(|files| files.to_string()));
+    add(
+        "Processes",
+        options.processes.map(|processes| processes.to_string()),
+    );
+    add("File size", options.file_size.map(super::words::bytes));
+    add(
         "Kept",
         options
             .keep

@@ -142,8 +142,13 @@ impl Broker {
 /// none.
 fn dead_call(reason: String, cause: Option<(AttemptKind, Box<AttemptReport>)>) -> CallError {
     match cause {
-        Some((AttemptKind::Failed, report)) if report.ended == AttemptOutcome::TimedOut => {
-            CallError::TimedOut(TimedOut::Run(report))
+        Some((AttemptKind::Failed, report))
+            if matches!(
+                report.ended,
+                AttemptOutcome::TimedOut | AttemptOutcome::OverLimit
+            ) =>
+        {
+            CallError::TimedOut(TimedOut::of_report(report))
         }
         Some((AttemptKind::Failed, report))
             if matches!(report.ended, AttemptOutcome::Panicked { .. }) =>

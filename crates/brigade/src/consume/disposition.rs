@@ -284,7 +284,8 @@ fn after_error(
             advice: failure.retry(),
             policy: policy.retries,
         },
-        CallError::Panicked(report) | CallError::TimedOut(TimedOut::Run(report)) => {
+        CallError::Panicked(report)
+        | CallError::TimedOut(TimedOut::Run(report) | TimedOut::Cpu(report)) => {
             fail(AttemptKind::Failed, text, Some(report), policy.retries)
         }
         CallError::Crashed(report) => {

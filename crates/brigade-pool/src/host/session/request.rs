@@ -56,7 +56,8 @@ impl Session {
             }
         };
         let mut options = Options::default();
-        (options.timeout, options.memory) = (run.timeout, run.memory);
+        options.timeout = run.timeout;
+        options.set_limits(run.limits);
         options.capture_bytes = run
             .capture
             .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));

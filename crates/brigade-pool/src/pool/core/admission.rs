@@ -160,11 +160,12 @@ impl Core {
 
     fn wants_to_be_alone(&self, request: &Request) -> bool {
         let options = request.options();
-        let would_hurt = options.timeout.is_some() || options.memory.is_some();
+        let has_limits = !options.limits().is_empty();
+        let would_hurt = options.timeout.is_some() || has_limits;
         self.config.slots > 1
             && (options.alone
                 || options.capture_bytes.is_some()
-                || options.memory.is_some()
+                || has_limits
                 || (would_hurt && self.config.neighbours == Neighbours::Spare))
     }
 }

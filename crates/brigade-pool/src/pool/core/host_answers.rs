@@ -90,7 +90,7 @@ impl Core {
             }
             RemoteOutcome::TimedOut(report) => {
                 details.stopped = Some((report.step.unwrap_or(Step::Asked), report.cost.wall));
-                let error = CallError::TimedOut(TimedOut::Run(report));
+                let error = CallError::TimedOut(TimedOut::of_report(report));
                 self.end(call, Err(error), details, effects);
             }
             RemoteOutcome::Passed(reasons) => self.on_passed(call, worker, reasons, effects),

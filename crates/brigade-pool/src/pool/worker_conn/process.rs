@@ -46,7 +46,7 @@ use brigade_core::printable::shorten;
 /// A control message is small; progress and results go over the data channel.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
 /// The name of a task and a few numbers.
-const META_BYTES_MAX: usize = TASK_NAME_BYTES_MAX + 128;
+const META_BYTES_MAX: usize = TASK_NAME_BYTES_MAX + 192;
 
 /// A worker process that is ready.
 pub(in super::super) struct WorkerProcess {
@@ -127,7 +127,7 @@ impl WorkerConn for WorkerProcess {
             attempt: of.call.map_or(attempt.number, |call| call.attempt),
             codec: request.codec,
             timeout: options.timeout,
-            memory: options.memory,
+            limits: options.limits(),
             tell_start: attempt.tell_start,
             tick: of.tick,
             number: of.call.map(|call| call.call),

@@ -88,7 +88,7 @@ impl WorkerConn for RemoteHost {
             attempt: attempt.number,
             codec: request.codec,
             timeout: options.timeout,
-            memory: options.memory,
+            limits: options.limits(),
             capture: options.capture_bytes.map(|bytes| bytes as u64),
             alone: attempt.alone,
             fresh: attempt.fresh,
@@ -97,7 +97,7 @@ impl WorkerConn for RemoteHost {
             job: of.job.as_deref().map(Cow::Borrowed),
             traceparent: attempt.traceparent.cloned(),
         };
-        let mut space = [0; TASK_NAME_BYTES_MAX + 192];
+        let mut space = [0; TASK_NAME_BYTES_MAX + 256];
         let run = written(&run, of, &mut space);
         let payload = request
             .payload
