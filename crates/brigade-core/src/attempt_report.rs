@@ -163,6 +163,8 @@ pub enum MemoryLimit {
     Resident,
     /// The kernel's OOM killer ended a process of the worker's control group.
     Cgroup,
+    /// The attempt alone took more than the memory budget of its pool.
+    Budget,
 }
 
 impl fmt::Display for AttemptOutcome {
@@ -191,6 +193,9 @@ impl fmt::Display for AttemptOutcome {
                 f.write_str("out of memory (killed by the kernel)")
             }
             Self::OverLimit => f.write_str("over a limit"),
+            Self::OutOfMemory(MemoryLimit::Budget) => {
+                f.write_str("out of memory (alone over the memory budget of its pool)")
+            }
             Self::TimedOut => f.write_str("timed out"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Shutdown => f.write_str("stopped by shutdown"),

@@ -141,6 +141,38 @@ pub enum Event {
         /// Its label.
         label: Option<Arc<str>>,
     },
+    /// The first call in line waits for memory, and those behind it with it (the pool has a memory
+    /// budget). Once for each wait.
+    CallWaitsForMemory {
+        /// Id of the call.
+        call: u64,
+        /// Name of its task.
+        task: Arc<str>,
+        /// Its label.
+        label: Option<Arc<str>>,
+        /// Bytes that it is expected to take.
+        bytes: u64,
+        /// Bytes of the budget that are free.
+        free: u64,
+    },
+    /// The pool was over its memory budget and stopped its largest attempt. The call runs again,
+    /// alone; the second time it ends.
+    OverMemoryBudget {
+        /// Id of the call.
+        call: u64,
+        /// Name of its task.
+        task: Arc<str>,
+        /// Its label.
+        label: Option<Arc<str>>,
+        /// Number of the worker.
+        worker: u32,
+        /// Bytes that the attempt took.
+        used: u64,
+        /// Bytes that all attempts took together.
+        total: u64,
+        /// The budget.
+        budget: u64,
+    },
     /// An attempt was given to a worker.
     CallStarted {
         /// Id of the call.

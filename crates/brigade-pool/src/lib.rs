@@ -37,8 +37,8 @@ pub use entry::init;
 #[doc(hidden)]
 pub use entry::{block_on, enter_before_main};
 pub use pool::{
-    Builder, Events, Map, MonitorLine, MonitoredCall, MonitoredStats, MonitoredWorker, Neighbours,
-    Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState,
+    BudgetUse, Builder, Events, Map, MonitorLine, MonitoredCall, MonitoredStats, MonitoredWorker,
+    Neighbours, Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState,
 };
 pub use process::GroupLimits;
 #[doc(hidden)]

@@ -10,13 +10,14 @@
 //!
 //! 1. Values: `ids`, `answered`, `stop_reason`, `count`, `queue`, `deadlines`, `restart`, `stats`,
 //!    `events`, `event_log`, `logs`, `cell`, `runtime_check`, `host_settings`, `program_tasks`,
-//!    `config`, `monitor_line`.
+//!    `config`, `monitor_line`, `learnt_memory`.
 //! 2. Workers as the pool sees them: the trait in `worker_conn`, and `worker_conn::outgoing`.
 //! 3. The dispatcher, pure: `core`, over its data (`core::call_entry`, `core::worker_slot`,
-//!    `core::host_info`, `core::effects`); the other files of `core` act on that.
+//!    `core::budget`, `core::host_info`, `core::effects`); the other files of `core` act on that.
 //! 4. The shell around it: `shared` (state and `step`), `admit`, `outside`.
 //! 5. Workers: `worker_conn::process`, `worker_conn::remote_host`.
-//! 6. `stop` (the kill ladder), and `carry_out`, where the dispatcher's decisions meet all others.
+//! 6. `stop` (the kill ladder), `memory_use`, and `carry_out`, where the dispatcher's decisions
+//!    meet all others.
 //! 7. The user's side: `handle`, then `Pool` in this file, then what gives or takes one: `builder`,
 //!    `start`, `shutdown`, `listen`, `map`, `monitor`, `relay`, `service`.
 
@@ -35,10 +36,12 @@ mod handle;
 #[cfg(feature = "remote")]
 mod host_settings;
 mod ids;
+mod learnt_memory;
 #[cfg(feature = "remote")]
 mod listen;
 mod logs;
 mod map;
+mod memory_use;
 mod monitor;
 mod monitor_line;
 mod outside;
@@ -88,7 +91,7 @@ pub use self::map::Map;
 pub use self::monitor_line::{MonitorLine, MonitoredCall, MonitoredStats, MonitoredWorker};
 pub use self::queue::Order;
 pub use self::shutdown::Shutdown;
-pub use self::stats::{Stats, Times, WorkerInfo, WorkerState};
+pub use self::stats::{BudgetUse, Stats, Times, WorkerInfo, WorkerState};
 
 /// Worker processes that run calls. Cheap to clone; when the last clone is dropped, the workers are
 /// killed: call [`shutdown`](Pool::shutdown) to let them finish.

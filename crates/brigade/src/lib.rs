@@ -163,8 +163,9 @@ pub use brigade_pool::fuzzing;
 pub use brigade_pool::remote;
 #[doc(inline)]
 pub use brigade_pool::{
-    Builder, Events, GroupLimits, Map, MonitorLine, MonitoredCall, MonitoredStats, MonitoredWorker,
-    Neighbours, Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState, init,
+    BudgetUse, Builder, Events, GroupLimits, Map, MonitorLine, MonitoredCall, MonitoredStats,
+    MonitoredWorker, Neighbours, Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo,
+    WorkerState, init,
 };
 
 /// Pushing within a transaction of the application's own, in the SQLite file that has the jobs.

@@ -283,6 +283,30 @@ impl Builder {
         self.set(|config| config.recycle_memory = Some(bytes))
     }
 
+    /// What the calls that run on this pool's own processes may take of the machine's memory
+    /// together, in bytes. Default: no limit; at least 1 MiB. It needs workers with one slot.
+    ///
+    /// A call begins to run when what it is expected to take fits with what runs: what it
+    /// declares ([`Call::memory`](brigade_core::Call::memory)), otherwise what earlier attempts of
+    /// its task took, and a quarter of the budget for a task that has not run yet. Calls keep their
+    /// order: the first one that does not fit waits until enough of the others have ended, and the
+    /// calls behind it wait with it, so small calls never starve a large one.
+    /// [`Stats::memory`](crate::Stats::memory) and
+    /// [`Event::CallWaitsForMemory`](brigade_core::Event::CallWaitsForMemory) show that.
+    ///
+    /// What the calls really take is measured every 10 ms, with all processes that they start and
+    /// without what their workers held before. Over the budget the largest attempt is stopped. Its
+    /// call is not charged and runs again from its beginning, alone; tasks must bear that. If it is
+    /// over the budget once more, it ends as
+    /// [`Crashed`](brigade_core::CallError::Crashed), with
+    /// [`MemoryLimit::Budget`](brigade_core::MemoryLimit::Budget) in its report.
+    ///
+    /// A call that declares more than the budget is refused (`BadOption`). Attempts on hosts that
+    /// joined do not count.
+    pub fn memory_budget(self, bytes: u64) -> Self {
+        self.set(|config| config.memory_budget = Some(bytes))
+    }
+
     /// A fresh process for each call. With [`Builder::spares`] the next one is ready in advance.
     pub fn fresh_per_call(self) -> Self {
         self.recycle_after(1)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::core::{Effects, EndedSpan, HealthCheck, SpanRequest};
 use super::event_log;
+use super::memory_use;
 use super::shared::Shared;
 use super::stop;
 use super::worker_conn::WorkerConn;
@@ -20,6 +21,9 @@ impl Shared {
     pub(super) fn carry_out(self: &Arc<Self>, mut effects: Effects) {
         for end in &mut effects.ends {
             end.read_stderr();
+        }
+        for measure in effects.memory_measures {
+            memory_use::begin(self, measure);
         }
         for watch in effects.memory_watches {
             stop::watch_memory(self, watch);

@@ -63,6 +63,7 @@ pub(crate) struct Config {
     pub(super) recycle_calls: Option<u64>,
     pub(super) recycle_age: Option<Duration>,
     pub(super) recycle_memory: Option<u64>,
+    pub(super) memory_budget: Option<u64>,
     pub(super) check_interval: Duration,
     pub(super) retry: Retry,
     pub(super) group: Option<GroupLimits>,
@@ -87,8 +88,25 @@ impl Config {
         own.unwrap_or_else(|| self.program.clone().into())
     }
 
+    /// Refuses a call that could never run here: `BadOption`.
+    pub(super) fn check_call(&self, request: &Request) -> Result<(), Error> {
+        self.check_labels(request)?;
+        let (Some(budget), Some(memory)) = (self.memory_budget, request.options().memory) else {
+            return Ok(());
+        };
+        if memory <= budget {
+            return Ok(());
+        }
+        let text = format!(
+            "call {:?} with {memory} bytes of memory: the calls of this pool may take {budget} \
+             together (Builder::memory_budget); lower the one or raise the other",
+            request.task_name()
+        );
+        Err(Error::new(ErrorKind::BadOption, text))
+    }
+
     /// Refuses a call whose labels no worker of this pool may ever have: `BadOption`.
-    pub(super) fn check_labels(&self, request: &Request) -> Result<(), Error> {
+    fn check_labels(&self, request: &Request) -> Result<(), Error> {
         if self.may_have_remote_hosts() {
             return Ok(());
         }
@@ -140,6 +158,8 @@ const INHERITED: [&str; 14] = [
 
 /// More workers than this are a mistake in the caller's arithmetic.
 const WORKERS_MAX: usize = 4096;
+/// Less than any call takes.
+const BUDGET_BYTES_MIN: u64 = 1 << 20;
 pub(super) const SLOTS_MAX: u32 = 65_536;
 
 impl Default for Config {
@@ -177,6 +197,7 @@ impl Default for Config {
             recycle_calls: None,
             recycle_age: None,
             recycle_memory: None,
+            memory_budget: None,
             check_interval: Duration::from_secs(1),
             retry: Retry::default(),
             group: None,
@@ -220,7 +241,27 @@ impl Config {
                 self.queue_max
             ));
         }
+        self.check_budget()?;
         self.check_limits()
+    }
+
+    fn check_budget(&self) -> Result<(), Error> {
+        let Some(budget) = self.memory_budget else {
+            return Ok(());
+        };
+        if budget < BUDGET_BYTES_MIN {
+            return bad(format!(
+                "set a memory budget of {budget} bytes: it is at least {BUDGET_BYTES_MIN}"
+            ));
+        }
+        if self.slots > 1 {
+            return bad(format!(
+                "set a memory budget where workers have {} slots: what one attempt takes can only \
+                 be measured with 1 (Builder::slots)",
+                self.slots
+            ));
+        }
+        Ok(())
     }
 
     fn check_limits(&self) -> Result<(), Error> {

@@ -21,7 +21,7 @@
 //! Costs: O(log n) in waiting calls and in workers for every step of a call.
 //!
 //! This file has the state and the step; it imports only the data that the state is made of
-//! (`call_entry`, `worker_slot`, `effects`, `random`). Each other file has an `impl Core` for one
+//! (`call_entry`, `worker_slot`, `budget`, `effects`, `random`). Each other file has an `impl Core` for one
 //! concept and imports this one.
 //!
 //! [`WorkerConn`]: super::worker_conn::WorkerConn
@@ -30,6 +30,7 @@ mod admission;
 mod answers;
 mod attempt_span;
 mod attempts;
+mod budget;
 mod call_entry;
 mod checks;
 mod choice;
@@ -43,6 +44,7 @@ mod host_info;
 #[cfg(feature = "remote")]
 mod hosts;
 mod lookup;
+mod memory_budget;
 mod overview;
 mod random;
 mod reports;
@@ -63,6 +65,7 @@ use std::time::Instant;
 use slab::Slab;
 use tokio::sync::{Semaphore, broadcast};
 
+use self::budget::MemoryBudget;
 use self::call_entry::CallEntry;
 use self::random::Random;
 use self::worker_slot::{Rank, WorkerSlot};
@@ -80,7 +83,7 @@ pub(super) use self::admission::Admission;
 pub(super) use self::answers::is_answer;
 pub(super) use self::attempt_span::{EndedSpan, SpanRequest};
 pub(super) use self::deaths::WorkerExit;
-pub(super) use self::effects::{Effects, HealthCheck, MemoryWatch, StopOrder};
+pub(super) use self::effects::{Effects, HealthCheck, MemoryMeasure, MemoryWatch, StopOrder};
 #[cfg(feature = "remote")]
 pub(super) use self::host_info::{HostInfo, TaskFacts};
 #[cfg(feature = "remote")]
@@ -105,6 +108,8 @@ pub(super) struct Core {
     delayed: usize,
     /// What the program of the workers says of its tasks, if that is another one.
     program_tasks: ProgramTasks,
+    /// Decides which calls may run, if the pool has one.
+    budget: Option<MemoryBudget>,
     /// By number minus one.
     workers: Vec<Option<WorkerSlot>>,
     /// Workers that can take one more attempt.
@@ -161,6 +166,7 @@ impl Core {
         deadlines.insert(first_check, DueEvent::Check(first_check));
         Self {
             queue: CallQueue::new(config.order),
+            budget: config.memory_budget.map(MemoryBudget::new),
             config,
             events,
             now,

@@ -30,6 +30,23 @@ pub(super) fn log(event: &Event) {
             "processes of a worker could not be ended: they run as another user, or the kernel \
              holds them"
         ),
+        Event::OverMemoryBudget {
+            call,
+            task,
+            worker,
+            used,
+            total,
+            budget,
+            ..
+        } => tracing::warn!(
+            call,
+            %task,
+            worker,
+            used,
+            total,
+            budget,
+            "over the memory budget: the largest attempt was stopped"
+        ),
         _ => log_host(event),
     }
 }

@@ -30,8 +30,14 @@ pub struct Stats {
     pub failed: u64,
     /// Attempts that took their worker down.
     pub crashed: u64,
+    /// Attempts that were stopped because the pool was over its memory budget, and whose calls are
+    /// run again.
+    pub interrupted: u64,
     /// Worker processes that became ready.
     pub started: u64,
+    /// The memory budget and what is taken of it
+    /// ([`Builder::memory_budget`](crate::Builder::memory_budget)).
+    pub memory: Option<BudgetUse>,
     /// Whether workers keep failing at start, and why the last one did.
     pub degraded: Option<String>,
     /// How long attempts waited for a worker.
@@ -40,6 +46,20 @@ pub struct Stats {
     pub run: Times,
     /// Share of slots that were busy since the start, from 0 to 1.
     pub utilization: f64,
+}
+
+/// A memory budget and what is taken of it, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BudgetUse {
+    /// What the calls that run may take together.
+    pub budget: u64,
+    /// What they are expected to take.
+    pub reserved: u64,
+    /// What they take, as measured last.
+    pub used: u64,
+    /// The first call in line waits for memory, and those behind it with it.
+    pub is_short: bool,
 }
 
 /// A distribution of times. Values are right to 1 %, from a microsecond to an hour; longer ones
@@ -109,6 +129,7 @@ pub(super) struct Counters {
     pub(super) done: u64,
     pub(super) failed: u64,
     pub(super) crashed: u64,
+    pub(super) interrupted: u64,
     pub(super) started: u64,
     pub(super) wait: Clocked,
     pub(super) run: Clocked,
@@ -122,6 +143,7 @@ impl Counters {
             done: 0,
             failed: 0,
             crashed: 0,
+            interrupted: 0,
             started: 0,
             wait: Clocked::new(),
             run: Clocked::new(),

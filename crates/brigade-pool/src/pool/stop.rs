@@ -56,7 +56,7 @@ async fn escalate(shared: &Arc<Shared>, order: &StopOrder, process: &dyn OwnProc
     } = order;
     let call = *call;
     // Memory that runs out leaves no time to ask.
-    let ask = if *reason == StopReason::Memory {
+    let ask = if reason.is_for_memory() {
         Duration::ZERO
     } else {
         shared.config.ask
@@ -75,7 +75,7 @@ async fn escalate(shared: &Arc<Shared>, order: &StopOrder, process: &dyn OwnProc
         _ = when_alone => {}
         () = ended.cancelled() => return,
     }
-    if *reason != StopReason::Memory && !hurry.is_cancelled() {
+    if !reason.is_for_memory() && !hurry.is_cancelled() {
         if !shared.peek(|core| core.take_step(call, Step::Terminated)) {
             return;
         }

@@ -8,6 +8,10 @@ pub(super) enum StopReason {
     Timeout,
     Cancel(String),
     Memory,
+    /// The pool is over its memory budget, and this is the largest attempt: it is run again.
+    Budget,
+    /// The same, while nothing else ran: it has failed.
+    BudgetAlone,
     Shutdown,
 }
 
@@ -17,8 +21,19 @@ impl StopReason {
         match self {
             Self::Cancel(reason) => reason,
             Self::Timeout => "it ran out of time",
-            Self::Memory | Self::Shutdown => "the pool is shutting down",
+            Self::Memory | Self::Budget | Self::BudgetAlone => "there is no memory left for it",
+            Self::Shutdown => "the pool is shutting down",
         }
+    }
+
+    /// Whether memory runs out, which leaves no time to ask.
+    pub(super) fn is_for_memory(&self) -> bool {
+        *self == Self::Budget || self.blames_memory()
+    }
+
+    /// Whether the attempt is at fault, by what it took.
+    pub(super) fn blames_memory(&self) -> bool {
+        matches!(self, Self::Memory | Self::BudgetAlone)
     }
 
     /// How an attempt ended that was stopped for this reason.
@@ -27,6 +42,7 @@ impl StopReason {
             Self::Timeout => AttemptOutcome::TimedOut,
             Self::Cancel(_) => AttemptOutcome::Cancelled,
             Self::Memory => AttemptOutcome::OutOfMemory(MemoryLimit::Resident),
+            Self::Budget | Self::BudgetAlone => AttemptOutcome::OutOfMemory(MemoryLimit::Budget),
             Self::Shutdown => AttemptOutcome::Shutdown,
         }
     }

@@ -77,6 +77,9 @@ pub(super) trait OwnProcess: Send + Sync {
     /// The memory that it fills itself.
     fn used_bytes(&self) -> u64;
 
+    /// The memory of the worker process alone.
+    fn memory(&self) -> ProcessMemory;
+
     /// Pings it, and looks why it did not answer the last ping.
     fn look(&self, is_in_time: bool) -> Health;
 
@@ -85,6 +88,25 @@ pub(super) trait OwnProcess: Send + Sync {
 
     /// The last that it wrote to its standard error.
     fn stderr_tail(&self) -> String;
+}
+
+/// The memory of one process, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ProcessMemory {
+    /// What it fills itself.
+    pub(super) used: u64,
+    /// All of it that is resident, pages of files included.
+    pub(super) resident: u64,
+    /// The most that was ever resident.
+    pub(super) peak: u64,
+}
+
+impl ProcessMemory {
+    /// By how much the process has grown that has this peak now; `None` if its peak is an older
+    /// one.
+    pub(super) fn grown_to(self, peak: u64) -> Option<u64> {
+        (peak > self.peak).then(|| peak.saturating_sub(self.resident))
+    }
 }
 
 /// What a look at a worker process found.

@@ -216,6 +216,16 @@ pub(crate) fn used_bytes(shown: Option<u32>) -> u64 {
     status.as_deref().map_or(0, bytes)
 }
 
+/// As [`used_bytes`], then what is resident in all, and the most that ever was.
+pub(crate) fn memory_of(shown: Option<u32>) -> [u64; 3] {
+    let status = shown.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    let bytes = |status: &str| {
+        let used = bytes_in(status, "RssAnon:") + bytes_in(status, "RssShmem:");
+        [used, bytes_in(status, "VmRSS:"), bytes_in(status, "VmHWM:")]
+    };
+    status.as_deref().map_or([0; 3], bytes)
+}
+
 /// The largest resident memory in bytes that a process has had since its `execve`; zero if it is
 /// gone or cannot be seen.
 pub(crate) fn peak_bytes(shown: Option<u32>) -> u64 {

@@ -16,6 +16,7 @@ mod hooks;
 mod logs;
 mod macros;
 mod map;
+mod memory_budget;
 mod metrics;
 mod monitor;
 mod outside;

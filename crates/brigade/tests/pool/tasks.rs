@@ -381,6 +381,14 @@ pub(crate) fn leak(bytes: usize) -> u32 {
     std::process::id()
 }
 
+/// Fills memory, then waits at a gate with it.
+#[task]
+pub(crate) fn fill(bytes: usize, gate: String, id: u32) -> usize {
+    let filled = vec![1_u8; bytes];
+    crate::gate::pass(&gate, id);
+    std::hint::black_box(&filled).len()
+}
+
 #[task]
 pub(crate) fn close_descriptors(cx: &Context) {
     cx.progress(0.0, "begun");

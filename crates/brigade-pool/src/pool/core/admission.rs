@@ -12,6 +12,7 @@ use super::super::cell::Cell;
 use super::super::config::Neighbours;
 use super::super::ids::CallId;
 use super::super::program_tasks::ProgramTasks;
+use super::budget::CallMemory;
 use super::call_entry::{CallEntry, Phase};
 use super::choice::Requirements;
 use super::effects::{Effects, EndDetails};
@@ -41,7 +42,7 @@ impl Core {
         for call in self.calls_where(|entry| entry.runs_on().is_none()) {
             tasks.fill(&mut self.entry_mut(call).request);
             let request = &self.entry(call).request;
-            if let Err(error) = self.config.check_labels(request) {
+            if let Err(error) = self.config.check_call(request) {
                 self.end(call, Err(error.into()), EndDetails::default(), effects);
                 continue;
             }
@@ -82,7 +83,7 @@ impl Core {
             return Admission::Refused(error);
         }
         self.program_tasks.fill(&mut request);
-        if let Err(error) = self.config.check_labels(&request) {
+        if let Err(error) = self.config.check_call(&request) {
             return Admission::Refused(error);
         }
         let delay = request.options().delay;
@@ -92,6 +93,7 @@ impl Core {
                 request: &request,
                 alone,
                 fresh: request.attempt_of().fresh,
+                has_memory: self.has_memory_for(&request),
                 passes: &[],
             })
         } else {
@@ -153,6 +155,7 @@ impl Core {
             stop: None,
             progress: None,
             span: None,
+            memory: CallMemory::default(),
             cost: None,
         });
         CallId::new(self.generation, key)

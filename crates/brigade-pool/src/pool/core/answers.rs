@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 use super::super::deadlines::after;
 use super::super::ids::{CallId, WorkerId};
+use super::super::stop_reason::StopReason;
+use super::call_entry::OngoingStop;
 use super::effects::{Effects, EndDetails};
 use super::reports::stopped;
 use super::{Core, Stage};
@@ -55,6 +57,12 @@ impl WorkerAnswer {
                 ));
             }
         })
+    }
+}
+
+impl WorkerAnswer {
+    fn is_of_an_attempt_that_ran(&self) -> bool {
+        matches!(self, Self::Done(_) | Self::Failed(_) | Self::Panicked(_))
     }
 }
 
@@ -144,7 +152,11 @@ impl Core {
         }
         let conn = Arc::clone(slot.conn());
         self.cancel_timer(call);
-        if let Some(stop) = self.entry_mut(call).stop.take() {
+        if answer.is_of_an_attempt_that_ran() {
+            let cost = self.entry(call).cost;
+            self.learn_memory(call, cost.and_then(|cost| cost.memory_peak));
+        }
+        if let Some(stop) = self.take_stop(call) {
             let report = self.report(call, stop.reason.outcome());
             self.vacate(call, effects);
             let (error, mut details) = stopped(*stop, report, self.now);
@@ -193,6 +205,17 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// The stop of an attempt that was answered, if it counts: for the memory budget the answer
+    /// does, because it came before the kill.
+    fn take_stop(&mut self, call: CallId) -> Option<Box<OngoingStop>> {
+        let stop = self.entry_mut(call).stop.take()?;
+        if stop.reason != StopReason::Budget {
+            return Some(stop);
+        }
+        stop.ended.cancel();
+        None
     }
 
     pub(super) fn on_failed(

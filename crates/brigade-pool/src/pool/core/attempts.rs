@@ -51,6 +51,7 @@ impl Core {
         }
         self.entry_mut(call).phase = Phase::New;
         self.release_span(call, effects);
+        self.release_memory(call);
         self.offer(worker);
         self.counters.run.record(now - since);
         self.counters.busy_time += now - since;

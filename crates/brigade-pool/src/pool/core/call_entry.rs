@@ -15,6 +15,7 @@ use super::super::ids::WorkerId;
 use super::super::queue::QueuePosition;
 use super::super::stop_reason::StopReason;
 use super::attempt_span::StartedSpan;
+use super::budget::CallMemory;
 use crate::attempt_report::{Cost, Step};
 use crate::request::Request;
 
@@ -51,6 +52,8 @@ pub(in super::super) struct CallEntry {
     pub(super) progress: Option<(f64, String)>,
     /// The span of its attempt.
     pub(super) span: Option<StartedSpan>,
+    /// Its part of the memory budget.
+    pub(super) memory: CallMemory,
     /// What its attempt cost, if its worker measured that.
     pub(super) cost: Option<Cost>,
 }

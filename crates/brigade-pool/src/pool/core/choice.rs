@@ -21,6 +21,8 @@ pub(super) struct Requirements<'a> {
     pub(super) request: &'a Request,
     pub(super) alone: bool,
     pub(super) fresh: bool,
+    /// It fits into the memory budget of our own processes.
+    pub(super) has_memory: bool,
     /// Workers that passed it.
     pub(super) passes: &'a [(WorkerId, String)],
 }
@@ -31,6 +33,7 @@ impl CallEntry {
             request: &self.request,
             alone: self.alone,
             fresh: self.fresh,
+            has_memory: true,
             passes: &self.passes,
         }
     }
@@ -77,6 +80,7 @@ impl Core {
             request,
             alone,
             fresh,
+            has_memory,
             passes,
         } = *requirements;
         let slot = self.worker(rank.worker);
@@ -85,7 +89,8 @@ impl Core {
             return false;
         }
         // A remote host sees to it itself that a call is alone, or in a fresh worker.
-        slot.is_remote() || !((alone || fresh) && rank.load > 0 || fresh && !slot.is_fresh())
+        slot.is_remote()
+            || has_memory && !((alone || fresh) && rank.load > 0 || fresh && !slot.is_fresh())
     }
 
     /// Where a call waits: with those that the same workers may take.

@@ -168,6 +168,14 @@ impl Core {
             effects.note_span_end(call, || AttemptEnd::given_back("neighbour crashed"));
             return self.requeue(call);
         }
+        self.learn_memory(call, exit.death.memory_peak);
+        if let Some(stop) = stop
+            .as_ref()
+            .filter(|stop| stop.reason == StopReason::Budget)
+        {
+            stop.ended.cancel();
+            return self.interrupt(call, effects);
+        }
         let ended = match &stop {
             Some(stop) => stop.reason.outcome(),
             None if is_culprit => exit.ended(call),
@@ -184,7 +192,7 @@ impl Core {
         self.vacate(call, effects);
         let is_over_memory = stop
             .as_ref()
-            .is_some_and(|stop| stop.reason == StopReason::Memory);
+            .is_some_and(|stop| stop.reason.blames_memory());
         let mut details = EndDetails::default();
         if let Some(mut stop) = stop {
             // Another's stop may have taken this one along before its own came to force.

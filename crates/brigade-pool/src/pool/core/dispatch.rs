@@ -23,23 +23,16 @@ impl Core {
         if self.free.is_empty() || (self.queue.is_empty() && self.aside.is_empty()) {
             return;
         }
+        self.look_at_budget();
         self.dispatch_aside(effects);
         let mut passed_over = Vec::new();
         while let Some((position, call)) = self.queue.first_except(&passed_over) {
-            let requirements = self.entry(call).requirements();
-            match self.pick(&requirements) {
+            match self.pick_within_budget(call) {
                 Some(worker) => self.assign(call, worker, effects),
                 // The first in line is never overtaken by others of the same workers: a call that
-                // must run alone would starve otherwise.
-                None if self
-                    .pick(&Requirements {
-                        alone: false,
-                        ..requirements
-                    })
-                    .is_some() =>
-                {
-                    break;
-                }
+                // must run alone would starve otherwise. One that waits for memory holds back all
+                // others by itself, but not those of remote hosts.
+                None if !self.is_short_of_memory() && self.waits_to_be_alone(call) => break,
                 None => passed_over.push(position.lane()),
             }
         }
@@ -48,15 +41,23 @@ impl Core {
         }
     }
 
+    /// Whether a worker would take this call if it did not have to be alone.
+    fn waits_to_be_alone(&self, call: CallId) -> bool {
+        let requirements = Requirements {
+            alone: false,
+            ..self.entry(call).requirements()
+        };
+        self.pick(&requirements).is_some()
+    }
+
     fn dispatch_aside(&mut self, effects: &mut Effects) {
         let (mut index, mut fresh_wanted) = (0, 0);
         while let Some(call) = self.aside.get(index).copied() {
-            let entry = self.entry(call);
-            let fresh = entry.fresh;
-            match self.pick(&entry.requirements()) {
+            let fresh = self.entry(call).fresh;
+            match self.pick_within_budget(call) {
                 Some(worker) => self.assign(call, worker, effects),
                 None => {
-                    fresh_wanted += usize::from(fresh);
+                    fresh_wanted += usize::from(fresh && !self.is_short_of_memory());
                     index += 1;
                 }
             }
@@ -84,6 +85,7 @@ impl Core {
         // A remote host looks after the time of its attempts itself.
         let tell_start = timeout.is_some() && (is_shared && !alone || is_remote);
         let index = self.occupy(worker, call, alone);
+        self.reserve_memory(call, worker, effects);
         self.entry_mut(call).phase = Phase::Running {
             worker,
             index,

@@ -46,6 +46,8 @@ pub(in super::super) struct Effects {
     pub(in super::super) updates: Vec<(Arc<Cell>, Progress)>,
     /// Attempts whose memory is limited.
     pub(in super::super) memory_watches: Vec<MemoryWatch>,
+    /// Attempts that are measured for the memory budget.
+    pub(in super::super) memory_measures: Vec<MemoryMeasure>,
     /// Calls to send once their attempt is prepared.
     pub(in super::super) preparations: Vec<Preparation>,
     /// Spans to record and to drop.
@@ -114,6 +116,13 @@ pub(in super::super) struct MemoryWatch {
     pub(in super::super) call: CallId,
     pub(in super::super) worker: WorkerId,
     pub(in super::super) bytes_max: u64,
+}
+
+/// An attempt that is measured for the memory budget.
+pub(in super::super) struct MemoryMeasure {
+    pub(in super::super) conn: Conn,
+    pub(in super::super) call: CallId,
+    pub(in super::super) worker: WorkerId,
 }
 
 /// What has to be done before a call is sent: its worker's output is captured, or its attempt gets

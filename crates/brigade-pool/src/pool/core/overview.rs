@@ -84,7 +84,9 @@ impl Core {
             done: self.counters.done,
             failed: self.counters.failed,
             crashed: self.counters.crashed,
+            interrupted: self.counters.interrupted,
             started: self.counters.started,
+            memory: self.budget_use(),
             degraded: degraded
                 .filter(|_| self.restart.is_degraded())
                 .map(str::to_owned),

@@ -85,7 +85,10 @@ pub(super) fn stopped(
         StopReason::Timeout => CallError::TimedOut(TimedOut::Run(report)),
         StopReason::Cancel(reason) => cancelled(reason, report),
         StopReason::Shutdown => cancelled("the pool was shut down".to_owned(), report),
-        StopReason::Memory => CallError::Crashed(report),
+        StopReason::Memory | StopReason::BudgetAlone => CallError::Crashed(report),
+        StopReason::Budget => {
+            unreachable!("invariant: a call that the budget interrupts waits again")
+        }
     };
     (error, details)
 }

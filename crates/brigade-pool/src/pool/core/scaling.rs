@@ -46,7 +46,9 @@ impl Core {
     fn wanted(&mut self, queued: usize) -> usize {
         self.count_workers();
         let usable = self.counts.usable;
-        let wanted_for_calls = if self.free.is_empty() || queued > 0 {
+        // More workers would be no help to calls that wait for memory.
+        let lacks_workers = queued > 0 && !self.is_short_of_memory();
+        let wanted_for_calls = if self.free.is_empty() || lacks_workers {
             usable + queued.div_ceil(self.config.slots as usize)
         } else {
             usable

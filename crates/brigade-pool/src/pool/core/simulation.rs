@@ -12,6 +12,7 @@ mod conn;
 mod events;
 #[cfg(feature = "remote")]
 mod hosts;
+mod memory;
 mod model;
 mod settings;
 mod world;
@@ -46,7 +47,7 @@ fn every_call_ends_once_whatever_happens_to_workers_and_hosts() {
             (0..WORLDS).map(|world| first.wrapping_add(world)).collect()
         }
     };
-    let (mut calls, mut attempts) = (0, 0);
+    let (mut calls, mut attempts, mut interrupted) = (0, 0, 0);
     for seed in seeds {
         let replay = Replay(seed);
         let mut world = World::new(seed);
@@ -56,9 +57,10 @@ fn every_call_ends_once_whatever_happens_to_workers_and_hosts() {
         world.shut_down();
         calls += world.model.ended;
         attempts += world.model.attempts;
+        interrupted += world.core.counters.interrupted;
         drop(replay);
     }
-    println!("{calls} calls ended after {attempts} attempts");
+    println!("{calls} calls ended after {attempts} attempts, {interrupted} interrupted");
     assert!(calls > 100 && attempts > 100, "the worlds do something");
 }
 
@@ -104,6 +106,9 @@ impl Core {
             self.delayed,
             "delayed calls"
         );
+        for (kept, sum) in self.budget_sums().into_iter().flatten() {
+            assert_eq!(kept, sum, "memory that attempts reserve and use");
+        }
         assert_eq!(count(|phase| *phase == Phase::New), 0, "calls nowhere");
         let places = self
             .calls
@@ -127,6 +132,11 @@ impl Core {
             "no worker is left"
         );
         assert_eq!(self.places_owed, 0, "no place is owed");
+        assert_eq!(
+            self.budget_sums().unwrap_or_default(),
+            [(0, 0); 2],
+            "no memory is taken"
+        );
         assert!(
             self.deadlines.are_of_pool(),
             "no deadline of a call or host"

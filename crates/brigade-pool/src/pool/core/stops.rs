@@ -38,7 +38,12 @@ impl Core {
         let Phase::Running { worker, .. } = entry.phase else {
             return self.stop_waiting(call, reason, effects);
         };
-        if entry.stop.is_some() {
+        if let Some(stop) = &entry.stop {
+            let is_harder = matches!(reason, StopReason::Cancel(_) | StopReason::Shutdown);
+            if stop.reason == StopReason::Budget && is_harder {
+                // It must not run again.
+                self.change_stop(call, reason);
+            }
             return;
         }
         let slot = self.worker(worker);
@@ -66,6 +71,14 @@ impl Core {
         });
     }
 
+    /// Has a stop that is under way end its call for another reason.
+    fn change_stop(&mut self, call: CallId, reason: StopReason) {
+        let now = self.now;
+        if let Some(stop) = &mut self.entry_mut(call).stop {
+            (stop.reason, stop.asked_at) = (reason, now);
+        }
+    }
+
     /// Ends a call that waits.
     fn stop_waiting(&mut self, call: CallId, reason: StopReason, effects: &mut Effects) {
         let error = match reason {
@@ -75,7 +88,10 @@ impl Core {
                 "run a call: the pool was shut down before its turn",
             )),
             // Its attempt ended in the meantime.
-            StopReason::Timeout | StopReason::Memory => return,
+            StopReason::Timeout
+            | StopReason::Memory
+            | StopReason::Budget
+            | StopReason::BudgetAlone => return,
         };
         let details = EndDetails {
             stopped: Some((Step::NotStarted, Duration::ZERO)),

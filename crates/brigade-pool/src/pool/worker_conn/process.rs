@@ -32,12 +32,12 @@ use self::reports::FinalReports;
 use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
 use super::outgoing::{OutgoingAttempt, TASK_NAME_BYTES_MAX, target_of, written};
-use super::{Health, OwnProcess, WorkerConn};
+use super::{Health, OwnProcess, ProcessMemory, WorkerConn};
 use crate::codec::Codec;
 use crate::link::Channel;
 use crate::outcome::REASON_BYTES_MAX;
 use crate::output::Output;
-use crate::process::proc_fs::used_bytes;
+use crate::process::proc_fs::{memory_of, used_bytes};
 use crate::process::{ControlGroup, Pipe, Process};
 use crate::sync::lock;
 use crate::wire::{CallMeta, CancelFrame, kind};
@@ -209,6 +209,15 @@ impl OwnProcess for WorkerProcess {
     /// That of the worker itself, also where another program stands between.
     fn used_bytes(&self) -> u64 {
         used_bytes(self.shown)
+    }
+
+    fn memory(&self) -> ProcessMemory {
+        let [used, resident, peak] = memory_of(self.shown);
+        ProcessMemory {
+            used,
+            resident,
+            peak,
+        }
     }
 
     fn look(&self, is_in_time: bool) -> Health {

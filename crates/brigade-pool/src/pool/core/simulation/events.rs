@@ -31,7 +31,8 @@ pub(super) fn outcome_of(reason: &StopReason) -> &'static str {
     match reason {
         StopReason::Timeout => "timed out",
         StopReason::Cancel(_) | StopReason::Shutdown => "cancelled",
-        StopReason::Memory => "crashed",
+        StopReason::Memory | StopReason::BudgetAlone => "crashed",
+        StopReason::Budget => unreachable!("its call waits again"),
     }
 }
 
@@ -52,6 +53,7 @@ impl World {
             87..89 => self.say_started(),
             89 => self.recycle(),
             90 => self.other(),
+            91..95 => self.measure_memory(),
             _ => {
                 #[cfg(feature = "remote")]
                 self.host_event();
@@ -70,7 +72,7 @@ impl World {
     }
 
     /// Any attempt that was sent to a process, with its worker.
-    fn attempt(&mut self) -> Option<(CallId, WorkerId)> {
+    pub(super) fn attempt(&mut self) -> Option<(CallId, WorkerId)> {
         let running: Vec<(CallId, WorkerId)> = self
             .model
             .calls
@@ -201,14 +203,20 @@ impl World {
             }
             None if is_culprit => self.model.charge(call, "crashed", true),
             None => self.model.charge(call, "lost", false),
-            Some(StopReason::Memory) => self.model.charge(call, "crashed", true),
+            Some(StopReason::Budget) => {
+                entry.memory.is_suspect = true;
+                self.model.give_back(call);
+            }
+            Some(StopReason::Memory | StopReason::BudgetAlone) => {
+                self.model.charge(call, "crashed", true)
+            }
             Some(reason) => self.model.must_end(call, outcome_of(&reason)),
         }
     }
 
     // -- answers
 
-    fn answer(&mut self) {
+    pub(super) fn answer(&mut self) {
         if let Some((call, worker)) = self.attempt() {
             self.answer_of(call, worker);
         }
@@ -240,7 +248,9 @@ impl World {
         if kind != kind::RETURNED {
             self.model.worker(worker).served += 1;
         }
-        match (self.model.call(call).stop.clone(), kind) {
+        // An answer that comes before the kill counts.
+        let stop = self.model.call(call).stop.clone();
+        match (stop.filter(|stop| *stop != StopReason::Budget), kind) {
             (Some(reason), _) => self.model.must_end(call, outcome_of(&reason)),
             (None, kind::DONE) => self.model.must_end(call, "done"),
             (None, kind::FAILED) => self.model.charge(call, "failed", false),
@@ -303,8 +313,11 @@ impl World {
         if runs && self.chance(30) {
             return self.event(|core, effects| core.stop(call, StopReason::Memory, effects));
         }
+        let reason = "simulated".to_owned();
         if !runs {
             self.model.must_end(call, "cancelled");
+        } else if self.model.call(call).stop == Some(StopReason::Budget) {
+            self.model.call(call).stop = Some(StopReason::Cancel(reason));
         }
         self.event(|core, effects| core.cancel(call, "simulated".to_owned(), effects));
     }
@@ -353,6 +366,9 @@ impl World {
                 None => self.model.must_end(call, "rejected"),
                 Some(worker) => {
                     let is_away = self.model.workers[&worker].stage == SimStage::Away;
+                    if self.model.call(call).stop == Some(StopReason::Budget) {
+                        self.model.call(call).stop = Some(StopReason::Shutdown);
+                    }
                     if is_away && self.model.call(call).stop.is_none() {
                         self.model.must_end(call, "lost");
                     }

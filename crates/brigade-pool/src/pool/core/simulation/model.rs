@@ -26,6 +26,20 @@ pub(super) struct Wishes {
     pub(super) only_hosts: bool,
     pub(super) queue_timeout: bool,
     pub(super) captures: bool,
+    /// Bytes of memory that it declares.
+    pub(super) memory: Option<u64>,
+}
+
+/// What the model knows of the memory of a call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SimMemory {
+    /// What its attempt took when it was measured last.
+    pub(super) used: u64,
+    /// It is being stopped, so that it counts no more.
+    pub(super) is_leaving: bool,
+    pub(super) is_suspect: bool,
+    /// The number of calls that had been admitted when it began to wait for memory.
+    pub(super) waits_since: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -33,7 +47,7 @@ pub(super) struct SimCall {
     pub(super) wishes: Wishes,
     pub(super) runs_on: Option<WorkerId>,
     /// In the queue proper, neither set aside nor delayed.
-    is_queued: bool,
+    pub(super) is_queued: bool,
     /// Whether its worker was sent it.
     pub(super) is_sent: bool,
     /// Attempts that count against its retries.
@@ -46,6 +60,11 @@ pub(super) struct SimCall {
     /// Signals were sent for its stop.
     pub(super) is_forced: bool,
     passes: Vec<WorkerId>,
+    /// How many were admitted before it.
+    pub(super) serial: usize,
+    /// It was given to a worker before.
+    pub(super) has_run: bool,
+    pub(super) memory: SimMemory,
     /// How it must end in this step.
     must_end: Option<&'static str>,
     /// How it may end in this step.
@@ -79,6 +98,8 @@ pub(super) struct Rules {
     pub(super) has_slots: bool,
     pub(super) has_hosts: bool,
     pub(super) has_spares: bool,
+    pub(super) is_fifo: bool,
+    pub(super) memory_budget: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -87,6 +108,7 @@ pub(super) struct Model {
     pub(super) is_open: bool,
     pub(super) calls: BTreeMap<CallId, SimCall>,
     pub(super) workers: BTreeMap<WorkerId, SimWorker>,
+    pub(super) admitted: usize,
     pub(super) ended: u64,
     pub(super) attempts: u64,
 }
@@ -98,6 +120,7 @@ impl Model {
             is_open: true,
             calls: BTreeMap::new(),
             workers: BTreeMap::new(),
+            admitted: 0,
             ended: 0,
             attempts: 0,
         }
@@ -116,6 +139,8 @@ impl Model {
     // -- what the simulation makes happen
 
     pub(super) fn admit(&mut self, call: CallId, wishes: Wishes, alone: bool) {
+        let serial = self.admitted;
+        self.admitted += 1;
         let before = self.calls.insert(
             call,
             SimCall {
@@ -131,6 +156,9 @@ impl Model {
                 stop: None,
                 is_forced: false,
                 passes: Vec::new(),
+                serial,
+                has_run: false,
+                memory: SimMemory::default(),
                 must_end: None,
                 may_end: None,
             },
@@ -140,6 +168,7 @@ impl Model {
 
     /// The attempt of a call is over.
     fn leave(&mut self, call: CallId) -> &mut SimCall {
+        self.forget_use(call);
         let entry = self.calls.get_mut(&call).expect("a call of the model");
         let worker = entry.runs_on.take().expect("a call that runs");
         let slot = self.workers.get_mut(&worker).expect("its worker");
@@ -243,6 +272,8 @@ impl Model {
         let entry = self.call(call);
         entry.runs_on = Some(worker);
         (entry.is_queued, entry.is_sent) = (false, false);
+        self.check_budget(call, worker);
+        self.call(call).has_run = true;
     }
 
     /// No call of a higher priority is overtaken by one that the same workers may take.
@@ -314,13 +345,16 @@ impl Model {
             );
             entry.may_end = None;
         }
+        self.check_use();
         let is_idle = |slot: &SimWorker| {
             slot.stage == SimStage::Up
                 && !slot.is_host
                 && !slot.is_closing
                 && slot.running.is_empty()
         };
-        if self.rules.has_spares || !self.workers.values().any(is_idle) {
+        let idles = self.workers.values().any(is_idle);
+        let may_lack_memory = self.rules.memory_budget.is_some() && self.uses_memory();
+        if self.rules.has_spares || !idles || may_lack_memory {
             return;
         }
         let waiting = self

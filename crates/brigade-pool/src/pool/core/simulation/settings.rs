@@ -27,6 +27,7 @@ pub(super) fn settings(random: &mut Random) -> Config {
     config.recycle_age = (below(3) == 0).then(|| Duration::from_millis(500));
     config.recycle_memory = (below(3) == 0).then_some(1 << 20);
     config.idle_timeout = (below(2) == 0).then(|| Duration::from_millis(100));
+    config.memory_budget = (config.slots == 1 && below(2) == 0).then_some(100 << 20);
     config.check_interval = Duration::from_millis(100);
     #[cfg(feature = "remote")]
     if below(2) == 0 {

@@ -13,6 +13,8 @@ use tokio::sync::{Semaphore, broadcast, oneshot};
 use super::super::super::cell::Cell;
 use super::super::super::config::{Config, Neighbours};
 use super::super::super::ids::{CallId, WorkerId};
+use super::super::super::queue::Order;
+use super::super::super::stop_reason::StopReason;
 use super::super::super::worker_conn::WorkerConn;
 use super::super::admission::Admission;
 use super::super::effects::{Effects, HealthCheck, Preparation, StopOrder};
@@ -81,6 +83,8 @@ impl World {
             has_slots: config.slots > 1,
             has_hosts: config.may_have_remote_hosts(),
             has_spares: config.spares > 0,
+            is_fifo: config.order == Order::Fifo,
+            memory_budget: config.memory_budget,
         };
         let (for_core, for_room) = (Arc::clone(&config), Arc::clone(&room));
         let mut world = Self {
@@ -159,6 +163,9 @@ impl World {
             self.model.on_sent(call, self.conns[&serial]);
         }
         for order in effects.stops {
+            if matches!(order.reason, StopReason::Budget | StopReason::BudgetAlone) {
+                self.model.on_stopped_for_budget(order.call, &order.reason);
+            }
             self.model.call(order.call).stop = Some(order.reason.clone());
             self.stops.push(SimStop {
                 order,
@@ -215,6 +222,11 @@ impl World {
             Event::CallQueued { call, .. } => {
                 if let Some(call) = self.numbers.get(&call) {
                     self.model.on_queued(*call);
+                }
+            }
+            Event::CallWaitsForMemory { call, .. } => {
+                if let Some(call) = self.numbers.get(&call) {
+                    self.model.on_waits_for_memory(*call);
                 }
             }
             Event::CallEnded { call, .. } => {
@@ -292,6 +304,7 @@ impl World {
             only_hosts: self.model.rules.has_hosts && self.chance(15),
             queue_timeout: self.chance(20),
             captures: self.chance(10),
+            memory: self.declared_memory(),
         };
         let (request, alone) = self.request(wishes);
         let has_place = self.chance(10)
@@ -317,6 +330,12 @@ impl World {
         self.model.check();
     }
 
+    fn declared_memory(&mut self) -> Option<u64> {
+        let budget = self.config.memory_budget?;
+        let part = 1 + self.below(10) as u64;
+        self.chance(60).then_some(budget / 10 * part)
+    }
+
     /// A request, and whether it must run alone.
     fn request(&mut self, wishes: Wishes) -> (Request, bool) {
         let name = if wishes.twice { "twice" } else { "once" };
@@ -332,6 +351,7 @@ impl World {
         options.delay = delay.then_some(Duration::from_millis(20));
         options.capture_bytes = wishes.captures.then_some(1024);
         options.alone = wants_alone;
+        options.memory = wishes.memory;
         if wishes.only_hosts {
             options.labels = vec!["far".into()];
         }
