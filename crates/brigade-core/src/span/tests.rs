@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::with_default;
+use tracing::subscriber::{Interest, with_default};
 use tracing::{Event, Level, Metadata, Span, Subscriber};
 
 use super::*;
@@ -28,6 +28,12 @@ impl tracing::field::Visit for Recorded<'_> {
 }
 
 impl Subscriber for Notes {
+    /// To be asked each time: what a subscriber wants always, `tracing` takes for wanted by the
+    /// tests beside and after this one, too.
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == "brigade" && *metadata.level() == Level::INFO
     }
