@@ -4,7 +4,8 @@
 //!         [--peer PROGRAM] [workload ...]
 //!
 //! Without a workload all but `held-snapshot` take turns. The server is the machine's own, with its
-//! defaults (`fsync` on), in `BENCH_DIR` or the directory for temporary files. A peer's program
+//! defaults (`fsync` on), in `BENCH_DIR` or the directory for temporary files. Beside each rate is the
+//! CPU time of a job, which other programs of the machine move less. A peer's program
 //! (`scripts/bench.d/peers --program graphile`) runs at the end of each turn, with the URL of a
 //! fresh database.
 //!
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use self::postgres_jobs::{Result, Served};
+use self::postgres_jobs::{CpuTimes, Done, Result, Served};
 
 /// Jobs that a consumer holds, and rows of the raw transactions.
 const PREFETCH: usize = 100;
@@ -61,12 +62,8 @@ fn main() -> Result<()> {
             let is_wanted =
                 options.wanted.is_empty() || options.wanted.iter().any(|wanted| wanted == workload);
             if is_wanted {
-                for (workload, value, unit) in
-                    runtime.block_on(run(&served, peer, workload, options.time))?
-                {
-                    println!(
-                        r#"{{"peer":"{peer}","workload":"postgres-{workload}","value":{value:.3},"unit":"{unit}"}}"#
-                    );
+                for line in runtime.block_on(run(&served, peer, workload, options.time))? {
+                    line.print(peer);
                 }
             }
         }
@@ -88,30 +85,74 @@ async fn run(
     peer: &str,
     workload: &'static str,
     time: Duration,
-) -> Result<Vec<(&'static str, f64, &'static str)>> {
-    let rate = |rate: f64| Ok(vec![(workload, rate, "jobs/s")]);
-    match (peer, workload) {
-        ("raw", "push-64") => {
-            rate(raw_postgres::push_rate(&served.database()?, PUSHERS, time).await?)
-        }
-        ("raw", "push-bulk") => {
-            rate(raw_postgres::push_rate(&served.database()?, 2 * BULK, time).await?)
-        }
-        ("raw", _) => rate(raw_postgres::cycle_rate(&served.database()?, PREFETCH, time).await?),
-        (_, "push-64") => rate(postgres_jobs::push_rate(served, PUSHERS, time).await?),
-        (_, "push-bulk") => rate(postgres_jobs::bulk_rate(served, BULK, time).await?),
-        (_, "cycle-pool") => rate(postgres_jobs::cycle_rate(served, PREFETCH, true, time).await?),
-        (_, "cycle-in-process") => {
-            rate(postgres_jobs::cycle_rate(served, PREFETCH, false, time).await?)
-        }
+) -> Result<Vec<Line>> {
+    let before = served.cpu_times()?;
+    let done = match (peer, workload) {
+        ("raw", "push-64") => raw_postgres::push(&served.database()?, PUSHERS, time).await?,
+        ("raw", "push-bulk") => raw_postgres::push(&served.database()?, 2 * BULK, time).await?,
+        ("raw", _) => raw_postgres::cycle(&served.database()?, PREFETCH, time).await?,
+        (_, "push-64") => postgres_jobs::push(served, PUSHERS, time).await?,
+        (_, "push-bulk") => postgres_jobs::push_bulk(served, BULK, time).await?,
+        (_, "cycle-pool") => postgres_jobs::cycle(served, PREFETCH, true, time).await?,
+        (_, "cycle-in-process") => postgres_jobs::cycle(served, PREFETCH, false, time).await?,
         (_, "idle-start") => {
             let took = postgres_jobs::idle_start(served, time).await?;
-            Ok(vec![(workload, took.as_secs_f64() * 1e6, "us")])
+            return Ok(vec![Line::new(workload, took.as_secs_f64() * 1e6, "us")]);
         }
         _ => {
             let [few, many] = postgres_jobs::growth(served, time).await?;
-            Ok(vec![("jobs-10", few, "us"), ("jobs-1000000", many, "us")])
+            let line = |workload, cost| Line::new(workload, cost, "us");
+            return Ok(vec![line("jobs-10", few), line("jobs-1000000", many)]);
         }
+    };
+    Ok(vec![Line::of(workload, done, before, served.cpu_times()?)])
+}
+
+/// One result.
+struct Line {
+    workload: &'static str,
+    value: f64,
+    unit: &'static str,
+    /// CPU time of a job, in us: of this process with its workers, and of the server.
+    cpu: Option<CpuTimes>,
+}
+
+impl Line {
+    fn new(workload: &'static str, value: f64, unit: &'static str) -> Self {
+        Self {
+            workload,
+            value,
+            unit,
+            cpu: None,
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
+    fn of(workload: &'static str, done: Done, before: CpuTimes, after: CpuTimes) -> Self {
+        let jobs = done.jobs.max(1) as f64;
+        let cpu = CpuTimes {
+            own: (after.own - before.own) / jobs,
+            server: (after.server - before.server) / jobs,
+        };
+        Self {
+            cpu: Some(cpu),
+            ..Self::new(workload, jobs / done.took.as_secs_f64(), "jobs/s")
+        }
+    }
+
+    fn print(&self, peer: &str) {
+        let Self {
+            workload,
+            value,
+            unit,
+            cpu,
+        } = self;
+        let cpu = cpu.map_or_else(String::new, |CpuTimes { own, server }| {
+            format!(r#","own_cpu_us":{own:.2},"server_cpu_us":{server:.2}"#)
+        });
+        println!(
+            r#"{{"peer":"{peer}","workload":"postgres-{workload}","value":{value:.3},"unit":"{unit}"{cpu}}}"#
+        );
     }
 }
 

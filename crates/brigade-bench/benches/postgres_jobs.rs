@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use brigade::{Broker, Job, Pool, Queue, Settled};
+use brigade_testkit::facts;
 use brigade_testkit::postgres::Postgres;
 use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,27 @@ const HELD: std::ops::Range<u32> = 5..40;
 /// Jobs that wait at most while they flow.
 const WAITING_MAX: u64 = 20_000;
 
+/// Jobs of one measurement, and how long they took.
+#[derive(Clone, Copy)]
+pub(crate) struct Done {
+    pub(crate) jobs: usize,
+    pub(crate) took: Duration,
+}
+
+impl Done {
+    pub(crate) fn since(began: Instant, jobs: usize) -> Self {
+        let took = began.elapsed();
+        Self { jobs, took }
+    }
+}
+
+/// CPU time so far, in us, of this process with those that it has waited for, and of the server.
+#[derive(Clone, Copy)]
+pub(crate) struct CpuTimes {
+    pub(crate) own: f64,
+    pub(crate) server: f64,
+}
+
 /// A server, and a fresh database in it for each measurement.
 pub(crate) struct Served {
     server: Postgres,
@@ -52,11 +74,34 @@ impl Served {
         Ok(self.server.create_database(&format!("bench{number}"))?)
     }
 
+    pub(crate) fn cpu_times(&self) -> Result<CpuTimes> {
+        let postmaster = self.server.pid();
+        let own = cpu_time(std::process::id())?;
+        let mut server = cpu_time(postmaster)?;
+        for child in facts::children(postmaster) {
+            // One that has ended meanwhile counts with the postmaster next time.
+            server += cpu_time(child.pid).unwrap_or(0.0);
+        }
+        Ok(CpuTimes { own, server })
+    }
+
     async fn broker(&self) -> Result<(String, Broker)> {
         let url = self.database()?;
         let broker = Broker::connect(&url).await?;
         Ok((url, broker))
     }
+}
+
+/// CPU time of a process and of its children that have ended, in us.
+fn cpu_time(pid: u32) -> Result<f64> {
+    let tick = 1e6 / f64::from(u32::try_from(rustix::param::clock_ticks_per_second())?);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = fields.split_whitespace().skip(11).take(4);
+    let ticks = ticks
+        .map(str::parse::<f64>)
+        .sum::<std::result::Result<f64, _>>()?;
+    Ok(ticks * tick)
 }
 
 fn noops(queue: &Queue, count: usize) -> Result<Vec<Job>> {
@@ -65,16 +110,15 @@ fn noops(queue: &Queue, count: usize) -> Result<Vec<Job>> {
         .collect()
 }
 
-/// Pushes per second, one by one.
-#[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-pub(crate) async fn push_rate(served: &Served, pushers: usize, time: Duration) -> Result<f64> {
+/// Pushes one by one, so many at the same time.
+pub(crate) async fn push(served: &Served, pushers: usize, time: Duration) -> Result<Done> {
     let (_, broker) = served.broker().await?;
     let queue = broker.queue("noop");
     let (began, mut all) = (Instant::now(), tokio::task::JoinSet::new());
     for _ in 0..pushers {
         let queue = queue.clone();
         all.spawn(async move {
-            let mut count = 0_u64;
+            let mut count = 0;
             while began.elapsed() < time {
                 queue.push(&NOTHING).await?;
                 count += 1;
@@ -86,18 +130,16 @@ pub(crate) async fn push_rate(served: &Served, pushers: usize, time: Duration) -
         .join_all()
         .await
         .into_iter()
-        .collect::<Result<Vec<u64>>>()?;
-    let count: u64 = counts.iter().sum();
-    Ok(count as f64 / began.elapsed().as_secs_f64())
+        .collect::<Result<Vec<usize>>>()?;
+    Ok(Done::since(began, counts.iter().sum()))
 }
 
-/// Jobs per second, pushed in bulk by two tasks.
-#[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-pub(crate) async fn bulk_rate(served: &Served, bulk: usize, time: Duration) -> Result<f64> {
+/// Pushes in bulk by two tasks.
+pub(crate) async fn push_bulk(served: &Served, bulk: usize, time: Duration) -> Result<Done> {
     let (_, broker) = served.broker().await?;
     let began = Instant::now();
     let count = push_by_two(&broker, bulk, time).await?;
-    Ok(count as f64 / began.elapsed().as_secs_f64())
+    Ok(Done::since(began, count))
 }
 
 /// Two tasks push so many at once and then the next; how many in all.
@@ -116,14 +158,13 @@ async fn push_for(broker: &Broker, bulk: usize, time: Duration) -> Result<usize>
     Ok(count)
 }
 
-/// Jobs per second: all are pushed, then run and acknowledged by a consumer that holds so many.
-#[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-pub(crate) async fn cycle_rate(
+/// All are pushed, then run and acknowledged by a consumer that holds so many.
+pub(crate) async fn cycle(
     served: &Served,
     prefetch: usize,
     in_pool: bool,
     time: Duration,
-) -> Result<f64> {
+) -> Result<Done> {
     let (_, broker) = served.broker().await?;
     let pool = match in_pool {
         true => Some(Pool::builder().workers(2).slots(50).start().await?),
@@ -142,11 +183,15 @@ pub(crate) async fn cycle_rate(
     };
     let done = consumer.run_until(std::future::pending::<()>()).await?;
     let took = began.elapsed();
-    assert_eq!(done.done, count as u64, "every job ran: {done:?}");
+    assert_eq!(
+        usize::try_from(done.done)?,
+        count,
+        "every job ran: {done:?}"
+    );
     if let Some(pool) = pool {
         pool.shutdown().await;
     }
-    Ok(count as f64 / took.as_secs_f64())
+    Ok(Done { jobs: count, took })
 }
 
 /// From a push to the moment in which a waiting consumer has the job.

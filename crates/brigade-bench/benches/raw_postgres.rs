@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls, Statement};
 
-use crate::postgres_jobs::{PAYLOAD, Result};
+use crate::postgres_jobs::{Done, PAYLOAD, Result};
 
 const TABLE: &str = "
 drop table if exists raw_jobs;
@@ -96,18 +96,16 @@ impl Raw {
     }
 }
 
-/// Jobs per second of so many who push one each and then the next, as two connections store them.
-#[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-pub(crate) async fn push_rate(url: &str, jobs: usize, time: Duration) -> Result<f64> {
+/// So many push one each and then the next, as two connections store them.
+pub(crate) async fn push(url: &str, jobs: usize, time: Duration) -> Result<Done> {
     let [one, two] = Raw::pair(url).await?;
     let began = Instant::now();
     let (a, b) = tokio::try_join!(one.push_for(jobs / 2, time), two.push_for(jobs / 2, time))?;
-    Ok((a + b) as f64 / began.elapsed().as_secs_f64())
+    Ok(Done::since(began, a + b))
 }
 
-/// Jobs per second: all are pushed, then leased and acknowledged.
-#[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth")]
-pub(crate) async fn cycle_rate(url: &str, jobs: usize, time: Duration) -> Result<f64> {
+/// All are pushed, then leased and acknowledged.
+pub(crate) async fn cycle(url: &str, jobs: usize, time: Duration) -> Result<Done> {
     let [one, two] = Raw::pair(url).await?;
     let began = Instant::now();
     let (a, b) = tokio::try_join!(
@@ -117,5 +115,5 @@ pub(crate) async fn cycle_rate(url: &str, jobs: usize, time: Duration) -> Result
     let half = i64::try_from(jobs / 2)?;
     let (c, d) = tokio::try_join!(one.work(half), two.work(half))?;
     assert_eq!(a + b, c + d, "every job was acknowledged");
-    Ok((a + b) as f64 / began.elapsed().as_secs_f64())
+    Ok(Done::since(began, a + b))
 }
