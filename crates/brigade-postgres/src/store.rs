@@ -35,8 +35,11 @@ use brigade_core::why::Explanation;
 use brigade_core::{EventPage, EventRequest, MinuteCounts, StatisticsFilter};
 use brigade_runtime::batcher::Batcher;
 
-/// Calls of a kind under way: one is written while others are answered.
-const CALLS_MAX: usize = 2;
+/// Calls of a kind under way, and how many requests are worth a second one.
+const PUSH_CALLS: (usize, usize) = (2, 1);
+/// A call costs as much as some twenty of its settlements, and the hand-outs that follow have as many
+/// jobs. A second one is for servers that take long to commit.
+const SETTLE_CALLS: (usize, usize) = (2, 32);
 /// What one call stores or settles at most, in bytes of arguments; more only if one caller asks for
 /// more.
 const CALL_WEIGHT_MAX: usize = 1 << 20;
@@ -75,7 +78,7 @@ impl Postgres {
         let wake_ups = Arc::new(WakeUps::new(scope.clone(), Arc::clone(&database)));
         let pushes = Batcher::new(
             scope.clone(),
-            CALLS_MAX,
+            PUSH_CALLS,
             CALL_WEIGHT_MAX,
             move |_, pushes: Vec<Vec<Job>>| {
                 let (database, wake_ups) = (Arc::clone(&to_push), Arc::clone(&wake_ups));
@@ -88,7 +91,7 @@ impl Postgres {
         );
         let settlements = Batcher::new(
             scope.clone(),
-            CALLS_MAX,
+            SETTLE_CALLS,
             CALL_WEIGHT_MAX,
             move |_, all: Vec<Vec<Arc<Settlement>>>| {
                 let database = Arc::clone(&to_settle);

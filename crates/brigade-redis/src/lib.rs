@@ -146,7 +146,7 @@ pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error
     let (to_push, to_settle) = (Arc::clone(&client), Arc::clone(&client));
     let pushes = Batcher::new(
         scope.clone(),
-        SCRIPTS_MAX,
+        (SCRIPTS_MAX, 1),
         SCRIPT_WEIGHT_MAX,
         move |queue, pushes| {
             let client = Arc::clone(&to_push);
@@ -157,7 +157,7 @@ pub async fn connect(url: &str, clock: Clock) -> Result<Arc<dyn JobStore>, Error
         let client = Arc::clone(&to_settle);
         Batcher::new(
             scope.clone(),
-            SCRIPTS_MAX,
+            (SCRIPTS_MAX, 1),
             SCRIPT_WEIGHT_MAX,
             move |queue, endings: Vec<SettlementBatch>| {
                 let client = Arc::clone(&client);

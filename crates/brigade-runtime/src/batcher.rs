@@ -30,6 +30,8 @@ struct Inner<Q, A> {
     scope: Scope,
     /// In each lane at the same time.
     under_way_max: usize,
+    /// One begins beside others only when so many questions wait.
+    worth_another: usize,
     /// What one carries at most, by the weights of its questions; at least one question.
     weight_max: usize,
     room: Semaphore,
@@ -49,11 +51,12 @@ struct Waiting<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
-    /// `carry` gets the questions of a lane and gives one answer for each; it has so many at the
-    /// same time, and so much in one, by the weights of the questions.
+    /// `carry` gets the questions of a lane and gives one answer for each. It has
+    /// `under_way_max.0` batches at the same time, a further one only when `under_way_max.1`
+    /// questions wait, and so much in one, by the weights of the questions.
     pub fn new<F>(
         scope: Scope,
-        under_way_max: usize,
+        under_way_max: (usize, usize),
         weight_max: usize,
         carry: impl Fn(Box<str>, Vec<Q>) -> F + Send + Sync + 'static,
     ) -> Self
@@ -65,7 +68,8 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         });
         Self(Arc::new(Inner {
             scope,
-            under_way_max,
+            under_way_max: under_way_max.0,
+            worth_another: under_way_max.1,
             weight_max,
             room: Semaphore::new(QUESTIONS_MAX),
             lanes: Mutex::default(),
@@ -114,7 +118,8 @@ impl<Q, A> Inner<Q, A> {
         }
         let lane = lanes.get_mut(name)?;
         lane.waiting.push_back(waiting);
-        let is_needed = lane.under_way < self.under_way_max;
+        let is_needed = lane.under_way == 0
+            || lane.under_way < self.under_way_max && lane.waiting.len() >= self.worth_another;
         lane.under_way += usize::from(is_needed);
         is_needed.then(|| Trips {
             batcher: Arc::clone(self),
@@ -153,11 +158,13 @@ impl<Q, A> Trips<Q, A> {
     fn load(&mut self) -> Option<Vec<Waiting<Q, A>>> {
         let mut lanes = lock(&self.batcher.lanes);
         if let Some(lane) = lanes.get_mut(&self.lane) {
+            // Others under way will take the few that wait.
+            let is_worth_it =
+                lane.under_way == 1 || lane.waiting.len() >= self.batcher.worth_another;
             let (mut load, mut weight) = (Vec::new(), 0_usize);
-            while let Some(next) = lane
-                .waiting
-                .pop_front_if(|next| weight == 0 || weight + next.weight <= self.batcher.weight_max)
-            {
+            while let Some(next) = lane.waiting.pop_front_if(|next| {
+                is_worth_it && (weight == 0 || weight + next.weight <= self.batcher.weight_max)
+            }) {
                 weight += next.weight;
                 load.push(next);
             }
@@ -197,6 +204,13 @@ mod tests {
     /// Gives back each question with how many it went with, once it is let go.
     fn batcher(
         under_way_max: usize,
+        weight_max: usize,
+    ) -> (Batcher<u32, (u32, usize)>, Arc<Semaphore>) {
+        batcher_of((under_way_max, 1), weight_max)
+    }
+
+    fn batcher_of(
+        under_way_max: (usize, usize),
         weight_max: usize,
     ) -> (Batcher<u32, (u32, usize)>, Arc<Semaphore>) {
         let gate = Arc::new(Semaphore::new(0));
@@ -257,6 +271,45 @@ mod tests {
             lock(&batcher.0.lanes).is_empty(),
             "nothing is left of a lane"
         );
+    }
+
+    #[tokio::test]
+    async fn a_second_batch_begins_when_enough_questions_wait() {
+        let (batcher, gate) = batcher_of((2, 3), 100);
+        let first = async { batcher.ask("a", 0, 1).await.unwrap() };
+        let others = async {
+            waiting(&batcher, 0).await;
+            let asked = join_all((1..=3).map(|number| batcher.ask("a", number, 1)));
+            let free = async {
+                waiting(&batcher, 0).await;
+                gate.add_permits(2);
+            };
+            tokio::join!(asked, free).0
+        };
+        // Neither was let go before both were under way.
+        let (first, others) = tokio::join!(first, others);
+        assert_eq!(first, (0, 1));
+        let others: Vec<_> = others.into_iter().map(Result::unwrap).collect();
+        assert_eq!(others, [(1, 3), (2, 3), (3, 3)]);
+    }
+
+    #[tokio::test]
+    async fn few_questions_wait_for_the_batch_before_them() {
+        let (batcher, gate) = batcher_of((2, 3), 100);
+        let first = async { batcher.ask("a", 0, 1).await.unwrap() };
+        let others = async {
+            waiting(&batcher, 0).await;
+            let asked = join_all((1..=2).map(|number| batcher.ask("a", number, 1)));
+            let free = async {
+                waiting(&batcher, 2).await;
+                gate.add_permits(2);
+            };
+            tokio::join!(asked, free).0
+        };
+        let (first, others) = tokio::join!(first, others);
+        assert_eq!(first, (0, 1));
+        let others: Vec<_> = others.into_iter().map(Result::unwrap).collect();
+        assert_eq!(others, [(1, 2), (2, 2)]);
     }
 
     #[tokio::test]
