@@ -19,8 +19,9 @@ use brigade_core::sync::lock;
 
 /// Jobs of a queue that are found from the head before floors count.
 const STRICT: u64 = 1000;
-/// A look from the head that is at most so long is cheap.
-const CHEAP: Duration = Duration::from_millis(1);
+/// A look from the head that takes at most so long is cheap, with the second for each job that it
+/// finds.
+const CHEAP: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(1));
 /// Between two looks from the head, if nothing asks for one.
 const HEAD_EVERY: Duration = Duration::from_millis(100);
 /// Between two looks from the head, in times of what the first took.
@@ -113,7 +114,8 @@ impl Floors {
                 floors.head_at = Some(Instant::now());
                 floors.head_took = took;
                 floors.is_wanted = false;
-                if took <= CHEAP {
+                let jobs = u32::try_from(found.len()).unwrap_or(u32::MAX);
+                if took <= CHEAP.0 + CHEAP.1 * jobs {
                     floors.got = 0;
                 }
             }
@@ -178,7 +180,7 @@ mod tests {
     fn a_job_that_came_back_is_looked_for_from_the_head_once_that_may_be() {
         let floors = Floors::default();
         after_many(&floors);
-        floors.note("q", &[], false, Some(2 * CHEAP));
+        floors.note("q", &[], false, Some(2 * CHEAP.0));
         lock(&floors.0).get_mut("q").unwrap().head_took = Duration::ZERO;
         assert_ne!(floors.ranges("q"), [IndexRange::Head]);
         floors.want_heads();
@@ -189,7 +191,7 @@ mod tests {
     fn a_cheap_look_from_the_head_brings_strict_order_back() {
         let floors = Floors::default();
         after_many(&floors);
-        floors.note("q", &[(0, 1)], false, Some(CHEAP));
+        floors.note("q", &[(0, 1)], false, Some(CHEAP.0));
         assert_eq!(floors.ranges("q"), [IndexRange::Head]);
     }
 }

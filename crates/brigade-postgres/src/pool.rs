@@ -4,7 +4,9 @@
 use std::future::ready;
 use std::sync::Arc;
 
-use deadpool::managed::{Manager, Metrics, Object, PoolError, RecycleError, RecycleResult};
+use deadpool::managed::{
+    Manager, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult,
+};
 use tokio::time::{Instant, timeout_at};
 
 use super::connect::{Connector, ServerConnection, pause};
@@ -47,6 +49,8 @@ impl ConnectionPool {
     pub(super) fn new(connector: Arc<Connector>) -> Result<Self, Error> {
         let connections = deadpool::managed::Pool::builder(ConnectionMaker(Arc::clone(&connector)))
             .max_size(connector.config.connections)
+            // The server's process that was used last has its plans and pages in the caches.
+            .queue_mode(QueueMode::Lifo)
             .build()
             .map_err(|error| {
                 Error::new(ErrorKind::Os, "make a pool of connections").with_source(error)
