@@ -4,7 +4,7 @@
 //!         [--peer PROGRAM] [workload ...]
 //!
 //! Without a workload all but `held-snapshot` take turns. The server is the machine's own, with its
-//! defaults (`fsync` on), in `BENCH_DIR` or the directory for temporary files. Beside each rate is the
+//! defaults (`fsync` on), in `BENCH_DIR` or the directory for temporary files. With each rate comes the
 //! CPU time of a job, which other programs of the machine move less. A peer's program
 //! (`scripts/bench.d/peers --program graphile`) runs at the end of each turn, with the URL of a
 //! fresh database.

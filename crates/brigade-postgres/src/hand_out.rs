@@ -67,6 +67,8 @@ struct RangeLook {
 /// A job as it was handed out.
 struct HandedOutJob {
     range: usize,
+    /// Among the jobs of its range.
+    place: i64,
     priority: i32,
     number: i64,
     /// `Err`: why it can never be run.
@@ -233,6 +235,8 @@ impl Postgres {
                 LeaseRow::Job(job) => found.push(*job),
             }
         }
+        // The server gives them as its plan finds them.
+        found.sort_unstable_by_key(|job| (job.range, job.place));
         self.note_found(&ranges, &looks, &found, found.len() < room);
         let mut was_set_aside = false;
         for job in found {
@@ -306,16 +310,17 @@ impl HandedOutJob {
             let count: i32 = row.try_get(column).ok()?;
             Some(count.unsigned_abs())
         };
-        let number: i64 = row.try_get(2).ok()?;
-        let token: i64 = row.try_get(3).ok()?;
-        let payload: String = row.try_get(5).ok()?;
-        let task: Option<String> = row.try_get(6).ok()?;
-        let options: Option<String> = row.try_get(7).ok()?;
-        let (failed, crashed, lost) = (count(8)?, count(9)?, count(10)?);
-        let times = count(11)?;
-        let unserved_at: Option<SystemTime> = row.try_get(12).ok().flatten();
+        let place: i64 = row.try_get(2).ok()?;
+        let number: i64 = row.try_get(3).ok()?;
+        let token: i64 = row.try_get(4).ok()?;
+        let payload: String = row.try_get(6).ok()?;
+        let task: Option<String> = row.try_get(7).ok()?;
+        let options: Option<String> = row.try_get(8).ok()?;
+        let (failed, crashed, lost) = (count(9)?, count(10)?, count(11)?);
+        let times = count(12)?;
+        let unserved_at: Option<SystemTime> = row.try_get(13).ok().flatten();
         // Other programs write to these tables, too, and may write what no clock shows.
-        let began_at: SystemTime = row.try_get(13).unwrap_or(SystemTime::UNIX_EPOCH);
+        let began_at: SystemTime = row.try_get(14).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut job = Job::new(queue, task.map(Into::into), payload);
         let options = options.map_or(Ok(job.options.clone()), |text| serde_json::from_str(&text));
         let leased = options.map(|options| {
@@ -334,7 +339,8 @@ impl HandedOutJob {
         });
         Some(Self {
             range,
-            priority: row.try_get(4).ok()?,
+            place,
+            priority: row.try_get(5).ok()?,
             number,
             leased: leased.map_err(|e| (token, format!("its options cannot be read: {e}"))),
         })

@@ -40,6 +40,10 @@ const SAFE_PATH: &str = "set search_path = pg_catalog, pg_temp";
 const BY_INDEX: &str = "set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off \
     set plan_cache_mode = force_generic_plan set jit = off";
 
+/// Whether events are recorded now, where `wall` is the time.
+const IS_RECORDING: &str = "exists (select from brigade.facts where name = 'recording' \
+    and split_part(value, ' ', 1)::bigint > extract(epoch from wall) * 1000)";
+
 /// How long a call of this library waits for a lock, which a transaction of an application may hold
 /// for as long as it likes. It is shorter than `response_timeout` usually is, so that the error is
 /// known for what it is, and no session of the server goes on waiting for a caller that has gone.
@@ -100,6 +104,7 @@ fn with_constants(text: &str) -> String {
             "{lock_timeout}",
             format!("set lock_timeout = {}", LOCK_TIMEOUT.as_millis()),
         ),
+        ("{is_recording}", IS_RECORDING.to_owned()),
         ("{lock_timeout_ms}", LOCK_TIMEOUT.as_millis().to_string()),
         ("{bounds}", bounds),
         ("{bounds_count}", Durations::BOUNDS.len().to_string()),

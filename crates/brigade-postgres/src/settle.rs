@@ -31,8 +31,7 @@ const SETTLE: Statement = Statement::write(
 );
 const FAILED: Statement = Statement::read(
     "look up jobs",
-    "select j.id, j.failed, j.crashed, p.options from brigade.jobs j join brigade.payloads p on p.job \
-        = j.id where j.id = any($1)",
+    "select id, failed, crashed, options from brigade.jobs where id = any($1)",
 );
 
 /// What a settlement costs besides its texts, in bytes of arguments that are read in that time.

@@ -37,8 +37,8 @@ use brigade_runtime::batcher::Batcher;
 
 /// Calls of a kind under way, and how many requests are worth a second one.
 const PUSH_CALLS: (usize, usize) = (2, 1);
-/// A call costs as much as some twenty of its settlements, and the hand-outs that follow have as many
-/// jobs. A second one is for servers that take long to commit.
+/// A call costs as much as some twenty of its settlements, and the hand-outs that follow have as
+/// many jobs. A second one is for servers that take long to commit.
 const SETTLE_CALLS: (usize, usize) = (2, 32);
 /// What one call stores or settles at most, in bytes of arguments; more only if one caller asks for
 /// more.

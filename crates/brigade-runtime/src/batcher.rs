@@ -30,7 +30,7 @@ struct Inner<Q, A> {
     scope: Scope,
     /// In each lane at the same time.
     under_way_max: usize,
-    /// One begins beside others only when so many questions wait.
+    /// A further one begins only when so many questions wait.
     worth_another: usize,
     /// What one carries at most, by the weights of its questions; at least one question.
     weight_max: usize,

@@ -40,7 +40,7 @@ async fn an_older_schema_gets_the_steps_that_it_lacks_once() -> Result {
     assert!(!carry_out(&database.pool, &steps).await?);
     assert_eq!(sql(&name, "select brigade.schema_version()")?, "2");
     assert_eq!(sql(&name, "select count(*) from brigade.second")?, "1");
-    assert_eq!(sql(&name, "select payload from brigade.payloads")?, "1");
+    assert_eq!(sql(&name, "select payload from brigade.jobs")?, "1");
     let error = bring_up_to_date(&database.pool).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("version 2 is newer"), "{error}");

@@ -7,10 +7,10 @@ create function brigade.cancel(id bigint, reason text, untouched boolean) return
     {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
-  j brigade.jobs;
+  j record;
 begin
   perform brigade.lock_keys(array[id]);
-  select * into j from brigade.jobs c where c.id = cancel.id for update;
+  select c.state, c.failed, c.crashed into j from brigade.jobs c where c.id = cancel.id for update;
   if not found or (untouched and (j.state = 3 or j.failed + j.crashed > 0)) then return 'nothing'; end if;
   return brigade.cancel_job(id, reason);
 end $$;
@@ -19,9 +19,9 @@ end $$;
 create function brigade.cancel_job(id bigint, reason text) returns text language plpgsql as $$
 #variable_conflict use_column
 declare
-  j brigade.jobs;
+  j record;
 begin
-  select * into j from brigade.jobs c where c.id = cancel_job.id for update;
+  select c.state, c.queue into j from brigade.jobs c where c.id = cancel_job.id for update;
   if not found then return 'nothing'; end if;
   if j.state = 3 then
     update brigade.jobs c set cancel = reason where c.id = cancel_job.id;
@@ -40,11 +40,11 @@ create function brigade.delete_job(id bigint, wanted integer) returns boolean la
     {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
-  j brigade.jobs;
+  j record;
   e brigade.ended;
 begin
   perform brigade.lock_keys(array[id]);
-  select * into j from brigade.jobs d where d.id = delete_job.id for update;
+  select d.state into j from brigade.jobs d where d.id = delete_job.id for update;
   if found then
     if j.state = 3 or j.state <> wanted then return false; end if;
     perform brigade.end_job(id, null, null, null, 'deleted', 0, null, null);
@@ -84,8 +84,8 @@ begin
   e.queue := target;
   perform brigade.put_back(e);
   perform brigade.come_back(e.id);
-  perform brigade.note('retried', e.id, j.queue, p.task, j.state, 0, null, null, null)
-     from brigade.jobs j join brigade.payloads p on p.job = j.id where j.id = retry.id;
+  perform brigade.note('retried', e.id, j.queue, j.task, j.state, 0, null, null, null)
+     from brigade.jobs j where j.id = retry.id;
   return true;
 end $$;
 
@@ -110,10 +110,10 @@ create function brigade.put_back(e brigade.ended) returns void language plpgsql 
 #variable_conflict use_column
 begin
   delete from brigade.ended d where d.id = e.id;
-  insert into brigade.payloads (job, pushed_at, began_at, keep_ms, interrupted, task, unique_key, payload, options, history)
-  values (e.id, e.pushed_at, e.began_at, e.keep_ms, e.interrupted, e.task, e.unique_key, e.payload, e.options, e.history);
-  insert into brigade.jobs (id, at, token, begins_by, priority, attempts, state, is_plain, queue, key, partition)
-  values (e.id, brigade.wall(), e.token, e.begins_by, e.priority, e.attempts, 2, e.is_plain, e.queue, e.key,
+  insert into brigade.jobs (id, at, token, pushed_at, began_at, begins_by, priority, attempts, interrupted,
+      state, is_plain, queue, task, payload, options, keep_ms, history, key, unique_key, partition)
+  values (e.id, brigade.wall(), e.token, e.pushed_at, e.began_at, e.begins_by, e.priority, e.attempts, e.interrupted,
+      2, e.is_plain, e.queue, e.task, e.payload, e.options, e.keep_ms, e.history, e.key, e.unique_key,
       coalesce(e.partition, (select coalesce(e.key, '') from brigade.queues q where q.queue = e.queue and q.parted)));
 end $$;
 
@@ -141,8 +141,6 @@ begin
   if not records then
     with gone as (
       delete from brigade.jobs j where j.id = any(found_ids) and j.state <> 3 and j.is_plain returning j.id
-    ), payloads as (
-      delete from brigade.payloads p using gone g where p.job = g.id
     )
     select array_agg(g.id), count(*) into plain, removed from gone g;
   end if;

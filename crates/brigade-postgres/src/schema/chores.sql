@@ -80,18 +80,17 @@ end $$;
 create function brigade.lose(id bigint, reason text) returns void language plpgsql as $$
 #variable_conflict use_column
 declare
-  j brigade.jobs;
-  p brigade.payloads;
+  j record;
 begin
-  select * into j from brigade.jobs l where l.id = lose.id;
-  update brigade.payloads l set lost = lost + 1, interrupted = interrupted + 1 where l.job = lose.id returning * into p;
+  update brigade.jobs l set lost = lost + 1, interrupted = interrupted + 1 where l.id = lose.id
+  returning l.queue, l.task, l.attempts, l.cancel into j;
   perform brigade.add_record(id, j.attempts, brigade.plain_record('interrupted', reason));
   if j.cancel is not null then
     perform brigade.end_job(id, 7, j.cancel, null, 'interrupted', j.attempts, null, null);
     return;
   end if;
   perform brigade.back_to_queue(id, 1, 0);
-  perform brigade.note('interrupted', id, j.queue, p.task, b.state, j.attempts, reason, null, null)
+  perform brigade.note('interrupted', id, j.queue, j.task, b.state, j.attempts, reason, null, null)
      from brigade.jobs b where b.id = lose.id;
 end $$;
 
@@ -101,11 +100,11 @@ create function brigade.end_late(since timestamptz, wall timestamptz, most integ
 declare
   late bigint[] := brigade.try_lock_keys(array(select id from brigade.jobs
     where begins_by >= since and begins_by < wall and begins_by is not null and state <> 3 order by begins_by limit most));
-  j brigade.jobs;
+  j record;
   late_id bigint;
 begin
   foreach late_id in array late loop
-    select * into j from brigade.jobs where id = late_id and state + 0 <> 3 and begins_by < wall for update skip locked;
+    select failed, crashed into j from brigade.jobs where id = late_id and state + 0 <> 3 and begins_by < wall for update skip locked;
     if found then
       perform brigade.end_job(late_id, 6, brigade.too_late(j.failed + j.crashed), null, 'dead', 0, null, null);
     end if;
@@ -119,7 +118,7 @@ create function brigade.promote_due(since timestamptz, wall timestamptz, most in
 declare
   due bigint[] := brigade.try_lock_keys(array(
     select id from brigade.jobs where state in (1, 4) and at >= since and at <= wall order by at limit most));
-  j brigade.jobs;
+  j record;
   queues text[];
 begin
   with ready as (
@@ -127,7 +126,7 @@ begin
      where id = any(array(select id from brigade.jobs where id = any(due) and key is null
         and state + 0 in (1, 4) and at <= wall for update skip locked)) returning queue)
   select array_agg(distinct queue) into queues from ready;
-  for j in select * from brigade.jobs where id = any(due) and key is not null loop
+  for j in select id, queue, key from brigade.jobs where id = any(due) and key is not null loop
     update brigade.jobs set state = case when brigade.is_behind(j.queue, j.key, j.id) then 2 else 0 end
      where id = j.id and state + 0 in (1, 4) and at <= wall;
     queues := queues || j.queue;

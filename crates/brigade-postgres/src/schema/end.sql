@@ -9,29 +9,27 @@ create function brigade.end_job(id bigint, state integer, reason text, result te
 declare
   wall timestamptz := brigade.wall();
   j brigade.jobs;
-  p brigade.payloads;
 begin
   delete from brigade.jobs d where d.id = end_job.id returning * into j;
   if not found then return; end if;
-  delete from brigade.payloads d where d.job = end_job.id returning * into p;
-  if state in (6, 7) or (state = 5 and p.keep_ms is not null) then
+  if state in (6, 7) or (state = 5 and j.keep_ms is not null) then
     insert into brigade.ended (id, ended_at, remove_at, pushed_at, began_at, begins_by, unserved_at,
         keep_ms, token, priority, attempts, failed, crashed, interrupted, lost, unserved, state,
         is_plain, queue, task, key, partition, unique_key, payload, options, history, reason, result)
     values (j.id, wall,
-        case state when 5 then wall + brigade.ms(p.keep_ms) when 7 then wall + brigade.ms({cancelled_kept_ms}) end,
-        p.pushed_at, p.began_at, j.begins_by, p.unserved_at, p.keep_ms, j.token, j.priority, j.attempts,
-        j.failed, j.crashed, p.interrupted, p.lost, p.unserved, state, j.is_plain, j.queue, p.task,
-        j.key, j.partition, p.unique_key, p.payload, p.options, p.history, reason, result);
+        case state when 5 then wall + brigade.ms(j.keep_ms) when 7 then wall + brigade.ms({cancelled_kept_ms}) end,
+        j.pushed_at, j.began_at, j.begins_by, j.unserved_at, j.keep_ms, j.token, j.priority, j.attempts,
+        j.failed, j.crashed, j.interrupted, j.lost, j.unserved, state, j.is_plain, j.queue, j.task,
+        j.key, j.partition, j.unique_key, j.payload, j.options, j.history, reason, result);
   end if;
   if kind is not null then
-    perform brigade.note(kind, j.id, j.queue, p.task, coalesce(state, j.state), attempt, reason, cost, run);
+    perform brigade.note(kind, j.id, j.queue, j.task, coalesce(state, j.state), attempt, reason, cost, run);
   end if;
   if j.state = 3 then
     perform brigade.announce_room(array[j.queue]);
   end if;
   if j.is_plain then return; end if;
-  perform brigade.give_up_unique(j.queue, p.unique_key, j.id);
+  perform brigade.give_up_unique(j.queue, j.unique_key, j.id);
   perform brigade.release_key(j.queue, j.key);
   perform brigade.pass_end_on(j.id, state, reason, result);
 end $$;
@@ -50,13 +48,13 @@ $$;
 
 -- Adds a record to the history of a job: `record` is its JSON text from the kind on.
 create function brigade.add_record(id bigint, attempt integer, record text) returns void language sql as $$
-  update brigade.payloads p
+  update brigade.jobs p
      set history = (
        select (kept || entry)[greatest(1, cardinality(kept) + 2 - {history_max}):]
          from (select case when entry like '%"kind":"unserved"%' and p.history[cardinality(p.history)] like '%,"kind":"unserved",%'
                         then p.history[:cardinality(p.history) - 1] else coalesce(p.history, '{}') end as kept, entry
                  from brigade.record_of(attempt, record) entry) given)
-   where p.job = add_record.id
+   where p.id = add_record.id
 $$;
 
 -- Why a job is dead that had to begin by now, after so many attempts.

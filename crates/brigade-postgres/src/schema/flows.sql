@@ -108,11 +108,10 @@ begin
       perform brigade.end_job(l.job, 5, null, given, 'done', 0, null, null);
       return;
     end if;
-    update brigade.payloads p set payload = given where p.job = l.job;
   end if;
   -- Its times begin now: the one that it has to begin in, and its delay.
-  update brigade.payloads p set began_at = wall where p.job = l.job;
-  update brigade.jobs j set begins_by = wall + brigade.ms(l.within_ms) where j.id = l.job;
+  update brigade.jobs j set payload = coalesce(given, j.payload), began_at = wall,
+      begins_by = wall + brigade.ms(l.within_ms) where j.id = l.job;
   due_at := coalesce(l.due, wall + brigade.ms(l.delay_ms));
   if due_at > wall then
     update brigade.jobs j set state = 1, at = due_at where j.id = l.job returning j.queue into of_queue;
@@ -138,7 +137,7 @@ declare
   payload text;
   bytes bigint;
 begin
-  select p.payload into payload from brigade.payloads p where p.job = assemble.job;
+  select j.payload into payload from brigade.jobs j where j.id = assemble.job;
   select coalesce(sum(coalesce(octet_length(r.result), 4) + 1), 0) + octet_length(payload) + 2 into bytes
     from brigade.parent_results r where r.job = assemble.job;
   if bytes > {payload_bytes_max} then

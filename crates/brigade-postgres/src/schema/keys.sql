@@ -54,11 +54,11 @@ $$;
 create function brigade.release_key(queue text, key text) returns void language plpgsql as $$
 #variable_conflict use_column
 declare
-  first brigade.jobs;
+  first record;
 begin
   if key is null then return; end if;
   perform pg_advisory_xact_lock(brigade.lock_of_key(queue, key));
-  select * into first from brigade.jobs j
+  select j.id, j.state into first from brigade.jobs j
    where j.queue = release_key.queue and j.key = release_key.key order by j.id limit 1;
   if not found or first.state <> 2 or brigade.is_behind(queue, key, first.id)
     or exists (select from brigade.links l where l.job = first.id and l.parents_left > 0) then
@@ -73,10 +73,10 @@ end $$;
 create function brigade.make_ready(job bigint, since timestamptz) returns void language plpgsql as $$
 #variable_conflict use_column
 declare
-  own brigade.jobs;
+  own record;
 begin
   update brigade.jobs j set state = 0, at = since, holder = null, leased_at = null, cancel = null
-   where j.id = job returning * into own;
+   where j.id = job returning j.queue, j.key into own;
   if own.key is not null then
     perform pg_advisory_xact_lock(brigade.lock_of_key(own.queue, own.key));
     update brigade.jobs j set state = 2

@@ -66,7 +66,7 @@ begin
     from brigade.gate(queue, limits) g where g.partition is null;
   if room <= 0 then return '{}'; end if;
   if not brigade.is_by_partition(limits) then
-    return brigade.pick(queue, priority, floor, room::integer, wall);
+    return (brigade.pick(queue, priority, floor, room::integer, wall)).ids;
   end if;
   -- Of partitions that have less room than the queue, how much they have.
   select coalesce(jsonb_object_agg(g.partition, greatest(least(g.most_running - g.running, g.most_starts - g.started), 0)), '{}')

@@ -1,12 +1,7 @@
 -- A change of a job, as statistics and events learn of it. What changes many jobs at once notes them
 -- in statements of its own. What each batch calls is written in plpgsql, which keeps its plans: a
--- function in SQL that is not a plain expression is planned again with each call.
-
-create function brigade.is_recording(wall timestamptz) returns boolean language plpgsql stable as $$
-begin
-  return exists (select from brigade.facts
-                 where name = 'recording' and split_part(value, ' ', 1)::bigint > extract(epoch from wall) * 1000);
-end $$;
+-- function in SQL that is not a plain expression is planned again with each call. Whether events are
+-- recorded is a part of the text of each statement that asks, for the same reason.
 
 -- `kind` is the name of a `JobEventKind`; `run` is for how long the attempt ran, in milliseconds.
 create function brigade.note(kind text, job bigint, queue text, task text, state integer,
@@ -15,34 +10,22 @@ create function brigade.note(kind text, job bigint, queue text, task text, state
 declare
   wall timestamptz := brigade.wall();
 begin
-  insert into brigade.statistics_new (minute, queue, task, pushed, done, failed, crashed, interrupted, dead, cancelled, run)
+  insert into brigade.statistics_new (minute, queue, task, pushed, done, failed, crashed, interrupted, dead, cancelled, run_bucket, ran, run_ms)
   select date_trunc('minute', wall), note.queue, coalesce(note.task, ''), (kind = 'pushed')::int,
       (kind = 'done')::int, (kind = 'failed')::int, (kind = 'crashed')::int,
       (kind = 'interrupted')::int, (state = 6 and kind <> 'deleted')::int,
-      (state = 7 and kind <> 'deleted')::int, brigade.histogram(array[run])
+      (state = 7 and kind <> 'deleted')::int, brigade.bucket(run), 1, run
    where kind in ('pushed', 'done', 'failed', 'crashed', 'interrupted') or (state in (6, 7) and kind <> 'deleted');
-  if brigade.is_recording(wall) then
+  if {is_recording} then
     insert into brigade.events_new (at, job, queue, task, kind, state, attempt, reason, cost)
     values (wall, job, queue, task, kind, state, attempt, left(reason, {event_reason_max}), cost);
   end if;
 end $$;
 
--- Durations in milliseconds as `statistics` keeps them; null for none.
-create function brigade.histogram(millis bigint[]) returns bigint[] language plpgsql immutable as $$
-declare
-  counts bigint[] := array_fill(0::bigint, array[{bounds_count} + 1]);
-  total bigint;
-  took bigint;
-  place integer;
-begin
-  foreach took in array millis loop
-    continue when took is null;
-    place := width_bucket(took - 1, array[{bounds}]::bigint[]) + 1;
-    counts[place] := counts[place] + 1;
-    total := coalesce(total, 0) + took;
-  end loop;
-  return case when total is not null then total || counts end;
-end $$;
+-- The place of a duration in a histogram, from 1.
+create function brigade.bucket(millis bigint) returns integer language sql immutable as $$
+  select width_bucket(millis - 1, array[{bounds}]::bigint[]) + 1
+$$;
 
 -- Lets waiting consumers know that these queues have something new.
 create function brigade.announce(queues text[]) returns void language plpgsql as $$

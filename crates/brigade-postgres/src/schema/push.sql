@@ -12,29 +12,80 @@ create function brigade.push_many(queues text[], tasks text[], payloads text[], 
     priorities integer[], dues timestamptz[], delays bigint[], withins bigint[], keeps bigint[],
     keys text[], partitions text[], uniques text[], unique_fors bigint[], dependents integer[],
     kinds text[], announces boolean, out ids bigint[], out is_new boolean[]) language plpgsql
-    security definer {safe_path} {by_index} as $$
+    security definer {safe_path} as $$
 #variable_conflict use_column
 declare
   wall timestamptz := brigade.wall();
+  xid xid8;
+  parts boolean;
+  is_recorded boolean;
+begin
+  -- From here on `see_to_limits` waits for this transaction; one with an older snapshot may not see
+  -- which queues are limited, so its jobs have partitions in any case.
+  xid := pg_current_xact_id();
+  select current_setting('transaction_isolation') <> 'read committed'
+      or exists (select from brigade.queues q where q.parted and q.queue = any(queues)),
+      {is_recording} into parts, is_recorded;
+  if not parts and num_nonnulls(dues, delays, withins, keeps, keys, uniques, dependents, kinds) = 0 then
+    ids := brigade.push_plain(queues, tasks, payloads, options, priorities, partitions, wall, is_recorded);
+    is_new := array_fill(true, array[cardinality(ids)]);
+  else
+    select o.ids, o.is_new into ids, is_new from brigade.push_others(queues, tasks, payloads, options,
+        priorities, dues, delays, withins, keeps, keys, partitions, uniques, unique_fors, dependents, kinds,
+        wall, parts, is_recorded, announces) o;
+  end if;
+  if announces then perform brigade.announce(queues); end if;
+end $$;
+
+-- Most jobs are ready at once and have to do with no other job.
+create function brigade.push_plain(queues text[], tasks text[], payloads text[], options text[],
+    priorities integer[], partitions text[], wall timestamptz, is_recorded boolean) returns bigint[] language plpgsql as $$
+#variable_conflict use_column
+declare
+  ids bigint[];
+begin
+  with stored as (
+    insert into brigade.jobs (id, at, pushed_at, priority, state, is_plain, queue, task, payload, options, partition)
+    select nextval('brigade.job_ids'), wall, wall, coalesce(priority, 0), 0, true, queue, task, payload, option, partition
+      from unnest(queues, tasks, payloads, options, priorities, partitions)
+        as g (queue, task, payload, option, priority, partition)
+     where case when octet_length(queue) not between 1 and {name_bytes_max} or octet_length(task) > {name_bytes_max}
+         or octet_length(payload) > {payload_bytes_max} or octet_length(option) > {payload_bytes_max}
+         or octet_length(partition) > {key_bytes_max} then brigade.refuse_push() else true end
+    returning id
+  )
+  select array_agg(id) into ids from stored;
+  insert into brigade.statistics_new (minute, queue, task, pushed)
+  select date_trunc('minute', wall), queue, coalesce(task, ''), count(*)
+    from unnest(queues, tasks) as g (queue, task) group by queue, task;
+  if is_recorded then
+    insert into brigade.events_new (at, job, queue, task, kind, state, attempt)
+    select wall, id, queue, task, 'pushed', 0, 0 from unnest(ids, queues, tasks) as g (id, queue, task);
+  end if;
+  return coalesce(ids, '{}');
+end $$;
+
+create function brigade.refuse_push() returns boolean language plpgsql as $$
+begin
+  raise exception 'a value of a job is not one that a job can have' using errcode = 'check_violation';
+end $$;
+
+-- Jobs of which some are not plain.
+create function brigade.push_others(queues text[], tasks text[], payloads text[], options text[],
+    priorities integer[], dues timestamptz[], delays bigint[], withins bigint[], keeps bigint[],
+    keys text[], partitions text[], uniques text[], unique_fors bigint[], dependents integer[],
+    kinds text[], wall timestamptz, parts boolean, is_recorded boolean, announces boolean, out ids bigint[],
+    out is_new boolean[]) language plpgsql {by_index} as $$
+#variable_conflict use_column
+declare
   held bigint;
   place integer;
-  parts boolean;
 begin
   if not announces then
     perform set_config('lock_timeout', '{lock_timeout_ms}', true);
   end if;
-  -- From here on `see_to_limits` waits for this transaction; one with an older snapshot may not see
-  -- which queues are limited, so its jobs have partitions in any case.
-  perform pg_current_xact_id();
-  parts := current_setting('transaction_isolation') <> 'read committed'
-    or exists (select from brigade.queues q where q.parted and q.queue = any(queues));
   ids := array(select nextval('brigade.job_ids') from generate_series(1, coalesce(cardinality(queues), 0)));
   is_new := array_fill(true, array[cardinality(ids)]);
-  if not parts and num_nonnulls(dues, delays, withins, keeps, keys, uniques, dependents, kinds) = 0 then
-    perform brigade.push_plain(ids, queues, tasks, payloads, options, priorities, partitions, wall);
-    if announces then perform brigade.announce(queues); end if;
-    return;
-  end if;
   -- A look at each element of an array would read all before it.
   for place in select n from unnest(uniques) with ordinality as u (unique_key, n) where unique_key is not null loop
     held := brigade.hold_unique(queues[place], uniques[place], ids[place], wall + brigade.ms(unique_fors[place]), ids);
@@ -59,9 +110,6 @@ begin
         when is_behind or (key is not null and exists (select from brigade.jobs j where j.queue = g.queue and j.key = g.key)) then 2
         else 0 end as state
       from given g
-  ), stored as (
-    insert into brigade.payloads (job, pushed_at, keep_ms, task, unique_key, payload, options)
-    select id, wall, keep, task, unique_key, payload, options from stated order by id
   ), checks as (
     insert into brigade.key_checks (queue, key)
     select queue, key from stated where key is not null and kind is null and state = 2 and not is_behind
@@ -69,43 +117,29 @@ begin
     insert into brigade.statistics_new (minute, queue, task, pushed)
     select date_trunc('minute', wall), queue, coalesce(task, ''), count(*) from stated group by queue, task
   )
-  insert into brigade.jobs (id, at, begins_by, priority, state, is_plain, queue, key, partition)
-  select id, greatest(due_at, wall), case when kind is null then wall + brigade.ms(within) end,
-      coalesce(priority, 0), state, is_plain, queue, key,
+  insert into brigade.jobs (id, at, pushed_at, begins_by, priority, state, is_plain, queue, task, payload, options,
+      keep_ms, key, unique_key, partition)
+  select id, greatest(due_at, wall), wall, case when kind is null then wall + brigade.ms(within) end,
+      coalesce(priority, 0), state, is_plain, queue, task, payload, options, keep, key, unique_key,
       coalesce(partition, key, case when parted then '' end)
-    from stated order by id;
+    from stated
+   where case when octet_length(queue) not between 1 and {name_bytes_max} or octet_length(task) > {name_bytes_max}
+       or octet_length(payload) > {payload_bytes_max} or octet_length(options) > {payload_bytes_max}
+       or octet_length(key) > {key_bytes_max} or octet_length(partition) > {key_bytes_max}
+       or octet_length(unique_key) > {key_bytes_max} or keep > {far_seconds} * 1000 or not isfinite(due_at)
+       then brigade.refuse_push() else true end
+   order by id;
 
   if exists (select from unnest(dependents, kinds) as f (dependent, kind) where dependent is not null or kind is not null) then
     perform brigade.join_flow(ids, is_new, dependents, kinds, dues, delays, withins);
   end if;
-  if brigade.is_recording(wall) then
+  if is_recorded then
     insert into brigade.events_new (at, job, queue, task, kind, state, attempt)
-    select wall, j.id, j.queue, p.task, 'pushed', j.state, 0
-      from unnest(ids, is_new) as g (id, is_new) join brigade.jobs j on j.id = g.id
-      join brigade.payloads p on p.job = j.id where g.is_new order by j.id;
+    select wall, j.id, j.queue, j.task, 'pushed', j.state, 0
+      from unnest(ids, is_new) as g (id, is_new) join brigade.jobs j on j.id = g.id where g.is_new order by j.id;
   end if;
-  if announces then perform brigade.announce(queues); end if;
   if cardinality(array_remove(kinds, null)) > 0 then
     perform brigade.go_on(l.job) from brigade.links l where l.job = any(ids) and l.kind is not null and l.parents = 0;
-  end if;
-end $$;
-
--- Most jobs are ready at once and have to do with no other job.
-create function brigade.push_plain(ids bigint[], queues text[], tasks text[], payloads text[], options text[],
-    priorities integer[], partitions text[], wall timestamptz) returns void language plpgsql as $$
-#variable_conflict use_column
-begin
-  insert into brigade.payloads (job, pushed_at, task, payload, options)
-  select id, wall, task, payload, option from unnest(ids, tasks, payloads, options) as g (id, task, payload, option);
-  insert into brigade.jobs (id, at, priority, state, is_plain, queue, partition)
-  select id, wall, coalesce(priority, 0), 0, true, queue, partition
-    from unnest(ids, priorities, queues, partitions) as g (id, priority, queue, partition);
-  insert into brigade.statistics_new (minute, queue, task, pushed)
-  select date_trunc('minute', wall), queue, coalesce(task, ''), count(*)
-    from unnest(queues, tasks) as g (queue, task) group by queue, task;
-  if brigade.is_recording(wall) then
-    insert into brigade.events_new (at, job, queue, task, kind, state, attempt)
-    select wall, id, queue, task, 'pushed', 0, 0 from unnest(ids, queues, tasks) as g (id, queue, task);
   end if;
 end $$;
 

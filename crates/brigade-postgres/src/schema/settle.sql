@@ -14,20 +14,20 @@ create function brigade.settle(ids bigint[], tokens bigint[], actions text[], ki
     {safe_path} {lock_timeout} as $$
 #variable_conflict use_column
 declare
-  answers text[] := array_fill('stale'::text, array[cardinality(ids)]);
+  answers text[];
   others bigint[];
   settled integer[];
-  place integer;
 begin
   if 'done' = any(actions) then
     settled := brigade.remove_plain(ids, tokens, actions, costs, runs);
-    foreach place in array settled loop
-      answers[place] := 'accepted';
-    end loop;
+    if cardinality(settled) = cardinality(ids) then
+      return array_fill('accepted'::text, array[cardinality(ids)]);
+    end if;
   end if;
-  if cardinality(settled) = cardinality(ids) then
-    return answers;
-  end if;
+  answers := array_fill('stale'::text, array[cardinality(ids)]);
+  for place in 1 .. coalesce(cardinality(settled), 0) loop
+    answers[settled[place]] := 'accepted';
+  end loop;
   others := array(select g.id from unnest(ids, answers) as g (id, answer) where answer = 'stale');
   perform brigade.lock_keys(others);
   for place in 1 .. cardinality(ids) loop
@@ -46,32 +46,30 @@ declare
   moment timestamptz := brigade.now();
   wall timestamptz := brigade.wall();
   places integer[];
-  queues text[];
+  limited text[];
 begin
-  with given as (
-    select distinct on (id) id, token, cost, run, n::integer
-      from unnest(ids, tokens, actions, costs, runs) with ordinality as g (id, token, action, cost, run, n)
-     where action = 'done'
-  ), gone as (
+  with gone as (
     -- By their ids: `+ 0` keeps the plan from going through all that is leased.
-    delete from brigade.jobs j using given g
-     where j.id = g.id and j.token = g.token and j.state + 0 = 3 and j.is_plain and j.at >= moment
-    returning j.id, j.queue, j.attempts, g.n, g.cost,
+    delete from brigade.jobs j
+     using unnest(ids, tokens, actions, costs, runs) with ordinality as g (id, token, action, cost, run, n)
+     where j.id = g.id and j.token = g.token and g.action = 'done' and j.state + 0 = 3 and j.is_plain and j.at >= moment
+    returning j.id, j.queue, j.task, j.attempts, g.n::integer, g.cost,
         coalesce(g.run, (extract(epoch from greatest(wall - j.leased_at, '0')) * 1000)::bigint) as run
-  ), full_rows as (
-    delete from brigade.payloads p using gone g where p.job = g.id
-    returning g.*, p.task
   ), counted as (
-    insert into brigade.statistics_new (minute, queue, task, done, run)
-    select date_trunc('minute', wall), queue, coalesce(task, ''), count(*), brigade.histogram(array_agg(run))
-      from full_rows group by queue, task
+    insert into brigade.statistics_new (minute, queue, task, done, run_bucket, ran, run_ms)
+    select date_trunc('minute', wall), queue, coalesce(task, ''), count(*), brigade.bucket(run), count(*), sum(run)
+      from gone group by queue, task, brigade.bucket(run)
   ), recorded as (
     insert into brigade.events_new (at, job, queue, task, kind, state, attempt, cost)
-    select wall, id, queue, task, 'done', 5, attempts, cost from full_rows
-     where brigade.is_recording(wall) order by n
+    select wall, id, queue, task, 'done', 5, attempts, cost from gone
+     where {is_recording} order by n
   )
-  select array_agg(n), array_agg(distinct queue) into places, queues from full_rows;
-  perform brigade.announce_room(queues);
+  select array_agg(n), (
+      select array_agg(q.queue) from brigade.queues q where q.limits is not null and q.queue in (select queue from gone))
+    into places, limited from gone;
+  if limited is not null then
+    perform brigade.announce_room(limited);
+  end if;
   return coalesce(places, '{}');
 end $$;
 
@@ -80,11 +78,11 @@ create function brigade.settle_one(id bigint, token bigint, action text, kind te
 #variable_conflict use_column
 declare
   wall timestamptz := brigade.wall();
-  j brigade.jobs;
-  keeps boolean;
+  j record;
 begin
   -- By its id: `+ 0` keeps the plan from going through all that is leased.
-  select * into j from brigade.jobs h where h.id = settle_one.id and h.token = settle_one.token
+  select h.id, h.queue, h.task, h.attempts, h.leased_at, h.begins_by, h.cancel, h.keep_ms into j
+    from brigade.jobs h where h.id = settle_one.id and h.token = settle_one.token
      and h.state + 0 = 3 and h.at >= brigade.now() for update;
   if not found then return 'stale'; end if;
   if action = 'extend' then
@@ -95,8 +93,7 @@ begin
     run := extract(epoch from greatest(wall - j.leased_at, '0')) * 1000;
   end if;
   if action = 'done' then
-    select keep_ms is not null into keeps from brigade.payloads p where p.job = j.id;
-    if keeps then
+    if j.keep_ms is not null then
       perform brigade.add_record(j.id, j.attempts, record);
     end if;
     perform brigade.end_job(j.id, 5, null, result, kind, j.attempts, cost, run);
@@ -117,8 +114,8 @@ begin
     perform brigade.end_job(j.id, 6, reason || {next_too_late}, null, kind, j.attempts, cost, run);
   else
     perform brigade.back_to_queue(j.id, case action when 'retry' then 4 else 1 end, millis);
-    perform brigade.note(kind, j.id, j.queue, p.task, n.state, j.attempts, reason, cost, run)
-       from brigade.payloads p join brigade.jobs n on n.id = p.job where p.job = j.id;
+    perform brigade.note(kind, j.id, j.queue, j.task, n.state, j.attempts, reason, cost, run)
+       from brigade.jobs n where n.id = j.id;
   end if;
   return 'accepted';
 end $$;
@@ -127,14 +124,14 @@ create function brigade.count_attempt(id bigint, kind text, wall timestamptz) re
 #variable_conflict use_column
 begin
   if kind in ('failed', 'crashed') then
-    update brigade.jobs j set failed = failed + (kind = 'failed')::int, crashed = crashed + (kind = 'crashed')::int
+    update brigade.jobs j set failed = failed + (kind = 'failed')::int, crashed = crashed + (kind = 'crashed')::int,
+        unserved = 0, unserved_at = null
      where j.id = count_attempt.id;
-    update brigade.payloads p set unserved = 0, unserved_at = null where p.job = count_attempt.id and p.unserved > 0;
   elsif kind = 'unserved' then
-    update brigade.payloads p set unserved = unserved + 1, unserved_at = coalesce(unserved_at, wall)
-     where p.job = count_attempt.id;
+    update brigade.jobs j set unserved = unserved + 1, unserved_at = coalesce(unserved_at, wall)
+     where j.id = count_attempt.id;
   elsif kind = 'interrupted' then
-    update brigade.payloads p set interrupted = interrupted + 1 where p.job = count_attempt.id;
+    update brigade.jobs j set interrupted = interrupted + 1 where j.id = count_attempt.id;
   end if;
 end $$;
 
@@ -143,17 +140,17 @@ create function brigade.back_to_queue(id bigint, later integer, after_ms bigint)
 #variable_conflict use_column
 declare
   wall timestamptz := brigade.wall();
-  j brigade.jobs;
+  j record;
 begin
   if after_ms > 0 then
     update brigade.jobs u set state = later, at = wall + brigade.ms(after_ms), holder = null, leased_at = null, cancel = null
-     where u.id = back_to_queue.id returning * into j;
+     where u.id = back_to_queue.id returning u.queue, u.key into j;
     -- An earlier one may have come back from the dead letters while this one was leased.
     perform brigade.release_key(j.queue, j.key);
     perform brigade.announce(array[j.queue]);
   else
     perform brigade.make_ready(id, wall);
-    select * into j from brigade.jobs r where r.id = back_to_queue.id;
+    select r.queue, r.key into j from brigade.jobs r where r.id = back_to_queue.id;
     perform brigade.release_key(j.queue, j.key);
   end if;
 end $$;

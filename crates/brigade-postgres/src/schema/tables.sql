@@ -1,36 +1,55 @@
--- The tables. A live job has a narrow row in `jobs`, which changes with each lease, and a wide one
--- in `payloads`, which hardly changes. When it ends both are deleted; what is kept of it goes to
--- `ended` as a whole. States: 0 ready, 1 scheduled, 2 blocked, 3 leased, 4 retrying, 5 done, 6 dead,
--- 7 cancelled. Texts that are compared have the collation "C". A role that only pushes may call
--- `push_many` with anything, so the tables refuse what chores and settlements could not work with.
+-- The tables. A live job is a row of `jobs`. A payload that makes the row longer than 2 kB is kept apart
+-- by the server (TOAST), so a lease writes no more than that. When the job ends the row is deleted;
+-- what is kept of it goes to `ended`. States: 0 ready, 1 scheduled, 2 blocked, 3 leased, 4 retrying,
+-- 5 done, 6 dead, 7 cancelled. Texts that are compared have the collation "C". A role that only pushes may
+-- call `push_many` with anything, so that function refuses what chores and settlements could not work
+-- with; checks of the tables would cost each call a reading of their texts.
 
 create table brigade.facts (name text primary key, value text not null);
 
 create sequence brigade.job_ids;
 
+-- A lease changes the first columns; the server's log need not repeat the last ones if the new row is on
+-- the page of the old one, for which pages keep room.
 create table brigade.jobs (
-  id        bigint primary key,
+  id          bigint primary key,
   -- Ready: since when it waits. Scheduled, retrying: when it is due. Leased: the end of the lease.
-  at        timestamptz not null check (isfinite(at)),
-  token     bigint not null default 0,
-  leased_at timestamptz,
-  begins_by timestamptz,
-  -- A number of `holders`.
-  holder    bigint,
-  priority  integer not null default 0,
-  attempts  integer not null default 0,
-  failed    integer not null default 0,
-  crashed   integer not null default 0,
-  state     smallint not null check (state between 0 and 4),
+  at          timestamptz not null,
+  token       bigint not null default 0,
+  pushed_at   timestamptz not null,
+  priority    integer not null default 0,
+  attempts    integer not null default 0,
+  failed      integer not null default 0,
+  crashed     integer not null default 0,
+  interrupted integer not null default 0,
+  lost        integer not null default 0,
+  unserved    integer not null default 0,
+  state       smallint not null,
   -- Its end has to do with no other job and leaves nothing behind.
-  is_plain  boolean not null,
-  queue     text collate "C" not null check (octet_length(queue) between 1 and {name_bytes_max}),
-  key       text collate "C" check (octet_length(key) <= {key_bytes_max}),
-  partition text collate "C" check (octet_length(partition) <= {key_bytes_max}),
+  is_plain    boolean not null,
+  leased_at   timestamptz,
+  -- A number of `holders`.
+  holder      bigint,
+  begins_by   timestamptz,
+  -- When the time of its attempts began, if not with the push.
+  began_at    timestamptz,
+  unserved_at timestamptz,
+  keep_ms     bigint,
+  queue       text collate "C" not null,
+  task        text collate "C",
+  key         text collate "C",
+  partition   text collate "C",
+  unique_key  text collate "C",
   -- Why it is to be cancelled, while it is leased.
-  cancel    text
-) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
-        autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.5);
+  cancel      text,
+  -- As `brigade_core::options` writes them; null for none.
+  options     text,
+  -- Records of attempts, each a JSON text, the oldest first.
+  history     text[],
+  payload     text not null
+) with (fillfactor = 50, toast_tuple_target = 256, autovacuum_vacuum_scale_factor = 0.02,
+        autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_analyze_scale_factor = 0.5);
 create index jobs_ready   on brigade.jobs (queue, priority desc, id) where state = 0;
 create index jobs_turn    on brigade.jobs (queue, partition, priority desc, id) where state = 0 and partition is not null;
 create index jobs_due     on brigade.jobs (at) where state in (1, 4);
@@ -40,26 +59,6 @@ create index jobs_waiting on brigade.jobs (queue, id) where state in (1, 2, 4);
 create index jobs_late    on brigade.jobs (begins_by) where begins_by is not null and state <> 3;
 create index jobs_key     on brigade.jobs (queue, key, id) where key is not null;
 create index jobs_cancel  on brigade.jobs (holder) where cancel is not null;
-
-create table brigade.payloads (
-  job         bigint primary key,
-  pushed_at   timestamptz not null,
-  -- When the time of its attempts began, if not with the push.
-  began_at    timestamptz,
-  unserved_at timestamptz,
-  keep_ms     bigint check (keep_ms <= {far_seconds} * 1000),
-  interrupted integer not null default 0,
-  lost        integer not null default 0,
-  unserved    integer not null default 0,
-  task        text collate "C" check (octet_length(task) <= {name_bytes_max}),
-  unique_key  text collate "C" check (octet_length(unique_key) <= {key_bytes_max}),
-  payload     text not null check (octet_length(payload) <= {payload_bytes_max}),
-  -- As `brigade_core::options` writes them; null for none.
-  options     text check (octet_length(options) <= {payload_bytes_max}),
-  -- Records of attempts, each a JSON text, the oldest first.
-  history     text[]
-) with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
-        autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.5);
 
 create table brigade.ended (
   id          bigint primary key,
@@ -180,16 +179,23 @@ create table brigade.consumers (
 );
 create index consumers_until on brigade.consumers (until);
 
--- Sums of a transaction, one row for each queue and task; folded into `statistics` later. The task
--- is '' for jobs without one. `wait` and `run`: the sum in milliseconds, then the counts.
+-- What transactions counted, for a queue and a task; added up in `statistics` later. The task is '' for
+-- jobs without one. Of jobs that waited, or attempts that ran, there is a row for each bucket of the
+-- histogram: how many they are, and the sum in milliseconds.
 create table brigade.statistics_new (
   minute timestamptz not null, queue text collate "C" not null, task text collate "C" not null,
   pushed bigint not null default 0, done bigint not null default 0, failed bigint not null default 0,
   crashed bigint not null default 0, interrupted bigint not null default 0,
   dead bigint not null default 0, cancelled bigint not null default 0,
-  wait bigint[], run bigint[]
+  wait_bucket integer, waited bigint, wait_ms bigint,
+  run_bucket integer, ran bigint, run_ms bigint
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.5);
+-- `wait` and `run`: the sum in milliseconds, then the counts of the buckets; null for none.
+create type brigade.minute_counts as (
+  minute timestamptz, queue text, task text, pushed bigint, done bigint, failed bigint, crashed bigint,
+  interrupted bigint, dead bigint, cancelled bigint, wait bigint[], run bigint[]
+);
 create table brigade.statistics (
   minute timestamptz, queue text collate "C", task text collate "C",
   pushed bigint not null default 0, done bigint not null default 0, failed bigint not null default 0,
@@ -217,17 +223,17 @@ create table brigade.events (
 
 -- Every job, whichever table it is in.
 create view brigade.all_jobs as
-select j.id, j.queue, p.task, j.state, p.payload, j.priority, j.key, j.partition, p.options,
-       p.pushed_at, case when j.state in (1, 4) then j.at end as due_at, j.begins_by,
+select j.id, j.queue, j.task, j.state, j.payload, j.priority, j.key, j.partition, j.options,
+       j.pushed_at, case when j.state in (1, 4) then j.at end as due_at, j.begins_by,
        case when j.state = 3 then j.leased_at end as leased_at, null::timestamptz as ended_at,
        case when j.state = 3 then j.at end as lease_until, j.failed, j.crashed, j.attempts,
-       p.interrupted, p.lost, p.unserved, p.unserved_at, h.name as holder, j.cancel,
-       null::text as result, null::text as reason, p.history, l.dependent, l.parents,
+       j.interrupted, j.lost, j.unserved, j.unserved_at, h.name as holder, j.cancel,
+       null::text as result, null::text as reason, j.history, l.dependent, l.parents,
        l.parents_left, l.missed,
        case when l.parents_left > 0 then array(
          select m.id from brigade.links of join brigade.jobs m on m.id = of.job
           where of.dependent = j.id order by m.id limit 20) end as unsettled
-  from brigade.jobs j join brigade.payloads p on p.job = j.id
+  from brigade.jobs j
   left join brigade.holders h on h.number = j.holder and j.state = 3
   left join brigade.links l on l.job = j.id and not j.is_plain
 union all

@@ -112,7 +112,7 @@ fn flows_that_several_processes_continue_and_cancel_go_on_once_and_no_deadlock_i
             server.sql("select count(*) from brigade.jobs").unwrap() == "0"
         })
         .await;
-        let left = "select (select count(*) from brigade.payloads) + (select count(*) from \
+        let left = "select (select count(*) from brigade.jobs) + (select count(*) from \
             brigade.flow_ends) + (select count(*) from brigade.flow_retries) + (select count(*) from \
             brigade.cancels) + (select count(*) from brigade.links l where not exists (select from \
             brigade.ended e where e.id = l.job))";

@@ -37,14 +37,11 @@ impl FilledDatabase {
             broker,
         };
         filled.sql(&format!(
-            "insert into brigade.jobs (id, at, state, is_plain, queue, priority, token) select i, now() + \
-             interval '1 day', case when i % 1000 < 5 then i % 5 else 0 end, true, 'queue-' || i % 10, i % \
-             3, 1 from generate_series(1, {JOBS}) i order by md5(i::text)"
+            "insert into brigade.jobs (id, at, pushed_at, payload, state, is_plain, queue, priority, token) \
+             select i, now() + interval '1 day', now(), to_json(repeat('x', 500)), \
+             case when i % 1000 < 5 then i % 5 else 0 end, true, 'queue-' || i % 10, i % 3, 1 \
+             from generate_series(1, {JOBS}) i order by md5(i::text)"
         ));
-        filled.sql(
-            "insert into brigade.payloads (job, pushed_at, payload) select id, now(), \
-             to_json(repeat('x', 500)) from brigade.jobs",
-        );
         filled.sql(&format!(
             "insert into brigade.ended (id, ended_at, pushed_at, token, priority, attempts, failed, \
              crashed, interrupted, lost, unserved, state, is_plain, queue, payload, reason) select i, \

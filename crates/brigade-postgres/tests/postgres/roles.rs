@@ -76,7 +76,7 @@ fn a_pusher_pushes_and_sees_no_job() {
         assert_eq!(kind(broker.job(&id).await), Some(ErrorKind::Refused));
         let leased = queue.lease(BOUND, BOUND).await;
         assert_eq!(kind(leased), Some(ErrorKind::Refused));
-        let refusal = roles.refusal("pusher", "select * from brigade.payloads");
+        let refusal = roles.refusal("pusher", "select * from brigade.jobs");
         assert!(refusal.contains("permission denied"), "{refusal}");
         let owner = Broker::connect(&roles.server.url()).await.unwrap();
         let jobs = owner.jobs(Some("mail"), None, None, 10).await.unwrap();
