@@ -165,6 +165,35 @@ fn one_echo(seconds: Duration) -> Result<Duration> {
     })
 }
 
+/// A process of its own for each call: calls per second of so many threads, each of which waits for
+/// its answer.
+fn isolated_callers(callers: usize, seconds: Duration) -> f64 {
+    let (begin, end) = (Instant::now(), Instant::now() + seconds);
+    let counted = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..callers {
+            scope.spawn(|| {
+                while Instant::now() < end {
+                    procspawn::spawn((), noop).join().expect("a no-op comes back");
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    counted.into_inner() as f64 / begin.elapsed().as_secs_f64()
+}
+
+/// The median of the same, one call at a time with pauses.
+fn one_isolated(seconds: Duration) -> Result<Duration> {
+    latency(seconds, || {
+        #[allow(clippy::disallowed_methods)] // the pause is what is measured after
+        thread::sleep(Duration::from_millis(5));
+        let start = Instant::now();
+        procspawn::spawn((), noop).join()?;
+        Ok(start.elapsed())
+    })
+}
+
 /// Median time of a few rounds, each with a pool of its own.
 fn rounds(seconds: Duration, one: impl Fn() -> Result<Duration>) -> Result<Duration> {
     let end = Instant::now() + seconds;
@@ -240,7 +269,15 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn run(workload: &str, seconds: Duration) -> Result<(f64, &'static str)> {
+fn run(workload: &str, seconds: Duration) -> Result<Vec<(f64, &'static str)>> {
+    if workload == "isolated" {
+        let median = one_isolated(seconds)?.as_secs_f64() * 1e3;
+        return Ok(vec![(median, "ms"), (isolated_callers(1, seconds), "calls/s")]);
+    }
+    Ok(vec![run_in_pool(workload, seconds)?])
+}
+
+fn run_in_pool(workload: &str, seconds: Duration) -> Result<(f64, &'static str)> {
     let us = |time: Duration| (time.as_secs_f64() * 1e6, "us");
     let ms = |time: Duration| (time.as_secs_f64() * 1e3, "ms");
     Ok(match workload {
@@ -249,6 +286,7 @@ fn run(workload: &str, seconds: Duration) -> Result<(f64, &'static str)> {
         "md5-3k-1" => (md5_callers(20, seconds)?, "calls/s"),
         "echo-16m" => ms(one_echo(seconds)?),
         "cold" => ms(rounds(seconds, cold)?),
+        "isolated-8" => (isolated_callers(8, seconds), "calls/s"),
         "recover" => ms(quietly(|| rounds(seconds, || recover(false)))?),
         "recover-both" => ms(quietly(|| rounds(seconds, || recover(true)))?),
         _ => return Err(format!("unknown workload {workload}").into()),
@@ -264,6 +302,9 @@ const WORKLOADS: [&str; 7] = [
     "recover",
     "recover-both",
 ];
+
+/// Run only where they are named.
+const ON_DEMAND: [&str; 2] = ["isolated", "isolated-8"];
 
 /// Has the system end the program if a workload takes too long.
 fn watchdog(seconds: Duration) {
@@ -285,15 +326,18 @@ fn main() -> Result<()> {
             wanted.push(argument);
         }
     }
-    for workload in WORKLOADS {
-        if !wanted.is_empty() && !wanted.iter().any(|name| name == workload) {
+    for workload in WORKLOADS.into_iter().chain(ON_DEMAND) {
+        let is_named = wanted.iter().any(|name| name == workload);
+        let is_meant = wanted.is_empty() && WORKLOADS.contains(&workload);
+        if !(is_named || is_meant) {
             continue;
         }
         watchdog(seconds);
-        let (value, unit) = run(workload, seconds)?;
-        println!(
-            r#"{{"peer":"procspawn","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#
-        );
+        for (value, unit) in run(workload, seconds)? {
+            println!(
+                r#"{{"peer":"procspawn","workload":"{workload}","value":{value:.3},"unit":"{unit}"}}"#
+            );
+        }
     }
     Ok(())
 }
