@@ -306,6 +306,11 @@ impl AttemptReport {
         if let Some(exit) = told {
             write!(f, "{}{exit}", comma(!has_end && self.step.is_none()))?;
         }
+        self.write_cost(f)
+    }
+
+    /// The limit that it went over, and what it cost.
+    fn write_cost(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(limit) = &self.limit {
             write!(f, ", {limit}")?;
         }

@@ -115,6 +115,9 @@ pub struct Options {
     /// See [`Call::alone`](crate::Call::alone).
     #[serde(skip)]
     pub alone: bool,
+    /// Limits for what neither it nor its task's registration says.
+    #[serde(skip)]
+    pub default_limits: AttemptLimits,
 }
 
 /// The options of a request that says nothing.
@@ -144,6 +147,16 @@ pub(crate) static NO_OPTIONS: Options = Options {
     labels: Vec::new(),
     capture_bytes: None,
     alone: false,
+    default_limits: NO_LIMITS,
+};
+
+const NO_LIMITS: AttemptLimits = AttemptLimits {
+    memory: None,
+    address_space: None,
+    cpu: None,
+    files: None,
+    processes: None,
+    file_size: None,
 };
 
 impl Options {
@@ -212,6 +225,7 @@ impl Options {
             labels: Vec::new(),
             capture_bytes: None,
             alone: false,
+            default_limits: NO_LIMITS,
             ..self
         }
         .bounded()

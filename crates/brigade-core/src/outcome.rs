@@ -15,9 +15,11 @@ use crate::error::{Error, ErrorKind};
 use crate::printable::{one_line, shorten};
 
 mod pass;
+mod timed_out;
 
 pub use pass::Pass;
 use pass::{SOURCES_MAX, chain};
+pub use timed_out::TimedOut;
 
 /// How a call ended that gave no value.
 ///
@@ -57,31 +59,6 @@ pub enum CallError {
     Lost(Box<AttemptReport>),
     /// The call never ran, or its arguments or its result could not be carried.
     Rejected(Error),
-}
-
-/// Which clock ran out.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum TimedOut {
-    /// It waited for a worker for longer than its queue timeout; it never ran.
-    Queue(Duration),
-    /// The same, at a broker, and at the end of that time no worker was there at all.
-    NoWorker(Duration),
-    /// It ran for longer than its timeout and was stopped.
-    Run(Box<AttemptReport>),
-    /// It used more CPU time than it may and was stopped.
-    Cpu(Box<AttemptReport>),
-}
-
-impl TimedOut {
-    /// Of an attempt that was stopped because a time was over.
-    #[doc(hidden)]
-    pub fn of_report(report: Box<AttemptReport>) -> Self {
-        match report.ended {
-            AttemptOutcome::OverLimit => Self::Cpu(report),
-            _ => Self::Run(report),
-        }
-    }
 }
 
 /// A call that was cancelled.

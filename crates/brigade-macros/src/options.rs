@@ -42,14 +42,10 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
                 let setter = syn::Ident::new(&option, Span::call_site());
                 options.setters.extend(quote!(.#setter(#bytes)));
             }
-            "files" | "processes" => {
+            "files" | "processes" | "retries" => {
                 let count = meta.value()?.parse::<LitInt>()?.base10_parse::<u32>()?;
                 let setter = syn::Ident::new(&option, Span::call_site());
                 options.setters.extend(quote!(.#setter(#count)));
-            }
-            "retries" => {
-                let retries = meta.value()?.parse::<LitInt>()?.base10_parse::<u32>()?;
-                options.setters.extend(quote!(.retries(#retries)));
             }
             "retry_base" | "retry_cap" | "retry_within" => {
                 let millis = duration_millis(&meta.value()?.parse()?)?;

@@ -108,6 +108,9 @@ fn messages() -> Vec<Vec<u8>> {
         drop_after: Duration::from_millis(1500),
         log_level: 3,
         report_tasks: true,
+        oom_score_adj: 100,
+        core_dumps: false,
+        runs_once: false,
     };
     let call = CallMeta {
         target: RunTarget::Task("thumbnail".into()),

@@ -15,6 +15,7 @@ mod cgroup;
 mod command;
 mod console;
 mod exit;
+mod limit_watch;
 mod orphans;
 mod output;
 mod posix_spawn;
@@ -23,17 +24,20 @@ mod rights;
 mod spawn;
 mod standard_stream;
 mod tree;
+mod tree_use;
 mod watch;
 
-pub(crate) use cgroup::ControlGroup;
 pub use cgroup::GroupLimits;
+pub(crate) use cgroup::{ControlGroup, GroupCounts};
 pub(crate) use command::Command;
 pub(crate) use console::flush as flush_console;
 pub(crate) use exit::{Death, Held, KILL_BOUND, Process, check_children_are_kept};
+pub(crate) use limit_watch::{LimitedAttempt, WatchedTree, watch};
 pub(crate) use output::Pipe;
 pub(crate) use rights::{check_pool_rights, is_secure};
 pub(crate) use spawn::{Spawned, spawn};
 pub(crate) use tree::{cookie, end_own_strays, reap_orphans, sweep};
+pub(crate) use tree_use::TreeUse;
 
 /// Makes a child a worker: the process id of its pool, then blanks. The worker removes
 /// it from its environment and writes its title over the memory, see `worker::title`.

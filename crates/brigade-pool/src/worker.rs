@@ -15,6 +15,7 @@ mod failed_start;
 mod hooks;
 mod hygiene;
 mod identity;
+mod limits;
 mod logs;
 mod meter;
 mod monitor;

@@ -32,6 +32,7 @@ mod settings;
 mod settling;
 mod turns;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -46,7 +47,7 @@ use crate::clock::FAR;
 use crate::error::Error;
 use crate::registry;
 use crate::stop;
-use brigade_core::Function;
+use brigade_core::{AttemptLimits, Function};
 use brigade_pool::Pool;
 
 pub use control::{ConsumerHandle, ConsumerStats};
@@ -100,6 +101,7 @@ impl Broker {
             until: Until::Told,
             unserved_timeout: UNSERVED_TIMEOUT,
             losses_max: LOSSES_MAX,
+            limits: HashMap::new(),
             abort_after: ABORT_AFTER,
             version: None,
             on_settled: None,
@@ -266,6 +268,23 @@ impl Consumer {
     /// from a lost connection, so ten deliveries without a settlement count as one loss there.
     pub fn losses_max(mut self, times: u32) -> Self {
         self.0.losses_max = times.max(1);
+        self
+    }
+
+    /// What an attempt of a job of this queue may use, where neither the job nor its task's
+    /// registration says so. Default: the pool's ([`Builder::limits`](crate::Builder::limits)).
+    /// Limits are held in worker processes only: with them, [`in_process`](Consumer::in_process)
+    /// and [`handler`](Consumer::handler) are refused as `Unsupported`.
+    ///
+    /// ```
+    /// # use brigade::{AttemptLimits, Broker};
+    /// # fn example(broker: &Broker) {
+    /// let small = AttemptLimits::new().memory(128 << 20).files(64);
+    /// let consumer = broker.consumer().queue("thumbnails").limits("thumbnails", small);
+    /// # drop(consumer); }
+    /// ```
+    pub fn limits(mut self, queue: impl Into<Box<str>>, limits: AttemptLimits) -> Self {
+        self.0.limits.insert(queue.into(), limits);
         self
     }
 

@@ -50,32 +50,33 @@ pub enum LimitHit {
 impl fmt::Display for LimitHit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Memory { allowed, used } => write!(
-                f,
-                "memory limit of {}: {} were used",
-                Bytes(allowed),
-                Bytes(used)
-            ),
+            Self::Memory { allowed, used } => {
+                write!(
+                    f,
+                    "memory limit {}, used {}",
+                    ByteCount(allowed),
+                    ByteCount(used)
+                )
+            }
             Self::AddressSpace { allowed } => {
-                write!(f, "address space limit of {}", Bytes(allowed))
+                write!(f, "address space limit {}", ByteCount(allowed))
             }
             Self::Cpu { allowed, used } => {
-                write!(f, "CPU limit of {allowed:.1?}: {used:.1?} were used")
+                write!(f, "CPU limit {allowed:.1?}, used {used:.1?}")
             }
             Self::Files { allowed } => write!(f, "limit of {allowed} open files"),
-            Self::Processes { allowed, used } => write!(
-                f,
-                "limit of {allowed} processes and threads: there were {used}"
-            ),
-            Self::FileSize { allowed } => write!(f, "file size limit of {}", Bytes(allowed)),
+            Self::Processes { allowed, used } => {
+                write!(f, "limit of {allowed} processes and threads, had {used}")
+            }
+            Self::FileSize { allowed } => write!(f, "file size limit {}", ByteCount(allowed)),
         }
     }
 }
 
 /// An amount, as people read it.
-struct Bytes(u64);
+struct ByteCount(u64);
 
-impl fmt::Display for Bytes {
+impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const KIB: u64 = 1 << 10;
         const MIB: u64 = 1 << 20;
@@ -123,14 +124,11 @@ mod tests {
             allowed: 256 << 20,
             used: 260 << 20,
         };
-        assert_eq!(
-            hit.to_string(),
-            "memory limit of 256 MiB: 260 MiB were used"
-        );
+        assert_eq!(hit.to_string(), "memory limit 256 MiB, used 260 MiB");
         let hit = LimitHit::Cpu {
             allowed: Duration::from_secs(10),
             used: Duration::from_millis(10_020),
         };
-        assert_eq!(hit.to_string(), "CPU limit of 10.0s: 10.0s were used");
+        assert_eq!(hit.to_string(), "CPU limit 10.0s, used 10.0s");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Most callers never ask for the report of such an attempt, so it is made of this when one does.
 
-use crate::attempt_report::{AttemptOutcome, AttemptReport, Cost};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Cost, LimitHit, MemoryHold};
 use crate::request::CallTarget;
 
 /// An attempt that was answered. Its report is made when its caller wants it.
@@ -17,6 +17,8 @@ pub(crate) struct AnsweredAttempt {
     pub(crate) has_failed: bool,
     pub(crate) cost: Cost,
     pub(crate) progress: Option<(f64, String)>,
+    pub(crate) limit: Option<LimitHit>,
+    pub(crate) memory_hold: Option<MemoryHold>,
 }
 
 impl AnsweredAttempt {
@@ -32,6 +34,7 @@ impl AnsweredAttempt {
         report.call = self.call;
         report.cost = self.cost;
         report.progress.clone_from(&self.progress);
+        (report.limit, report.memory_hold) = (self.limit, self.memory_hold);
         Box::new(report)
     }
 }

@@ -18,6 +18,7 @@ use super::count::WorkerCount;
 use super::queue::Order;
 use crate::address;
 use crate::args::Args;
+use crate::attempt_limits::AttemptLimits;
 use crate::codec::Codec;
 use crate::context::State;
 use crate::error::{Error, ErrorKind};
@@ -324,9 +325,40 @@ impl Builder {
         self.set(|config| config.retry = retry)
     }
 
+    /// What an attempt may use that does not say so itself, nor by its task's registration.
+    /// Default: no limits. `start` refuses limits that contradict each other; `docs/workers.md` has
+    /// a table of what holds each.
+    ///
+    /// ```
+    /// use brigade::{AttemptLimits, Pool};
+    ///
+    /// let limits = AttemptLimits::new().memory(512 << 20).files(256);
+    /// let builder = Pool::builder().limits(limits);
+    /// # drop(builder);
+    /// ```
+    pub fn limits(self, limits: AttemptLimits) -> Self {
+        self.set(|config| config.limits = limits)
+    }
+
+    /// Points that workers have for the kernel's OOM killer (`/proc/pid/oom_score_adj`), from -1000
+    /// to 1000: each counts as a thousandth of the host's memory. With more than the pool's program
+    /// has, a worker is ended before it. Userspace OOM killers look at it too. Default: 100. Less
+    /// than this process has takes CAP_SYS_RESOURCE.
+    pub fn oom_score_adj(self, points: i16) -> Self {
+        self.set(|config| config.oom_score_adj = points)
+    }
+
+    /// Whether a worker that crashes may leave a core dump, as far as this process's own limit
+    /// allows (`RLIMIT_CORE`). A dump of a large process takes seconds, in which its worker is not
+    /// replaced. Default: no.
+    pub fn core_dumps(self, allowed: bool) -> Self {
+        self.set(|config| config.core_dumps = allowed)
+    }
+
     /// Puts each worker in a control group of its own with these limits, where the host lets us
-    /// make one (as root, or with a delegated group). Then no descendant escapes a kill and the
-    /// kernel's OOM killer is recognised. Default: none.
+    /// make one (as root, or with a delegated group); otherwise `start` is refused. Then no
+    /// descendant escapes a kill and the kernel's OOM killer is recognised. Default: a worker whose
+    /// attempt has limits gets a group where one can be made.
     pub fn cgroup(self, limits: GroupLimits) -> Self {
         self.set(|config| config.group = Some(limits))
     }

@@ -16,17 +16,14 @@ use super::worker_conn::process::life::live;
 
 impl Shared {
     /// Carries out what a step of the dispatcher asks for. The order matters: what an attempt wrote
-    /// is read before its worker is sent the next one, and a worker's memory is measured and its
-    /// output captured before it is sent the attempt that this is for.
+    /// is read before its worker is sent the next one, and a worker's limits are held and its
+    /// output is captured before it is sent the attempt that this is for.
     pub(super) fn carry_out(self: &Arc<Self>, mut effects: Effects) {
         for end in &mut effects.ends {
             end.read_stderr();
         }
         for measure in effects.memory_measures {
             memory_use::begin(self, measure);
-        }
-        for watch in effects.memory_watches {
-            stop::watch_memory(self, watch);
         }
         for write in effects.writes {
             if write.is_now {
@@ -81,6 +78,15 @@ impl Shared {
                 process.begin_capture(bytes_max);
             }
             let (call, worker) = (preparation.call, preparation.worker);
+            if let Some(limits) = preparation.limits {
+                match stop::hold_limits(self, &preparation.conn, (call, worker), limits) {
+                    Ok(hold) => self.peek(|core| core.on_held(call, worker, hold)),
+                    Err(error) => {
+                        self.step(|core, effects| core.on_not_held(call, worker, error, effects));
+                        continue;
+                    }
+                }
+            }
             let mut span = preparation.span.map(SpanRequest::begin);
             self.step(|core, effects| core.on_prepared(call, worker, &mut span, effects));
             // Where the attempt has ended meanwhile, its span ends here, without the lock.

@@ -12,7 +12,9 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use super::queue::Order;
+use crate::attempt_limits::AttemptLimits;
 use crate::error::{Error, ErrorKind};
+use crate::policy::check_limits;
 use crate::process::GroupLimits;
 use crate::request::Request;
 use crate::retry::Retry;
@@ -67,6 +69,10 @@ pub(crate) struct Config {
     pub(super) check_interval: Duration,
     pub(super) retry: Retry,
     pub(super) group: Option<GroupLimits>,
+    /// Of attempts that do not say others.
+    pub(super) limits: AttemptLimits,
+    pub(super) oom_score_adj: i16,
+    pub(super) core_dumps: bool,
     pub(super) labels: Vec<Box<str>>,
     pub(super) monitor: Option<PathBuf>,
     #[cfg(feature = "remote")]
@@ -91,7 +97,13 @@ impl Config {
     /// Refuses a call that could never run here: `BadOption`.
     pub(super) fn check_call(&self, request: &Request) -> Result<(), Error> {
         self.check_labels(request)?;
-        let (Some(budget), Some(memory)) = (self.memory_budget, request.options().memory) else {
+        let options = request.options();
+        let limits = options.limits().or(options.default_limits).or(self.limits);
+        if limits.is_empty() {
+            return Ok(());
+        }
+        self.check_attempt_limits(&format!("call {:?}", request.task_name()), &limits)?;
+        let (Some(budget), Some(memory)) = (self.memory_budget, limits.memory) else {
             return Ok(());
         };
         if memory <= budget {
@@ -103,6 +115,57 @@ impl Config {
             request.task_name()
         );
         Err(Error::new(ErrorKind::BadOption, text))
+    }
+
+    /// Refuses limits that contradict each other, or those of the workers' control groups.
+    fn check_attempt_limits(&self, what: &str, limits: &AttemptLimits) -> Result<(), Error> {
+        check_limits(what, limits)?;
+        let group = self.group.as_ref();
+        let contradicts = |what: &str, limit: u64, of_group: u64, unit: &str| {
+            let text = format!(
+                "{what} with {limit} {unit}, where a worker has {of_group} at most \
+                    (Builder::cgroup): give the attempt less, or the worker more"
+            );
+            Err(Error::new(ErrorKind::BadOption, text))
+        };
+        match (limits.memory, group.and_then(|group| group.memory)) {
+            (Some(limit), Some(of_group)) if limit > of_group => {
+                return contradicts(what, limit, of_group, "bytes of memory");
+            }
+            _ => {}
+        }
+        match (
+            limits.processes.map(u64::from),
+            group.and_then(|group| group.processes),
+        ) {
+            (Some(limit), Some(of_group)) if limit > of_group => {
+                contradicts(what, limit, of_group, "processes")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses points for the OOM killer that this process may not give.
+    fn check_oom_score_adj(&self) -> Result<(), Error> {
+        let wanted = self.oom_score_adj;
+        if !(-1000..=1000).contains(&wanted) {
+            return bad(format!(
+                "give workers {wanted} points for the OOM killer: there are -1000 to 1000"
+            ));
+        }
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj")
+            .ok()
+            .and_then(|own| own.trim().parse::<i16>().ok());
+        match own {
+            Some(own) if wanted < own && wanted != OOM_SCORE_ADJ && !may_lower_oom_score() => {
+                let text = format!(
+                    "give workers {wanted} points for the OOM killer: this process has {own}, and \
+                        only one with CAP_SYS_RESOURCE may give less; give them {own} or more"
+                );
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a call whose labels no worker of this pool may ever have: `BadOption`.
@@ -156,6 +219,20 @@ const INHERITED: [&str; 14] = [
     "LLVM_PROFILE_FILE",
 ];
 
+/// Points for the OOM killer: about as much as a tenth of the host's memory, so that it chooses a
+/// worker before the pool, and neither of them before a program that uses much more.
+const OOM_SCORE_ADJ: i16 = 100;
+
+/// Whether this process has CAP_SYS_RESOURCE (proc_pid_oom_score_adj(5)).
+fn may_lower_oom_score() -> bool {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .is_some_and(|effective| effective & SYS_RESOURCE != 0)
+}
+
 /// More workers than this are a mistake in the caller's arithmetic.
 const WORKERS_MAX: usize = 4096;
 /// Less than any call takes.
@@ -201,6 +278,9 @@ impl Default for Config {
             check_interval: Duration::from_secs(1),
             retry: Retry::default(),
             group: None,
+            limits: AttemptLimits::default(),
+            oom_score_adj: OOM_SCORE_ADJ,
+            core_dumps: false,
             labels: Vec::new(),
             monitor: None,
             #[cfg(feature = "remote")]
@@ -277,6 +357,8 @@ impl Config {
                 self.nice
             ));
         }
+        self.check_attempt_limits("start a pool for attempts", &self.limits)?;
+        self.check_oom_score_adj()?;
         if self.start_timeout.is_zero() || self.check_interval < Duration::from_millis(10) {
             return bad(
                 "set a start timeout of nothing or a check interval below 10 ms".to_owned(),

@@ -21,8 +21,8 @@
 //! Costs: O(log n) in waiting calls and in workers for every step of a call.
 //!
 //! This file has the state and the step; it imports only the data that the state is made of
-//! (`call_entry`, `worker_slot`, `budget`, `effects`, `random`). Each other file has an `impl Core` for one
-//! concept and imports this one.
+//! (`call_entry`, `worker_slot`, `budget`, `effects`, `random`). Each other file has an `impl Core`
+//! for one concept and imports this one.
 //!
 //! [`WorkerConn`]: super::worker_conn::WorkerConn
 
@@ -83,7 +83,7 @@ pub(super) use self::admission::Admission;
 pub(super) use self::answers::is_answer;
 pub(super) use self::attempt_span::{EndedSpan, SpanRequest};
 pub(super) use self::deaths::WorkerExit;
-pub(super) use self::effects::{Effects, HealthCheck, MemoryMeasure, MemoryWatch, StopOrder};
+pub(super) use self::effects::{Effects, HealthCheck, MemoryMeasure, StopOrder};
 #[cfg(feature = "remote")]
 pub(super) use self::host_info::{HostInfo, TaskFacts};
 #[cfg(feature = "remote")]

@@ -41,7 +41,7 @@ async fn follow(shared: Arc<Shared>, measure: MemoryMeasure, before: u64) {
         if !shared.peek(|core| core.runs_on(call, worker)) {
             return;
         }
-        let used = process.used_bytes().saturating_sub(before);
+        let used = process.tree_bytes().saturating_sub(before);
         shared.step(|core, effects| core.on_memory(call, worker, used, effects));
     }
 }

@@ -2,23 +2,27 @@
 //! tree.
 //!
 //! A remote host has a ladder of its own: it is only asked.
+//!
+//! An attempt that goes over a limit on memory or processes has no time to be asked: its process
+//! tree is killed at once, by the thread that watches limits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::config::Neighbours;
-use super::core::{MemoryWatch, StopOrder};
+use super::core::StopOrder;
+use super::ids::{CallId, WorkerId};
 use super::shared::Shared;
 use super::stop_reason::StopReason;
-use super::worker_conn::OwnProcess;
-use crate::attempt_report::Step;
-
-/// How often the memory of a limited attempt is measured.
-const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+use super::worker_conn::{OwnProcess, WorkerConn};
+use crate::attempt_limits::AttemptLimits;
+use crate::attempt_report::{LimitHit, MemoryHold, Step};
+use crate::error::Error;
+use crate::process::LimitedAttempt;
 
 /// Stops an attempt.
 pub(super) async fn stop(shared: Arc<Shared>, order: StopOrder) {
@@ -55,8 +59,8 @@ async fn escalate(shared: &Arc<Shared>, order: &StopOrder, process: &dyn OwnProc
         hurry,
     } = order;
     let call = *call;
-    // Memory that runs out leaves no time to ask.
-    let ask = if reason.is_for_memory() {
+    // Memory or processes that run out leave no time to ask.
+    let ask = if reason.is_urgent() {
         Duration::ZERO
     } else {
         shared.config.ask
@@ -75,7 +79,7 @@ async fn escalate(shared: &Arc<Shared>, order: &StopOrder, process: &dyn OwnProc
         _ = when_alone => {}
         () = ended.cancelled() => return,
     }
-    if !reason.is_for_memory() && !hurry.is_cancelled() {
+    if !reason.is_urgent() && !hurry.is_cancelled() {
         if !shared.peek(|core| core.take_step(call, Step::Terminated)) {
             return;
         }
@@ -102,31 +106,60 @@ async fn ended_within(
         .is_ok_and(|ended| ended.is_some())
 }
 
-/// Watches the memory of an attempt. Its worker's own is measured when this is called, before the
-/// call is written, so that nothing of what the call takes is taken for the worker's own.
-pub(super) fn watch_memory(shared: &Arc<Shared>, watch: MemoryWatch) {
-    if let Some(process) = watch.conn.process() {
-        let limit = process.used_bytes().saturating_add(watch.bytes_max);
-        shared
-            .scope
-            .spawn(check_memory(Arc::clone(shared), watch, limit));
-    }
+/// Has a worker hold the limits of an attempt that it is about to be sent. Returns what holds its
+/// memory.
+///
+/// # Errors
+///
+/// `Unsupported` if a limit cannot be held on this host.
+pub(super) fn hold_limits(
+    shared: &Arc<Shared>,
+    conn: &Arc<dyn WorkerConn>,
+    (call, worker): (CallId, WorkerId),
+    limits: AttemptLimits,
+) -> Result<Option<MemoryHold>, Error> {
+    let Some(process) = conn.process() else {
+        return Ok(None);
+    };
+    let attempt = Limited {
+        shared: Arc::downgrade(shared),
+        conn: Arc::downgrade(conn),
+        call,
+        worker,
+    };
+    process.hold_limits(limits, Box::new(attempt))
 }
 
-/// Measures the memory of a limited attempt's worker while it runs, and stops it over the limit.
-async fn check_memory(shared: Arc<Shared>, watch: MemoryWatch, limit: u64) {
-    let (call, worker) = (watch.call, watch.worker);
-    let Some(process) = watch.conn.process() else {
-        return;
-    };
-    let mut gone = process.gone();
-    while shared.peek(|core| core.runs_on(call, worker)) {
-        if process.used_bytes() > limit {
-            return shared.step(|core, effects| core.stop(call, StopReason::Memory, effects));
+/// An attempt whose limits are watched.
+struct Limited {
+    shared: Weak<Shared>,
+    conn: Weak<dyn WorkerConn>,
+    call: CallId,
+    worker: WorkerId,
+}
+
+impl LimitedAttempt for Limited {
+    fn is_running(&self) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|shared| shared.peek(|core| core.runs_on(self.call, self.worker)))
+    }
+
+    /// The ladder has one step for what is urgent, which is taken here at once: the runtime of the
+    /// pool may be busy.
+    fn over(&self, hit: LimitHit) -> bool {
+        let (Some(shared), Some(conn)) = (self.shared.upgrade(), self.conn.upgrade()) else {
+            return false;
+        };
+        let mut is_running = false;
+        let attempt = (self.call, self.worker);
+        shared.step(|core, effects| is_running = core.on_over_limit(attempt, hit, effects));
+        if is_running
+            && StopReason::Limit(hit).is_urgent()
+            && shared.peek(|core| core.take_step(self.call, Step::Killed))
+            && let Some(process) = conn.process()
+        {
+            process.signal(Signal::KILL);
         }
-        tokio::select! {
-            () = sleep(MEMORY_CHECK_INTERVAL) => {}
-            () = &mut gone => return,
-        }
+        is_running
     }
 }

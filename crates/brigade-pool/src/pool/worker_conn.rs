@@ -18,6 +18,10 @@ use rustix::process::Signal;
 use self::outgoing::OutgoingAttempt;
 use super::ids::CallId;
 use super::stop_reason::StopReason;
+use crate::attempt_limits::AttemptLimits;
+use crate::attempt_report::MemoryHold;
+use crate::error::Error;
+use crate::process::LimitedAttempt;
 
 /// The connection to a worker.
 ///
@@ -73,6 +77,21 @@ pub(super) trait OwnProcess: Send + Sync {
 
     /// Waits until it has been reaped and its tree is gone.
     fn gone(&self) -> BoxFuture<'_, ()>;
+
+    /// Holds the limits of the attempt that it is about to be sent, in place of those of the last
+    /// one. Returns what holds its memory.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if a limit cannot be held on this host.
+    fn hold_limits(
+        &self,
+        limits: AttemptLimits,
+        attempt: Box<dyn LimitedAttempt>,
+    ) -> Result<Option<MemoryHold>, Error>;
+
+    /// The memory that it and all that descends from it fill.
+    fn tree_bytes(&self) -> u64;
 
     /// The memory that it fills itself.
     fn used_bytes(&self) -> u64;

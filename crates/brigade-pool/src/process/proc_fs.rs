@@ -226,6 +226,38 @@ pub(crate) fn memory_of(shown: Option<u32>) -> [u64; 3] {
     status.as_deref().map_or([0; 3], bytes)
 }
 
+/// The memory in bytes that a process fills itself, as [`used_bytes`], with what of it is in swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Filled {
+    own: u64,
+    /// In pages that other processes may map, too.
+    pub(crate) shared: u64,
+}
+
+impl Filled {
+    pub(crate) fn of(shown: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{shown}/status")).unwrap_or_default();
+        Self {
+            own: bytes_in(&status, "RssAnon:") + bytes_in(&status, "VmSwap:"),
+            shared: bytes_in(&status, "RssShmem:"),
+        }
+    }
+
+    pub(crate) fn total(self) -> u64 {
+        self.own.saturating_add(self.shared)
+    }
+}
+
+/// As [`Filled`], where what it shares with other processes counts by its part of it; `None`
+/// where the kernel does not say. Slow: the kernel walks all pages.
+pub(crate) fn share_of_memory(shown: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{shown}/smaps_rollup")).ok()?;
+    let fields = ["Pss_Anon:", "Pss_Shmem:", "SwapPss:"];
+    rollup
+        .contains(fields[0])
+        .then(|| fields.map(|field| bytes_in(&rollup, field)).iter().sum())
+}
+
 /// The largest resident memory in bytes that a process has had since its `execve`; zero if it is
 /// gone or cannot be seen.
 pub(crate) fn peak_bytes(shown: Option<u32>) -> u64 {

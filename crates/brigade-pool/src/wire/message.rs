@@ -97,6 +97,12 @@ pub(crate) struct WorkerSettings {
     pub(crate) log_level: u8,
     /// Whether READY is to have the options of its tasks, because the pool is another program.
     pub(crate) report_tasks: bool,
+    /// Added to the points by which the kernel's OOM killer chooses.
+    pub(crate) oom_score_adj: i16,
+    /// Leave the limit on core dumps as it is.
+    pub(crate) core_dumps: bool,
+    /// It runs one attempt, so that what limits the attempt can limit it for good.
+    pub(crate) runs_once: bool,
 }
 
 /// A function of this program, as its distance from a known one, and its arguments.

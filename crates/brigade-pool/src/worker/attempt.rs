@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Instant;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::Span;
 
+use super::limits::LimitsInForce;
 use super::meter::Meter;
 use super::serve::Worker;
 use super::{crash_note, hygiene, logs, panics, title};
 use crate::address;
+use crate::attempt_limits::AttemptLimits;
 use crate::attempt_report::Cost;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
@@ -76,7 +77,7 @@ impl Worker {
             hygiene::begin();
         }
         let _logs = logs::enter();
-        let mut limit = meta.limits.address_space.map(AddressSpaceLimit::set);
+        let mut limits = self.limits_in_force(&meta.limits);
         crash_note::clear_errno();
         let before = crash_note::set_current(call);
         let since = panics::moment();
@@ -97,7 +98,7 @@ impl Worker {
                     span: span.clone(),
                     traceparent: context.traceparent().cloned(),
                 };
-                let ran = self.run_future(guarded, context, &mut limit, meter);
+                let ran = self.run_future(guarded, context, &mut limits, meter);
                 let Some((ending, own)) = ran else {
                     crash_note::set_current(before);
                     return;
@@ -108,7 +109,7 @@ impl Worker {
             Err(panic) => Err(panic),
         };
         crash_note::set_current(before);
-        drop(limit);
+        self.take_back(limits);
         let cost = meter.end();
         record_end(&span, &ending);
         drop(span);
@@ -169,11 +170,11 @@ impl Worker {
         self: &Arc<Self>,
         guarded: Guarded,
         context: Context,
-        limit: &mut Option<AddressSpaceLimit>,
+        limits: &mut Option<LimitsInForce>,
         meter: Meter,
     ) -> Option<(AttemptResult, Meter)> {
         let call = guarded.call;
-        let runtime = match self.runtime(limit) {
+        let runtime = match self.runtime(limits) {
             Ok(runtime) => runtime,
             Err(e) => {
                 let panic = PanicNote {
@@ -199,11 +200,11 @@ impl Worker {
             return Some((runtime.block_on(stoppable), meter));
         }
         let worker = Arc::clone(self);
-        let (limit, meter) = (limit.take(), meter.without_cpu());
+        let (limits, meter) = (limits.take(), meter.without_cpu());
         // Tracked by the worker's count of busy attempts.
         drop(runtime.spawn(async move {
             let ending = stoppable.await;
-            drop(limit);
+            worker.take_back(limits);
             record_end(&span, &ending);
             drop(span);
             worker.settle(call, ending, meter.end());
@@ -212,16 +213,31 @@ impl Worker {
         None
     }
 
+    fn limits_in_force(&self, limits: &AttemptLimits) -> Option<LimitsInForce> {
+        (!limits.is_empty()).then(|| LimitsInForce::set(*limits, self.settings.runs_once))
+    }
+
+    /// Ends the limits of an attempt. What it left running would not be held any more, so it ends
+    /// with this worker.
+    fn take_back(&self, limits: Option<LimitsInForce>) {
+        if limits.as_ref().is_some_and(LimitsInForce::left_processes) {
+            self.retire("a task with limits left processes behind");
+        }
+        drop(limits);
+    }
+
     /// The runtime of async tasks. What it takes is the worker's own, so it is made outside of an
     /// attempt's limit.
     fn runtime(
         &self,
-        limit: &mut Option<AddressSpaceLimit>,
+        limits: &mut Option<LimitsInForce>,
     ) -> std::io::Result<&tokio::runtime::Runtime> {
         if let Some(runtime) = self.runtime.get() {
             return Ok(runtime);
         }
-        let bytes = limit.take().map(|limit| limit.bytes);
+        if let Some(limits) = limits {
+            limits.lift_address_space();
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("brigade-async")
@@ -235,7 +251,9 @@ impl Worker {
         // Its thread has started and has memory of its own once it has run something.
         drop(runtime.block_on(runtime.spawn(async { drop(vec![0_u8; 1 << 10]) })));
         let runtime = self.runtime.get_or_init(|| runtime);
-        *limit = bytes.map(AddressSpaceLimit::set);
+        if let Some(limits) = limits {
+            limits.set_address_space();
+        }
         Ok(runtime)
     }
 
@@ -347,41 +365,5 @@ fn record_end(span: &Span, ending: &AttemptResult) {
         Ok(Returned::Passed(_)) => record_run(span, "passed", None),
         Ok(Returned::Refused(_)) => record_run(span, "rejected", Some("it cannot run here")),
         Err(panic) => record_run(span, "panicked", Some(&panic.message)),
-    }
-}
-
-/// The address space limit of one attempt; dropping it restores the one before.
-struct AddressSpaceLimit {
-    bytes: u64,
-    before: Rlimit,
-}
-
-impl AddressSpaceLimit {
-    fn set(bytes: u64) -> Self {
-        let before = getrlimit(Resource::As);
-        let used = std::fs::read_to_string("/proc/self/statm")
-            .ok()
-            .and_then(|statm| statm.split(' ').next()?.parse::<u64>().ok())
-            .map(|pages| pages * rustix::param::page_size() as u64);
-        if let Some(used) = used {
-            let wanted = used.saturating_add(bytes);
-            let current = before.maximum.map_or(wanted, |maximum| wanted.min(maximum));
-            // Where the system refuses, the pool's watch on its memory holds alone.
-            setrlimit(
-                Resource::As,
-                Rlimit {
-                    current: Some(current),
-                    maximum: before.maximum,
-                },
-            )
-            .ok();
-        }
-        Self { bytes, before }
-    }
-}
-
-impl Drop for AddressSpaceLimit {
-    fn drop(&mut self) {
-        setrlimit(Resource::As, self.before).ok();
     }
 }

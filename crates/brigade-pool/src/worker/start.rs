@@ -192,18 +192,24 @@ fn check(hello: &Hello) -> Result<(), Error> {
     Ok(())
 }
 
-/// Niceness, CPU, no core dumps, first choice of the OOM killer, no way to more privileges.
+/// Niceness, CPU, core dumps, points for the OOM killer, no way to more privileges.
 fn confine(settings: &WorkerSettings) -> io::Result<()> {
-    rustix::process::setrlimit(
-        Resource::Core,
-        Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        },
-    )?;
+    if !settings.core_dumps {
+        rustix::process::setrlimit(
+            Resource::Core,
+            Rlimit {
+                current: Some(0),
+                maximum: Some(0),
+            },
+        )?;
+    }
     // The pool must not be the victim of what its workers use. Without /proc the kernel chooses by
-    // size.
-    fs::write("/proc/self/oom_score_adj", "500").ok();
+    // size; less than what the pool has was refused where it is not allowed (`Config::check`).
+    fs::write(
+        "/proc/self/oom_score_adj",
+        settings.oom_score_adj.to_string(),
+    )
+    .ok();
     rustix::thread::set_no_new_privs(true)?;
     if settings.nice != 0 {
         let nice = rustix::process::getpriority_process(None)? + settings.nice;

@@ -34,6 +34,8 @@ use crate::error::{Error, ErrorKind};
 use crate::registry;
 use crate::shutdown::Scope;
 use crate::store::{CallTransport, JobStore, Leased, LiveConsumer};
+use brigade_core::AttemptLimits;
+use brigade_core::policy::check_limits;
 use brigade_pool::Pool;
 use brigade_runtime::owner::{host_name, own_name};
 
@@ -61,6 +63,7 @@ pub(super) struct RunningConsumer {
     pub(super) until: Until,
     pub(super) unserved_timeout: Duration,
     pub(super) losses_max: u32,
+    pub(super) limits: HashMap<Box<str>, AttemptLimits>,
     pub(super) room: Arc<Semaphore>,
     pub(super) untold: Arc<Semaphore>,
     /// Held by the one job that has to run alone.
@@ -147,6 +150,24 @@ impl Drop for Running {
     }
 }
 
+/// Refuses limits that contradict each other, or that nothing would hold.
+fn check_queue_limits(
+    limits: &HashMap<Box<str>, AttemptLimits>,
+    has_pool: bool,
+) -> Result<(), Error> {
+    for (queue, limits) in limits {
+        if !has_pool && !limits.is_empty() {
+            let text = format!(
+                "serve queue {queue:?} with limits in this process: only worker processes can be \
+                    limited; serve it on a pool"
+            );
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        check_limits(&format!("serve queue {queue:?}"), limits)?;
+    }
+    Ok(())
+}
+
 async fn own_pool() -> Result<Pool, Error> {
     Pool::builder().start().await.map_err(|error| {
         let text = "start worker processes for a consumer (.on(&pool) takes yours, .in_process() \
@@ -165,6 +186,7 @@ impl RunningConsumer {
                 "serve until the queues are empty: this broker does not tell what is left in them";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
+        check_queue_limits(&worker.limits, pool.is_some())?;
         let tasks = registry::by_queue()?;
         let has_handler = matches!(worker.place, ConsumerPlace::Handler(_));
         if worker.queues.is_empty() && worker.weighted.is_empty() && !has_handler {
@@ -211,6 +233,7 @@ impl RunningConsumer {
             until: worker.until,
             unserved_timeout: worker.unserved_timeout,
             losses_max: worker.losses_max,
+            limits: worker.limits,
             room: Arc::new(Semaphore::new(prefetch)),
             untold: Arc::new(Semaphore::new(UNTOLD_MAX)),
             alone: Arc::new(Semaphore::new(1)),

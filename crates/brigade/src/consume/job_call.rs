@@ -52,6 +52,10 @@ impl RunningConsumer {
         };
         let mut call =
             Call::of_json_text(task, arguments).for_job(job_context(leased)?, &job.options);
+        if let Some(limits) = self.limits.get(&job.queue) {
+            let options = call.request.options.get_or_insert_default();
+            options.default_limits = *limits;
+        }
         // A pool does that for what it runs.
         if let Some(entry) = entry.filter(|_| self.pool.is_none()) {
             call.request.fill(|| entry.call_options());

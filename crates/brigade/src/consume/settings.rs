@@ -1,5 +1,6 @@
 //! The settings of a consumer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use super::handler::Handler;
 use super::served::OnSettled;
 use crate::broker::Broker;
 use crate::error::Error;
+use brigade_core::AttemptLimits;
 use brigade_pool::Pool;
 
 /// Set by the methods of [`Consumer`](crate::Consumer), which documents each.
@@ -22,6 +24,8 @@ pub(super) struct ConsumerSettings {
     pub(super) until: Until,
     pub(super) unserved_timeout: Duration,
     pub(super) losses_max: u32,
+    /// Of attempts of jobs of a queue.
+    pub(super) limits: HashMap<Box<str>, AttemptLimits>,
     pub(super) abort_after: Duration,
     pub(super) version: Option<String>,
     pub(super) on_settled: Option<OnSettled>,

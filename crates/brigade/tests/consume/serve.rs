@@ -313,3 +313,40 @@ async fn a_task_knows_the_tick_it_runs_for_in_a_pool_and_in_process() {
     assert_eq!(reports_its_tick().run_here().await.unwrap(), None);
     setting.pool.shutdown().await;
 }
+
+/// Fills so much memory.
+#[brigade::task]
+fn fill(mib: u64) -> u64 {
+    let bytes = vec![1_u8; usize::try_from(mib << 20).unwrap()];
+    bytes
+        .iter()
+        .step_by(4096)
+        .map(|byte| u64::from(*byte))
+        .sum()
+}
+
+#[tokio::test]
+async fn the_limits_of_a_queue_hold_for_jobs_that_have_none() {
+    let broker = Broker::connect("sqlite::memory:").await.unwrap();
+    let limits = brigade::AttemptLimits::new().memory(32 << 20);
+    let refused = broker.consumer().task(fill).in_process();
+    let refused = refused.limits("fill", limits).run_until_empty().await;
+    assert_eq!(refused.unwrap_err().kind(), brigade::ErrorKind::Unsupported);
+    let over = broker.push(fill(64)).await.unwrap().id().clone();
+    let own = fill(64).memory(256 << 20).keep(LONG);
+    let own = broker.push(own).await.unwrap().id().clone();
+    let pool = Pool::builder().workers(1).start().await.unwrap();
+    let consumer = broker.consumer().task(fill).on(&pool);
+    consumer
+        .limits("fill", limits)
+        .run_until_empty()
+        .await
+        .unwrap();
+    let dead = broker.job(&over).await.unwrap().unwrap();
+    assert_eq!(dead.state, brigade::JobState::Dead);
+    let reason = dead.reason.unwrap();
+    assert!(reason.contains("memory limit 32 MiB"), "{reason}");
+    let done = broker.job(&own).await.unwrap().unwrap();
+    assert_eq!(done.state, brigade::JobState::Done, "its own limit wins");
+    pool.shutdown().await;
+}

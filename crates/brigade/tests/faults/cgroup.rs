@@ -167,15 +167,18 @@ fn all_groups() -> Vec<(u32, String)> {
 async fn address_space() {
     let pool = Pool::builder().workers(2).start().await.unwrap();
     let before = facts::resident_bytes(std::process::id());
-    let error = within("the hog", pool.call(misbehave(How::Hog).memory(64 << 20)))
-        .await
-        .unwrap_err();
+    let error = within(
+        "the hog",
+        pool.call(misbehave(How::Hog).address_space(64 << 20)),
+    )
+    .await
+    .unwrap_err();
     println!("{error}");
     let CallError::Crashed(report) = &error else {
         panic!("{error}")
     };
-    let by = [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(AttemptOutcome::OutOfMemory);
-    assert!(by.contains(&report.ended), "{error}");
+    let by = AttemptOutcome::OutOfMemory(MemoryLimit::AddressSpace);
+    assert_eq!(report.ended, by, "{error}");
     assert!(report.cost.memory_peak < Some(512 << 20), "{error}");
     assert!(facts::resident_bytes(std::process::id()) < before + (64 << 20));
     assert_eq!(

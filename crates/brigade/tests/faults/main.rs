@@ -26,6 +26,7 @@ mod hostile;
 mod identity;
 mod kill;
 mod leaks;
+mod limits;
 mod load;
 mod parent;
 mod schedules;

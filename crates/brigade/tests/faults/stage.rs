@@ -21,7 +21,7 @@ use brigade_testkit::program::{DIRECTORY_VARIABLE, Program, ROLE_VARIABLE};
 pub(crate) type Roles = &'static [(&'static str, fn())];
 
 /// Everything that this binary can be started as.
-const ROLES: [Roles; 16] = [
+const ROLES: [Roles; 17] = [
     crate::cgroup::ROLES,
     crate::chaos::ROLES,
     crate::crash::ROLES,
@@ -32,6 +32,7 @@ const ROLES: [Roles; 16] = [
     crate::identity::ROLES,
     crate::kill::ROLES,
     crate::leaks::ROLES,
+    crate::limits::ROLES,
     crate::load::ROLES,
     crate::parent::ROLES,
     crate::schedules::ROLES,

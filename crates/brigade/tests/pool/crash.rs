@@ -205,7 +205,7 @@ async fn pi24_tp7_memory_over_its_limit_is_told_apart_and_the_pool_goes_on() {
                 panic!("it crashed")
             };
             let limit =
-                [MemoryLimit::AddressSpace, MemoryLimit::Resident].map(AttemptOutcome::OutOfMemory);
+                [MemoryLimit::Cgroup, MemoryLimit::Resident].map(AttemptOutcome::OutOfMemory);
             assert!(limit.contains(&report.ended), "{report:?}");
             assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
         }

@@ -15,7 +15,8 @@ use crate::source::{files, read, root};
 /// concept each.
 const LIBRARIES: [&str; 4] = ["brigade-core", "brigade-runtime", "brigade-pool", "brigade"];
 
-const VALUES: [&str; 27] = [
+const VALUES: [&str; 28] = [
+    "attempt_limits",
     "attempt_report",
     "codec",
     "error",

@@ -157,13 +157,16 @@ impl Core {
             span: None,
             memory: CallMemory::default(),
             cost: None,
+            memory_hold: None,
+            limit_met: None,
         });
         CallId::new(self.generation, key)
     }
 
     fn wants_to_be_alone(&self, request: &Request) -> bool {
         let options = request.options();
-        let has_limits = !options.limits().is_empty();
+        let defaults = options.default_limits.or(self.config.limits);
+        let has_limits = !options.limits().or(defaults).is_empty();
         let would_hurt = options.timeout.is_some() || has_limits;
         self.config.slots > 1
             && (options.alone

@@ -157,7 +157,7 @@ impl Core {
             self.learn_memory(call, cost.and_then(|cost| cost.memory_peak));
         }
         if let Some(stop) = self.take_stop(call) {
-            let report = self.report(call, stop.reason.outcome());
+            let report = self.stopped_report(call, &stop.reason);
             self.vacate(call, effects);
             let (error, mut details) = stopped(*stop, report, self.now);
             (details.output, details.stderr_of) = (output, Some(conn));

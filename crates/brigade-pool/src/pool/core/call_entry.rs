@@ -16,7 +16,7 @@ use super::super::queue::QueuePosition;
 use super::super::stop_reason::StopReason;
 use super::attempt_span::StartedSpan;
 use super::budget::CallMemory;
-use crate::attempt_report::{Cost, Step};
+use crate::attempt_report::{Cost, LimitHit, MemoryHold, Step};
 use crate::request::Request;
 
 /// How often a call is given to a worker that dies before it reads it.
@@ -56,6 +56,10 @@ pub(in super::super) struct CallEntry {
     pub(super) memory: CallMemory,
     /// What its attempt cost, if its worker measured that.
     pub(super) cost: Option<Cost>,
+    /// What holds the memory limit of its attempt.
+    pub(super) memory_hold: Option<MemoryHold>,
+    /// A limit that its attempt met and that did not end it.
+    pub(super) limit_met: Option<LimitHit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

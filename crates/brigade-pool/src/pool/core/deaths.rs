@@ -14,7 +14,8 @@ use super::Core;
 use super::call_entry::UNDELIVERED_MAX;
 use super::effects::{Effects, EndDetails};
 use super::reports::stopped;
-use crate::attempt_report::{AttemptOutcome, Cost, Exit, MemoryLimit, Step};
+use crate::attempt_limits::AttemptLimits;
+use crate::attempt_report::{AttemptOutcome, Cost, Exit, LimitHit, MemoryLimit, Step};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::outcome::{CallError, RetryAdvice};
@@ -39,7 +40,8 @@ pub(in super::super) struct WorkerExit {
     pub(in super::super) panic: Option<(CallId, PanicNote)>,
     /// How it broke its link, if that was why it was ended.
     pub(in super::super) broken: Option<String>,
-    pub(in super::super) cgroup_oom: bool,
+    /// The kernel ended a process of its control group for lack of memory: the limit.
+    pub(in super::super) oom_kill: Option<LimitHit>,
     pub(in super::super) stderr: String,
     /// What the attempt wrote whose output was captured.
     pub(in super::super) output: Option<Output>,
@@ -157,6 +159,7 @@ impl Core {
         let entry = self.entry_mut(call);
         let captures = entry.request.options().capture_bytes.is_some();
         let output = if captures { exit.output.take() } else { None };
+        let limits = entry.request.options().limits();
         let stop = entry.stop.take();
         let is_culprit = culprit == Some(call);
         if stop.is_none() && !is_culprit && runs_again {
@@ -177,8 +180,8 @@ impl Core {
             return self.interrupt(call, effects);
         }
         let ended = match &stop {
-            Some(stop) => stop.reason.outcome(),
-            None if is_culprit => exit.ended(call),
+            Some(stop) => stop.reason.outcome(self.entry(call).memory_hold),
+            None if is_culprit => exit.ended(call, &limits),
             None => AttemptOutcome::Neighbour,
         };
         let mut report = self.report(call, ended);
@@ -186,19 +189,22 @@ impl Core {
         report.cost = exit.cost(report.cost.wall);
         report.stderr.clone_from(&exit.stderr);
         report.stopped_by.clone_from(&exit.stopped_by);
+        report.limit = match &stop {
+            Some(stop) => stop.reason.limit(),
+            None if is_culprit => exit.limit(&report.ended, &limits).or(report.limit),
+            None => None,
+        };
         if is_culprit {
             report.thread.clone_from(&exit.thread);
         }
         self.vacate(call, effects);
-        let is_over_memory = stop
-            .as_ref()
-            .is_some_and(|stop| stop.reason.blames_memory());
+        let is_crash = stop.as_ref().is_some_and(|stop| stop.reason.is_crash());
         let mut details = EndDetails::default();
         if let Some(mut stop) = stop {
             // Another's stop may have taken this one along before its own came to force.
             stop.step = stop.step.max(exit.step());
             report.step = Some(stop.step);
-            if !is_over_memory {
+            if !is_crash {
                 let (error, mut details) = stopped(*stop, report, self.now);
                 details.output = output;
                 return self.end(call, Err(error), details, effects);
@@ -206,7 +212,7 @@ impl Core {
             stop.ended.cancel();
         }
         details.output = output;
-        let end = if is_culprit || is_over_memory {
+        let end = if is_culprit || is_crash {
             self.want_fresh_worker(call);
             ChargedEnd::Crashed
         } else {
@@ -249,7 +255,7 @@ impl Core {
 
 impl WorkerExit {
     /// How this attempt, which ended the worker, came to do so.
-    fn ended(&self, call: CallId) -> AttemptOutcome {
+    fn ended(&self, call: CallId, limits: &AttemptLimits) -> AttemptOutcome {
         let note = self.crash_note.map(|(_, note)| note);
         // The last panic may be an old one of another attempt: it counts only where it was the same
         // thread that aborted.
@@ -258,7 +264,7 @@ impl WorkerExit {
             *attempt == aborted && self.death.exit == Exit::Signal(libc::SIGABRT)
         });
         match (note, panic, self.death.exit) {
-            _ if self.cgroup_oom
+            _ if self.oom_kill.is_some()
                 && matches!(self.death.exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) =>
             {
                 AttemptOutcome::OutOfMemory(MemoryLimit::Cgroup)
@@ -274,10 +280,27 @@ impl WorkerExit {
             _ if self.broken.is_some() => {
                 AttemptOutcome::LinkBroken(self.broken.clone().unwrap_or_default())
             }
+            (.., Exit::Signal(libc::SIGXFSZ)) if limits.file_size.is_some() => {
+                AttemptOutcome::OverLimit
+            }
             (Some(CrashNote::Signal), ..) | (.., Exit::Signal(_)) => AttemptOutcome::Signalled,
             (.., Exit::Code(_)) => AttemptOutcome::Exited,
             // `Exit::Unknown` or `Exit::Alive`, without a note. `Exit` is non-exhaustive.
             (None, None, _) => AttemptOutcome::Unknown,
+        }
+    }
+
+    /// The limit that made it end so.
+    fn limit(&self, ended: &AttemptOutcome, limits: &AttemptLimits) -> Option<LimitHit> {
+        match ended {
+            AttemptOutcome::OutOfMemory(MemoryLimit::Cgroup) => self.oom_kill,
+            AttemptOutcome::OutOfMemory(MemoryLimit::AddressSpace) => limits
+                .address_space
+                .map(|allowed| LimitHit::AddressSpace { allowed }),
+            AttemptOutcome::OverLimit => limits
+                .file_size
+                .map(|allowed| LimitHit::FileSize { allowed }),
+            _ => None,
         }
     }
 

@@ -14,7 +14,10 @@ use super::Core;
 use super::attempt_span::StartedSpan;
 use super::call_entry::Phase;
 use super::choice::Requirements;
-use super::effects::{Effects, MemoryWatch, Preparation};
+use super::effects::{Effects, EndDetails, Preparation};
+use crate::attempt_limits::AttemptLimits;
+use crate::attempt_report::MemoryHold;
+use crate::error::Error;
 use crate::event::Event;
 
 impl Core {
@@ -76,12 +79,13 @@ impl Core {
             info.fill(&mut self.entry_mut(call).request);
         }
         let is_remote = self.worker(worker).is_remote();
+        let limits = self.limits_to_hold(call, worker);
         let entry = self.entry_mut(call);
         entry.attempt += 1;
         entry.cost = None;
         let (waited, alone) = (now - entry.since, entry.alone);
         let options = entry.request.options();
-        let (timeout, memory, capture) = (options.timeout, options.memory, options.capture_bytes);
+        let (timeout, capture) = (options.timeout, options.capture_bytes);
         // A remote host looks after the time of its attempts itself.
         let tell_start = timeout.is_some() && (is_shared && !alone || is_remote);
         let index = self.occupy(worker, call, alone);
@@ -95,22 +99,15 @@ impl Core {
             self.arm_run_timeout(call, after(now, timeout));
         }
         let conn = Arc::clone(self.worker(worker).conn());
-        if let Some(bytes_max) = memory.filter(|_| !is_remote) {
-            effects.memory_watches.push(MemoryWatch {
-                conn: Arc::clone(&conn),
-                call,
-                worker,
-                bytes_max,
-            });
-        }
         let (capture, span) = (capture.filter(|_| !is_remote), self.span_request(call));
-        if capture.is_some() || span.is_some() {
+        if capture.is_some() || limits.is_some() || span.is_some() {
             self.entry_mut(call).is_sent = false;
             effects.preparations.push(Preparation {
                 conn,
                 call,
                 worker,
                 capture,
+                limits,
                 span,
             });
         } else {
@@ -118,6 +115,63 @@ impl Core {
         }
         self.counters.wait.record(waited);
         self.emit_started(call, worker);
+    }
+
+    /// The limits that a worker of ours is to hold from now on, if they are not those that it holds
+    /// already: those of the call, with the pool's for what it leaves open.
+    fn limits_to_hold(&mut self, call: CallId, worker: WorkerId) -> Option<AttemptLimits> {
+        let defaults = self.config.limits;
+        let entry = self.entry_mut(call);
+        (entry.memory_hold, entry.limit_met) = (None, None);
+        let is_remote = self.worker(worker).is_remote();
+        let entry = self.entry_mut(call);
+        if is_remote {
+            return None;
+        }
+        let defaults = entry.request.options().default_limits.or(defaults);
+        if !defaults.is_empty() {
+            let options = entry.request.options.get_or_insert_default();
+            options.set_limits(options.limits().or(defaults));
+        }
+        let limits = entry.request.options().limits();
+        if limits.address_space.is_some() {
+            entry.memory_hold = Some(MemoryHold::AddressSpace);
+        }
+        let slot = self.worker_mut(worker);
+        let had_limits = std::mem::replace(&mut slot.is_limited, limits.needs_a_watch());
+        (had_limits || slot.is_limited).then_some(limits)
+    }
+
+    /// Notes what holds the memory of an attempt that is being prepared.
+    pub(in super::super) fn on_held(
+        &mut self,
+        call: CallId,
+        worker: WorkerId,
+        hold: Option<MemoryHold>,
+    ) {
+        if self.runs_on(call, worker) {
+            self.entry_mut(call).memory_hold = hold;
+        }
+    }
+
+    /// Ends a call whose limits cannot be held: it is not sent.
+    pub(in super::super) fn on_not_held(
+        &mut self,
+        call: CallId,
+        worker: WorkerId,
+        error: Error,
+        effects: &mut Effects,
+    ) {
+        if !self.runs_on(call, worker) {
+            return;
+        }
+        self.cancel_timer(call);
+        if let Some(stop) = self.entry_mut(call).stop.take() {
+            stop.ended.cancel();
+        }
+        self.vacate(call, effects);
+        self.end(call, Err(error.into()), EndDetails::default(), effects);
+        self.settle(effects);
     }
 
     /// Sends a call whose attempt is prepared. The span is taken unless the attempt has ended.

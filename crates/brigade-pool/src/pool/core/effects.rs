@@ -15,6 +15,7 @@ use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
 use super::super::worker_conn::{OwnProcess, WorkerConn};
 use super::attempt_span::{EndedSpan, SpanRequest};
+use crate::attempt_limits::AttemptLimits;
 use crate::attempt_report::{Step, StopReceipt};
 use crate::event::Event;
 use crate::outcome::CallError;
@@ -44,8 +45,6 @@ pub(in super::super) struct Effects {
     /// Attempts whose worker may not have received that they are to be stopped.
     pub(in super::super) stop_requests: Vec<StopRequest>,
     pub(in super::super) updates: Vec<(Arc<Cell>, Progress)>,
-    /// Attempts whose memory is limited.
-    pub(in super::super) memory_watches: Vec<MemoryWatch>,
     /// Attempts that are measured for the memory budget.
     pub(in super::super) memory_measures: Vec<MemoryMeasure>,
     /// Calls to send once their attempt is prepared.
@@ -110,14 +109,6 @@ pub(in super::super) struct StopRequest {
     pub(in super::super) hurry: bool,
 }
 
-/// An attempt whose memory is limited.
-pub(in super::super) struct MemoryWatch {
-    pub(in super::super) conn: Conn,
-    pub(in super::super) call: CallId,
-    pub(in super::super) worker: WorkerId,
-    pub(in super::super) bytes_max: u64,
-}
-
 /// An attempt that is measured for the memory budget.
 pub(in super::super) struct MemoryMeasure {
     pub(in super::super) conn: Conn,
@@ -125,14 +116,16 @@ pub(in super::super) struct MemoryMeasure {
     pub(in super::super) worker: WorkerId,
 }
 
-/// What has to be done before a call is sent: its worker's output is captured, or its attempt gets
-/// a span. It is sent by `Core::on_prepared`.
+/// What has to be done before a call is sent: its worker's output is captured, its limits are held,
+/// or its attempt gets a span. It is sent by `Core::on_prepared`.
 pub(in super::super) struct Preparation {
     pub(in super::super) conn: Conn,
     pub(in super::super) call: CallId,
     pub(in super::super) worker: WorkerId,
     /// Keep what the attempt writes, up to so many bytes.
     pub(in super::super) capture: Option<usize>,
+    /// Limits to hold in place of those of the worker's last attempt.
+    pub(in super::super) limits: Option<AttemptLimits>,
     pub(in super::super) span: Option<SpanRequest>,
 }
 

@@ -164,7 +164,7 @@ impl Core {
         details: EndDetails,
         effects: &mut Effects,
     ) {
-        let own = self.report(call, stop.reason.outcome());
+        let own = self.stopped_report(call, &stop.reason);
         self.vacate(call, effects);
         let (report, step) = ending.stopped();
         stop.step = stop.step.max(step.unwrap_or(stop.step));

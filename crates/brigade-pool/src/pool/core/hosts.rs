@@ -266,7 +266,7 @@ impl Core {
                 }
                 Some(mut stop) => {
                     stop.step = Step::NotStarted;
-                    let mut report = self.report(call, stop.reason.outcome());
+                    let mut report = self.stopped_report(call, &stop.reason);
                     report.cost.wall = Duration::ZERO;
                     self.vacate(call, effects);
                     let (error, details) = stopped(*stop, report, self.now);

@@ -8,7 +8,7 @@ use super::super::stop_reason::StopReason;
 use super::Core;
 use super::call_entry::{OngoingStop, Phase};
 use super::effects::EndDetails;
-use crate::attempt_report::{AttemptOutcome, AttemptReport, Cost};
+use crate::attempt_report::{AttemptOutcome, AttemptReport, Cost, LimitHit};
 use crate::outcome::{CallError, Cancelled, TimedOut};
 
 impl Core {
@@ -45,6 +45,8 @@ impl Core {
                 })
             }),
             progress: entry.progress.clone(),
+            limit: entry.limit_met.filter(|_| has_failed),
+            memory_hold: entry.memory_hold,
         }
     }
 
@@ -64,7 +66,17 @@ impl Core {
         report.cost = entry.cost.unwrap_or_default();
         report.cost.wall = self.wall(call);
         report.progress = entry.progress.clone();
+        report.limit = entry.limit_met;
+        report.memory_hold = entry.memory_hold;
         Box::new(report)
+    }
+
+    /// The report of an attempt that runs and was stopped for this reason.
+    pub(super) fn stopped_report(&self, call: CallId, reason: &StopReason) -> Box<AttemptReport> {
+        let outcome = reason.outcome(self.entry(call).memory_hold);
+        let mut report = self.report(call, outcome);
+        report.limit = reason.limit();
+        report
     }
 }
 
@@ -85,7 +97,8 @@ pub(super) fn stopped(
         StopReason::Timeout => CallError::TimedOut(TimedOut::Run(report)),
         StopReason::Cancel(reason) => cancelled(reason, report),
         StopReason::Shutdown => cancelled("the pool was shut down".to_owned(), report),
-        StopReason::Memory | StopReason::BudgetAlone => CallError::Crashed(report),
+        StopReason::Limit(LimitHit::Cpu { .. }) => CallError::TimedOut(TimedOut::Cpu(report)),
+        StopReason::Limit(_) | StopReason::BudgetAlone => CallError::Crashed(report),
         StopReason::Budget => {
             unreachable!("invariant: a call that the budget interrupts waits again")
         }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::ids::CallId;
+use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
 use super::call_entry::{OngoingStop, Phase};
 use super::effects::{Effects, EndDetails, StopOrder};
 use super::{Core, Stage};
-use crate::attempt_report::Step;
+use crate::attempt_report::{LimitHit, Step};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{CallError, Cancelled};
 
@@ -79,6 +79,40 @@ impl Core {
         }
     }
 
+    /// An attempt went over a limit. `false` if it has ended.
+    pub(in super::super) fn on_over_limit(
+        &mut self,
+        (call, worker): (CallId, WorkerId),
+        hit: LimitHit,
+        effects: &mut Effects,
+    ) -> bool {
+        if !self.runs_on(call, worker) {
+            return false;
+        }
+        if self.entry(call).stop.is_some() {
+            // It is asked to stop already, and there is no time for that.
+            self.hurry(call);
+        } else {
+            self.stop(call, StopReason::Limit(hit), effects);
+        }
+        true
+    }
+
+    /// Takes a limit that an attempt met, before its answer: it ends the attempt, or is noted for
+    /// its report.
+    pub(in super::super) fn on_limit_met(
+        &mut self,
+        attempt: (CallId, WorkerId),
+        hit: LimitHit,
+        effects: &mut Effects,
+    ) {
+        if matches!(hit, LimitHit::Memory { .. }) {
+            self.on_over_limit(attempt, hit, effects);
+        } else if self.runs_on(attempt.0, attempt.1) {
+            self.entry_mut(attempt.0).limit_met = Some(hit);
+        }
+    }
+
     /// Ends a call that waits.
     fn stop_waiting(&mut self, call: CallId, reason: StopReason, effects: &mut Effects) {
         let error = match reason {
@@ -89,7 +123,7 @@ impl Core {
             )),
             // Its attempt ended in the meantime.
             StopReason::Timeout
-            | StopReason::Memory
+            | StopReason::Limit(_)
             | StopReason::Budget
             | StopReason::BudgetAlone => return,
         };

@@ -35,6 +35,8 @@ pub(super) struct WorkerSlot {
     pub(super) stopped_by: Option<String>,
     /// Calls whose attempts it runs.
     pub(super) running: Vec<CallId>,
+    /// Whether the attempt that it was given last had limits that are held from outside.
+    pub(super) is_limited: bool,
     pub(super) done: u64,
     pub(super) failed: u64,
     /// Attempts until it is replaced.
@@ -71,6 +73,7 @@ impl WorkerSlot {
             host: None,
             stopped_by: None,
             running: Vec::new(),
+            is_limited: false,
             done: 0,
             failed: 0,
             lives: None,

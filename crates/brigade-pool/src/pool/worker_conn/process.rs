@@ -7,13 +7,15 @@
 //! `service`.
 //!
 //! Modules, from bottom to top: `reports` (what it said of its end), `health` (whether it answers
-//! pings); `start` (until it is ready), `control` (what it says besides answers), `service` (until
-//! its process has ended), `finish` (reaping); `life`.
+//! pings), `limits` (what it may use, held from outside); `start` (until it is ready), `control`
+//! (what it says besides answers), `service` (until its process has ended), `finish` (reaping);
+//! `life`.
 
 mod control;
 mod finish;
 mod health;
 pub(in super::super) mod life;
+mod limits;
 mod reports;
 mod service;
 mod start;
@@ -28,17 +30,21 @@ use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
 use self::health::PingState;
+use self::limits::LimitHolder;
 use self::reports::FinalReports;
 use super::super::ids::{CallId, WorkerId};
 use super::super::stop_reason::StopReason;
 use super::outgoing::{OutgoingAttempt, TASK_NAME_BYTES_MAX, target_of, written};
 use super::{Health, OwnProcess, ProcessMemory, WorkerConn};
+use crate::attempt_limits::AttemptLimits;
+use crate::attempt_report::MemoryHold;
 use crate::codec::Codec;
+use crate::error::Error;
 use crate::link::Channel;
 use crate::outcome::REASON_BYTES_MAX;
 use crate::output::Output;
 use crate::process::proc_fs::{memory_of, used_bytes};
-use crate::process::{ControlGroup, Pipe, Process};
+use crate::process::{LimitedAttempt, Pipe, Process, TreeUse};
 use crate::sync::lock;
 use crate::wire::{CallMeta, CancelFrame, kind};
 use brigade_core::printable::shorten;
@@ -61,7 +67,7 @@ pub(in super::super) struct WorkerProcess {
     stderr: Pipe,
     /// Whether the output of its attempt is captured.
     is_capturing: AtomicBool,
-    group: Option<ControlGroup>,
+    limits: LimitHolder,
     /// Cancelled when it has nothing more to do.
     retire: CancellationToken,
     health: PingState,
@@ -184,9 +190,7 @@ impl OwnProcess for WorkerProcess {
 
     fn kill(&self) -> BoxFuture<'_, ()> {
         self.note_state();
-        if let Some(group) = &self.group {
-            group.kill();
-        }
+        self.limits.kill();
         let ended = self.process.kill(|| self.ask_to_end(Signal::KILL));
         ended.map(drop).boxed()
     }
@@ -204,6 +208,19 @@ impl OwnProcess for WorkerProcess {
 
     fn gone(&self) -> BoxFuture<'_, ()> {
         self.process.gone.cancelled().boxed()
+    }
+
+    fn tree_bytes(&self) -> u64 {
+        let tree = self.process.shown.map(TreeUse::of).unwrap_or_default();
+        tree.memory_shared_out()
+    }
+
+    fn hold_limits(
+        &self,
+        limits: AttemptLimits,
+        attempt: Box<dyn LimitedAttempt>,
+    ) -> Result<Option<MemoryHold>, Error> {
+        self.limits.hold(&self.process, limits, attempt)
     }
 
     /// That of the worker itself, also where another program stands between.

@@ -88,7 +88,7 @@ impl WorkerConn for RemoteHost {
             attempt: attempt.number,
             codec: request.codec,
             timeout: options.timeout,
-            limits: options.limits(),
+            limits: options.limits().or(options.default_limits),
             capture: options.capture_bytes.map(|bytes| bytes as u64),
             alone: attempt.alone,
             fresh: attempt.fresh,

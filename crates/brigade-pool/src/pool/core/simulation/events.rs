@@ -18,7 +18,7 @@ use super::super::deaths::WorkerExit;
 use super::super::effects::HealthCheck;
 use super::model::{SimStage, UNDELIVERED_MAX};
 use super::world::World;
-use crate::attempt_report::{Exit, Step};
+use crate::attempt_report::{Exit, LimitHit, Step};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::Failure;
@@ -31,7 +31,8 @@ pub(super) fn outcome_of(reason: &StopReason) -> &'static str {
     match reason {
         StopReason::Timeout => "timed out",
         StopReason::Cancel(_) | StopReason::Shutdown => "cancelled",
-        StopReason::Memory | StopReason::BudgetAlone => "crashed",
+        StopReason::Limit(LimitHit::Cpu { .. }) => "timed out",
+        StopReason::Limit(_) | StopReason::BudgetAlone => "crashed",
         StopReason::Budget => unreachable!("its call waits again"),
     }
 }
@@ -157,7 +158,7 @@ impl World {
             stopped_by: None,
             panic: None,
             broken: None,
-            cgroup_oom: false,
+            oom_kill: None,
             stderr: String::new(),
             output: None,
             unread: self.chance(20),
@@ -207,9 +208,7 @@ impl World {
                 entry.memory.is_suspect = true;
                 self.model.give_back(call);
             }
-            Some(StopReason::Memory | StopReason::BudgetAlone) => {
-                self.model.charge(call, "crashed", true)
-            }
+            Some(reason) if reason.is_crash() => self.model.charge(call, "crashed", true),
             Some(reason) => self.model.must_end(call, outcome_of(&reason)),
         }
     }
@@ -311,7 +310,17 @@ impl World {
         let Some(call) = self.any(&calls) else { return };
         let runs = self.model.call(call).runs_on.is_some();
         if runs && self.chance(30) {
-            return self.event(|core, effects| core.stop(call, StopReason::Memory, effects));
+            let (allowed, used) = (1 << 20, 2 << 20);
+            let hit = if self.chance(50) {
+                LimitHit::Memory { allowed, used }
+            } else {
+                LimitHit::Cpu {
+                    allowed: Duration::from_secs(1),
+                    used: Duration::from_secs(2),
+                }
+            };
+            let reason = StopReason::Limit(hit);
+            return self.event(|core, effects| core.stop(call, reason, effects));
         }
         let reason = "simulated".to_owned();
         if !runs {

@@ -10,7 +10,7 @@ use super::super::super::shared::Shared;
 use super::service::ServiceEnd;
 use super::{WorkerProcess, control};
 use crate::attempt_report::Exit;
-use crate::process::{self, ControlGroup};
+use crate::process;
 use crate::sync::lock;
 use crate::wire::Decoder;
 
@@ -34,9 +34,7 @@ pub(super) async fn finish(
         }
         control::recv_all(shared, worker, &mut decoder);
     }
-    if let Some(group) = &worker.group {
-        group.kill();
-    }
+    worker.limits.kill();
     tokio::join!(worker.stdout.rest(), worker.stderr.rest());
     let exit = worker_exit(worker, service);
     let is_alive = exit.death.exit == Exit::Alive;
@@ -89,10 +87,7 @@ fn worker_exit(worker: &WorkerProcess, service: ServiceEnd) -> WorkerExit {
         broken: reports
             .broken
             .filter(|_| matches!(service, ServiceEnd::BrokenOff) || !reports.closed),
-        cgroup_oom: worker
-            .group
-            .as_ref()
-            .is_some_and(ControlGroup::was_out_of_memory),
+        oom_kill: worker.limits.oom_kill(),
         stderr: worker.stderr.tail(),
         output: worker.end_capture(),
         unread: worker.unread.load(Ordering::Relaxed),

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::super::super::config::Config;
 use super::super::super::core::is_answer;
+use super::super::super::ids::CallId;
 use super::super::super::logs;
 use super::super::super::shared::Shared;
 use super::super::OwnProcess as _;
@@ -183,6 +184,21 @@ fn take_frames(shared: &Arc<Shared>, worker: &WorkerProcess, decoder: &mut Decod
         read_ahead(decoder, &mut frames);
         if frames.iter().flatten().flatten().any(is_answer) {
             output = worker.end_capture();
+        }
+    }
+    if worker.limits.is_held() {
+        // Before the dispatcher is locked: what the kernel refused the attempt may be why it
+        // answers so.
+        read_ahead(decoder, &mut frames);
+        let mut answers = frames
+            .iter()
+            .flatten()
+            .flatten()
+            .filter(|frame| is_answer(frame));
+        if let Some(call) = answers.next().map(|frame| CallId::from_wire(frame.id))
+            && let Some(hit) = worker.limits.met()
+        {
+            shared.step(|core, effects| core.on_limit_met((call, worker.id), hit, effects));
         }
     }
     let mut frames = frames.into_iter();

@@ -23,6 +23,7 @@ use super::super::super::logs;
 use super::super::super::shared::Shared;
 use super::super::outgoing::TASK_NAME_BYTES_MAX;
 use super::health::PingState;
+use super::limits::LimitHolder;
 use super::reports::FinalReports;
 use super::service::pump;
 use super::{CONTROL_BYTES_MAX, WorkerProcess};
@@ -96,7 +97,7 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<Started, Erro
         stdout,
         stderr,
         is_capturing: AtomicBool::new(false),
-        group,
+        limits: LimitHolder::new(group),
         retire: CancellationToken::new(),
         health: PingState::default(),
         reports: Mutex::new(FinalReports::default()),
@@ -109,10 +110,17 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<Started, Erro
 
 /// Puts the process into a control group of its own, if there are limits for one.
 fn control_group(config: &Config, process: &Process) -> Result<Option<ControlGroup>, Error> {
-    let Some(limits) = &config.group else {
-        return Ok(None);
+    let group = match &config.group {
+        Some(limits) => ControlGroup::create(&process.cookie, limits)?,
+        // Made ahead of the first attempt.
+        None if config.limits.needs_a_watch() => {
+            match ControlGroup::create_if_possible(&process.cookie) {
+                Some(group) => group,
+                None => return Ok(None),
+            }
+        }
+        None => return Ok(None),
     };
-    let group = ControlGroup::create(&process.cookie, limits)?;
     group
         .add(process.pid.as_raw_nonzero().get().cast_unsigned())
         .map_err(|e| Error::os(format!("move the worker into its control group: {e}"), e))?;
@@ -352,6 +360,9 @@ fn settings(config: &Config, number: u32) -> WorkerSettings {
         drop_after: config.ask / 2,
         log_level: logs::level(config.logs),
         report_tasks: !config.runs_own_program(),
+        oom_score_adj: config.oom_score_adj,
+        core_dumps: config.core_dumps,
+        runs_once: config.recycle_calls == Some(1),
     }
 }
 
