@@ -44,29 +44,39 @@ enum Instead {
 }
 
 impl Intake {
-    /// Reads a delivery of a queue; `None` if it is not to be handed out.
-    pub(super) fn admit(
-        self: &Arc<Self>,
+    /// Reads a delivery of a queue.
+    pub(super) fn read_job(
+        &self,
         queue: &str,
-        delivery: &Delivery,
         received: Received,
-    ) -> Option<Envelope> {
+    ) -> Result<Envelope, UnreadableMessage> {
         let Received {
             redelivered,
             properties,
             data,
             ..
         } = received;
-        let mut envelope = match Envelope::read(queue, properties, data, PAYLOAD_BYTES_MAX) {
+        let mut envelope = Envelope::read(queue, properties, data, PAYLOAD_BYTES_MAX)?;
+        envelope.returned = self.leases.table().returned(&envelope);
+        envelope.is_uncounted =
+            redelivered && envelope.returned == 0 && !is_counted(&envelope.properties);
+        Ok(envelope)
+    }
+
+    /// What is to be handed out of what was read, if anything is.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        queue: &str,
+        delivery: &Delivery,
+        read: Result<Envelope, UnreadableMessage>,
+    ) -> Option<Envelope> {
+        let envelope = match read {
             Ok(envelope) => envelope,
             Err(unreadable) => {
                 self.refuse(queue, delivery, unreadable);
                 return None;
             }
         };
-        envelope.returned = self.leases.table().returned(&envelope);
-        envelope.is_uncounted =
-            redelivered && envelope.returned == 0 && !is_counted(&envelope.properties);
         let to = str_of(envelope.properties.reply_to());
         if !to.is_empty() && self.is_own(to) {
             let why = format!(

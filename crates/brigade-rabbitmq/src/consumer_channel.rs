@@ -128,8 +128,13 @@ impl ConsumerChannel {
     }
 
     /// A delivery came.
-    pub(super) fn note(&self, tag: u64) {
+    fn note(&self, tag: u64) {
         lock(&self.tags).note(tag);
+    }
+
+    /// Whether this delivery and all before it have come.
+    pub(super) fn has_noted(&self, tag: u64) -> bool {
+        tag <= lock(&self.tags).noted
     }
 }
 
@@ -164,6 +169,15 @@ impl Delivery {
 
     pub(super) fn is(&self, other: &Self) -> bool {
         self.tag == other.tag && self.opened.number == other.opened.number
+    }
+
+    /// Whether all that the broker sent before it have come.
+    pub(super) fn is_next(&self) -> bool {
+        self.opened.has_noted(self.tag)
+    }
+
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 
     pub(super) fn age(&self) -> Duration {

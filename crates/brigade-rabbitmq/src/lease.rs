@@ -167,6 +167,8 @@ impl Consumers {
     ) -> Result<Vec<Leased>, Error> {
         let mut found = Vec::new();
         for source in consumers {
+            // What it fetches is not given back before it was here to take it.
+            let _fetching = source.fetching();
             loop {
                 found.extend(self.hand_out(source, ask.max - found.len(), ask.mode).await);
                 if found.len() >= ask.max || ask.enough.is_cancelled() {

@@ -7,6 +7,10 @@
 //! ask. If no ask comes within the hand-back time, the queue consumer cancels its AMQP consumers,
 //! and the job goes back to its place in the queue.
 //!
+//! Jobs are handed out in the order in which the broker sent them. Several tasks read the
+//! deliveries of one channel, so a later one may be ready first: it is not handed out before the
+//! earlier ones are ready, too.
+//!
 //! One task for each queue consumer changes its AMQP consumers (`drive`). Other code changes what
 //! is asked for, and wakes that task. Deliveries know only the `subscriptions` of their queue.
 
@@ -78,6 +82,8 @@ pub(super) struct QueueConsumer {
 struct ConsumerState {
     /// How many jobs each ask still wants; and whether it wants to know when there are none.
     asks: BTreeMap<u64, (usize, bool)>,
+    /// Requests that fetch their jobs themselves. Each takes one that is ready.
+    fetching: usize,
     /// One job is wanted when there is one, for the next ask.
     listens: bool,
     /// Questions in a row after which it was not known whether there are more.
@@ -92,10 +98,37 @@ struct ConsumerState {
     opened: Option<Arc<ConsumerChannel>>,
     /// Since when more could come than is asked for.
     over_since: Option<Instant>,
+    /// What is not asked for goes back without a pause.
+    hurries: bool,
     /// Why nothing comes.
     fault: Option<AmqpFault>,
     /// Tries to begin taking, since one that went well.
     failures: u32,
+}
+
+impl ConsumerState {
+    /// How many jobs are asked for.
+    fn asked(&self) -> usize {
+        self.asks.values().map(|(count, _)| count).sum()
+    }
+
+    /// So many that are ready do not go back.
+    fn kept(&self) -> usize {
+        self.asked() + self.fetching
+    }
+
+    /// Since when a job is ready that is not asked for.
+    fn surplus(&self) -> Option<Instant> {
+        let (delivery, _) = self.ready.get(self.kept())?;
+        Some(delivery.since().into())
+    }
+
+    /// A job is ready.
+    fn put(&mut self, delivery: Delivery, envelope: Arc<Envelope>) {
+        let before = |(before, _): &(Delivery, _)| before.tag < delivery.tag;
+        let place = self.ready.partition_point(before);
+        self.ready.insert(place, (delivery, envelope));
+    }
 }
 
 enum Plan {
@@ -204,16 +237,24 @@ impl QueueConsumer {
     /// Takes jobs that are ready.
     pub(super) fn take(self: &Arc<Self>, max: usize) -> Taken {
         let mut state = lock(&self.state);
-        let count = max.min(state.ready.len());
+        let in_order = state.ready.iter();
+        let in_order = in_order.take_while(|(delivery, _)| delivery.is_next());
+        let count = in_order.take(max).count();
         Taken {
             source: Arc::clone(self),
             left: state.ready.drain(..count).collect(),
         }
     }
 
+    /// Announces a request that fetches its jobs itself, for as long as the guard lives.
+    pub(super) fn fetching(self: &Arc<Self>) -> Fetching {
+        lock(&self.state).fetching += 1;
+        Fetching(Arc::clone(self))
+    }
+
     /// No ask will follow soon: jobs that are not asked for go back at once.
     pub(super) fn hurry(&self) {
-        lock(&self.state).over_since = Instant::now().checked_sub(HAND_BACK);
+        lock(&self.state).hurries = true;
         self.subscriptions.wake();
     }
 
@@ -292,8 +333,8 @@ impl QueueConsumer {
         {
             self.subscriptions.clear();
         }
-        let asked: usize = state.asks.values().map(|(count, _)| count).sum();
-        let wanted = asked
+        let wanted = state
+            .asked()
             .max(state.listens.into())
             .saturating_sub(state.ready.len());
         let free = self.subscriptions.free();
@@ -307,12 +348,17 @@ impl QueueConsumer {
         {
             return Plan::Fence;
         }
-        if free == wanted && state.ready.len() <= asked {
+        if free > wanted {
+            state.over_since.get_or_insert_with(Instant::now);
+        } else {
             state.over_since = None;
-            return Plan::Rest;
         }
-        let since = *state.over_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < HAND_BACK {
+        let surplus = state.surplus();
+        let Some(since) = state.over_since.into_iter().chain(surplus).min() else {
+            state.hurries = false;
+            return Plan::Rest;
+        };
+        if !state.hurries && since.elapsed() < HAND_BACK {
             return Plan::RestUntil(since + HAND_BACK);
         }
         state.over_since = None;
@@ -326,28 +372,25 @@ impl QueueConsumer {
         subscription: Option<u64>,
         received: Received,
     ) {
+        let tag = received.delivery_tag;
+        let read = self.intake.read_job(&self.queue, received);
         let subscription = subscription.map(|number| (Arc::clone(&self.subscriptions), number));
-        // There may be more. First, as the room that it takes up is not to be given again.
-        lock(&self.state).listens = false;
-        let delivery = Delivery::new(opened, received.delivery_tag, subscription);
-        self.notify_groups();
-        let Some(envelope) = self.intake.admit(&self.queue, &delivery, received) else {
-            return;
-        };
         let mut state = lock(&self.state);
-        let place = state
-            .ready
-            .iter()
-            .rposition(|(before, _)| before.tag < delivery.tag)
-            .map_or(0, |place| place + 1);
-        state.ready.insert(place, (delivery, Arc::new(envelope)));
-        let asked: usize = state.asks.values().map(|(count, _)| count).sum();
-        let is_over = state.ready.len() > asked;
+        // There may be more. First, as the room that it takes up is not to be given again.
+        state.listens = false;
+        // It is noted and ready in one step: a later one is handed out as soon as it is noted.
+        let delivery = Delivery::new(opened, tag, subscription);
+        if let Some(envelope) = self.intake.admit(&self.queue, &delivery, read) {
+            state.put(delivery, Arc::new(envelope));
+        }
+        let is_over = state.surplus().is_some();
         drop(state);
+        self.notify_groups();
         if is_over {
             // It took up its room before it was ready: a plan that was made in between rests.
             self.subscriptions.wake();
         }
+        // Also if it is not handed out: later ones may have waited for it.
         self.intake.news.notify_waiters();
     }
 
@@ -361,9 +404,13 @@ impl QueueConsumer {
         }
         let surplus: Vec<_> = {
             let mut state = lock(&self.state);
-            let asked: usize = state.asks.values().map(|(count, _)| count).sum();
-            let asked = asked.min(state.ready.len());
-            state.ready.drain(asked..).collect()
+            let hurries = std::mem::take(&mut state.hurries);
+            let kept = state.kept().min(state.ready.len());
+            // Those that came just now are for the next ask.
+            let old = state.ready.iter().skip(kept);
+            let old = old.take_while(|(one, _)| hurries || one.age() >= HAND_BACK);
+            let end = kept + old.count();
+            state.ready.drain(kept..end).collect()
         };
         self.notify_groups();
         let back = surplus
@@ -396,10 +443,10 @@ impl Drop for Taken {
             return;
         }
         let mut state = lock(&self.source.state);
-        for one in self.left.drain(..).rev() {
+        for (delivery, envelope) in self.left.drain(..) {
             // If its channel is gone, the broker gives it to another consumer.
-            if one.0.is_alive() {
-                state.ready.push_front(one);
+            if delivery.is_alive() {
+                state.put(delivery, envelope);
             }
         }
         drop(state);
@@ -417,6 +464,16 @@ impl Drop for Ask {
     fn drop(&mut self) {
         lock(&self.source.state).asks.remove(&self.number);
         self.source.subscriptions.wake();
+    }
+}
+
+/// A request that fetches its jobs itself, for as long as it lives.
+pub(super) struct Fetching(Arc<QueueConsumer>);
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        lock(&self.0.state).fetching -= 1;
+        self.0.subscriptions.wake();
     }
 }
 

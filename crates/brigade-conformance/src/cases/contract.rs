@@ -5,6 +5,8 @@
 //! letters; passes and jobs that are given back are not charged. Most cases look at the job after
 //! each step, so they need `listing`; `real_time` has what can be seen without it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use brigade::policy::{KEY_BYTES_MAX, NAME_BYTES_MAX};
@@ -31,6 +33,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_paused_queue_hands_out_nothing_and_loses_nothing: pauses, listing),
     case!(counts_tell_every_state: listing, scheduling),
     case!(many_consumers_get_each_job_once),
+    case!(many_consumers_that_wait_get_each_job_once),
     case!(names_are_checked),
     case!(texts_of_a_job_are_bounded),
 ];
@@ -359,16 +362,32 @@ async fn counts_tell_every_state(subject: Subject) {
 }
 
 async fn many_consumers_get_each_job_once(subject: Subject) {
+    get_each_job_once(subject, NOW).await;
+}
+
+async fn many_consumers_that_wait_get_each_job_once(subject: Subject) {
+    get_each_job_once(subject, Duration::from_millis(50)).await;
+}
+
+async fn get_each_job_once(subject: Subject, wait: Duration) {
     let queue = subject.broker.queue("q");
     let jobs: Vec<_> = (0..500).map(|n| queue.job(&n).unwrap()).collect();
     subject.broker.push_many(jobs).await.unwrap();
+    let left = Arc::new(AtomicUsize::new(500));
     let consumers = (0..8).map(|_| {
-        let queue = queue.clone();
+        let (queue, left) = (queue.clone(), Arc::clone(&left));
         tokio::spawn(async move {
             let mut mine = Vec::new();
-            while let Some(lease) = queue.lease(LONG, NOW).await.unwrap() {
+            while left.load(Ordering::Relaxed) > 0 {
+                let Some(lease) = queue.lease(LONG, wait).await.unwrap() else {
+                    if wait.is_zero() {
+                        break;
+                    }
+                    continue;
+                };
                 mine.push(lease.payload::<u32>().unwrap());
                 assert_eq!(lease.ack().await.unwrap(), Settled::Accepted(None));
+                left.fetch_sub(1, Ordering::Relaxed);
             }
             mine
         })

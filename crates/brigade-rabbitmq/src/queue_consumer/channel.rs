@@ -31,7 +31,9 @@ impl QueueConsumer {
             let answer = match opened.connection.answer(getting).await {
                 Ok(None) => Ok(false),
                 Ok(Some(message)) => {
+                    let tag = message.delivery.delivery_tag;
                     source.arrived(&opened, None, message.delivery);
+                    source.until_in_order(&opened, tag).await;
                     Ok(true)
                 }
                 Err(fault) => {
@@ -44,6 +46,21 @@ impl QueueConsumer {
         outcome
             .await
             .unwrap_or_else(|_| Err(AmqpFault::new(ErrorKind::Closed, "the broker was dropped")))
+    }
+
+    /// Returns when all deliveries up to this one have come, or the channel is over.
+    async fn until_in_order(&self, opened: &ConsumerChannel, tag: u64) {
+        let have_come = async {
+            loop {
+                let mut news = std::pin::pin!(self.intake.news.notified());
+                news.as_mut().enable();
+                if opened.has_noted(tag) {
+                    return;
+                }
+                news.await;
+            }
+        };
+        opened.dead.run_until_cancelled(have_come).await;
     }
 
     /// The channel there is, or a new one; the queue is there then, and its jobs are counted.

@@ -16,6 +16,7 @@ mod holders;
 mod limits;
 mod load;
 mod many_queues;
+mod order;
 mod patience;
 mod probe;
 mod several;
