@@ -225,7 +225,7 @@ async fn f39_late_and_foreign_answers_are_dropped_and_counted() {
     // A worker of another program, which answers as it likes.
     let call = stage
         .broker
-        .call(Call::<i64>::json("odd", &json!([7])).queue_timeout(millis(300)));
+        .call(Call::<i64>::json("odd", &json!([7])).queue_timeout(millis(3_000)));
     let queue = stage.name("odd");
     until("the request", async || plain.counts(&queue).await.0 == 1).await;
     let mut requests = plain.consume(&queue).await;
