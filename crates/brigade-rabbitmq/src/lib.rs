@@ -36,6 +36,7 @@ mod calls;
 mod channels;
 mod check;
 mod checks;
+mod consume;
 mod consumer_channel;
 mod consumers;
 mod control;

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::consume::begin_consuming;
 use super::fault::AmqpFault;
 use super::pause::Pauses;
 use super::reach::{self, OpenedConnection};
@@ -302,8 +303,8 @@ impl LiveConnection {
         arguments: FieldTable,
     ) -> Result<Consumer, AmqpFault> {
         let options = BasicConsumeOptions::default();
-        self.answer(channel.basic_consume(queue.clone(), "".into(), options, arguments))
-            .await
+        let consuming = begin_consuming(channel, queue, "".into(), options, arguments);
+        self.answer(consuming).await
     }
 
     /// Declares a durable exchange.
@@ -336,7 +337,7 @@ impl LiveConnection {
             no_ack: true,
             ..BasicConsumeOptions::default()
         };
-        let consuming = channel.basic_consume(queue.clone(), "".into(), options, none);
+        let consuming = begin_consuming(channel, &queue, "".into(), options, none);
         let consumer = self.answer(consuming).await?;
         Ok((queue, consumer))
     }

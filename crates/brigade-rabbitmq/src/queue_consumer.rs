@@ -400,7 +400,9 @@ impl QueueConsumer {
             return Ok(());
         };
         for tag in self.subscriptions.close_all() {
-            opened.connection.cancel(&opened.channel, tag).await?;
+            let cancelled = opened.connection.cancel(&opened.channel, tag).await;
+            // The broker would go on sending jobs by those that are left.
+            cancelled.inspect_err(|fault| self.fail(&opened, fault))?;
         }
         let surplus: Vec<_> = {
             let mut state = lock(&self.state);

@@ -14,6 +14,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::ShortString;
 use tokio::time::sleep;
 
+use super::super::consume::begin_consuming;
 use super::super::consumer_channel::ConsumerChannel;
 use super::super::fault::AmqpFault;
 use super::super::topology::PATIENCE;
@@ -82,8 +83,8 @@ impl QueueConsumer {
         connection
             .answer(channel.basic_qos(prefetch, BasicQosOptions { global: false }))
             .await?;
-        let consuming =
-            channel.basic_consume(name, tag, BasicConsumeOptions::default(), hold_long());
+        let options = BasicConsumeOptions::default();
+        let consuming = begin_consuming(channel, &name, tag, options, hold_long());
         // As a declaration, it may hang. What is held by this channel would be lost with it.
         let is_used = self.intake.leases.table().holds_by(opened.number);
         let patience = if is_used {

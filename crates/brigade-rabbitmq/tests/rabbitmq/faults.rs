@@ -4,6 +4,7 @@
 //! sets a memory alarm, or deletes a queue under its consumers. Then it checks that the broker
 //! returns an error in time, or goes on by itself, and that no job is lost.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use brigade::{Broker, ErrorKind, Settled};
@@ -193,4 +194,44 @@ async fn f42_what_nobody_asks_for_any_more_is_given_back_in_its_place() {
     seen.extend(held);
     seen.sort_unstable();
     assert_eq!(seen, (0..100).collect::<Vec<_>>());
+}
+
+/// The queue's process at the server stands still, or goes on.
+async fn suspend(queue: &str, suspends: bool) {
+    let verb = if suspends { "suspend" } else { "resume" };
+    let text = format!(
+        "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)), \
+         sys:{verb}(amqqueue:get_pid(Q))."
+    );
+    ctl(RabbitMq::shared().unwrap(), &["eval", &text]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_whose_start_was_not_waited_for_keeps_no_job() {
+    let (url, namespace) = shared("&response_timeout=60s");
+    let (slow, free) = (
+        Broker::connect(&url).await.unwrap(),
+        Broker::connect(&url).await.unwrap(),
+    );
+    let queue = slow.queue("q");
+    for n in 0..10 {
+        queue.push(&n).await.unwrap();
+    }
+    // It has a channel, and no consumer yet.
+    let first = queue.lease(LONG, NOW).await.unwrap().unwrap();
+    assert_eq!(first.ack().await.unwrap(), Settled::Accepted(None));
+    let name = format!("{namespace}.q");
+    suspend(&name, true).await;
+    let asking = tokio::spawn(async move { queue.lease(LONG, LONG).await });
+    // Longer than the start of a consumer is waited for; if not, this shows less.
+    tokio::time::sleep(millis(4_000)).await;
+    asking.abort();
+    suspend(&name, false).await;
+    let mut seen = BTreeSet::new();
+    while seen.len() < 9 {
+        let lease = free.queue("q").lease(LONG, BOUND / 2).await.unwrap();
+        let lease = lease.unwrap_or_else(|| panic!("only {seen:?} came"));
+        seen.insert(lease.payload::<u32>().unwrap());
+        lease.ack().await.unwrap();
+    }
 }

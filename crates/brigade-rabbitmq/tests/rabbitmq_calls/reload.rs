@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use brigade_testkit::random::Random;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
@@ -107,6 +108,29 @@ async fn the_turn_of_one_that_died_is_the_next_one_s() {
     );
     stuck.abort();
     assert_eq!(soon("its turn", next).await.unwrap(), 7);
+    first.end().await;
+    second.end().await;
+}
+
+#[tokio::test]
+async fn a_reload_that_is_given_up_in_the_line_holds_no_lock() {
+    let stage = Stage::new().await;
+    let first = Serving::start(stage.broker.consumer().task(add).in_process());
+    let elsewhere = stage.elsewhere().await;
+    let second = Serving::start(elsewhere.consumer().task(add).in_process());
+    soon("a sum", stage.broker.call(add(1, 2))).await.unwrap();
+    soon("a reload", first.handle.reload(async {}))
+        .await
+        .unwrap();
+    let mut random = Random::from_env();
+    println!("BRIGADE_SEED={}", random.seed());
+    for _ in 0..100 {
+        let patience = random.time(Duration::ZERO..millis(20));
+        drop(tokio::time::timeout(patience, first.handle.reload(async {})).await);
+    }
+    soon("another reload", second.handle.reload(async {}))
+        .await
+        .unwrap();
     first.end().await;
     second.end().await;
 }
