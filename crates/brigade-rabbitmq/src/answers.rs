@@ -22,7 +22,7 @@ use super::checks::ANSWER;
 use super::fault::AmqpFault;
 use super::fit::fitted;
 use super::message::{has_caller, is_ours};
-use super::publisher::{ConfirmPublisher, Message, PublishRequest, Published};
+use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
 use super::recent::Recent;
 use super::store::Storage;
 use super::values::{BEGUN, ERROR, PROGRESS, TELL, header, table, text, text_of};
@@ -83,7 +83,7 @@ impl Answers {
         let bytes_max = self.storage.payload_bytes_max();
         let request = request.filter(|one| one.message.body.len() <= bytes_max);
         let Some(mut request) = request else { return };
-        request.is_optional = true;
+        request.policy = PublishPolicy::optional();
         if self.publisher.try_send(request).is_err() {
             tracing::debug!(
                 "progress of a call was not sent: too many messages wait for the \
@@ -115,7 +115,8 @@ impl Answers {
         let mut message = fitted(message, self.storage.out.frame_max());
         message.properties =
             std::mem::take(&mut message.properties).with_delivery_mode(delivery_mode.unwrap_or(1));
-        self.deliver(PublishRequest::new(message)).await
+        let request = PublishRequest::new(message, PublishPolicy::default());
+        self.deliver(request).await
     }
 
     /// Publishes an answer, or a call that goes on, until the broker has it, or what goes in its
@@ -246,13 +247,16 @@ fn reply(asked: &BasicProperties, headers: FieldTable, body: Bytes) -> Option<Pu
     // Direct reply-to: the broker hands these straight to their callers, and returns each of them
     // as unroutable.
     let is_direct = queue.as_str().starts_with("amq.rabbitmq.reply-to.");
-    let mut request = PublishRequest::new(Message {
+    let policy = PublishPolicy {
+        is_optional: is_direct,
+        ..PublishPolicy::default()
+    };
+    let message = Message {
         queue,
         body,
         properties,
-    });
-    request.is_optional = is_direct;
-    Some(request)
+    };
+    Some(PublishRequest::new(message, policy))
 }
 
 /// The answer in place of one that the broker does not take; `None` if that was as small as this,

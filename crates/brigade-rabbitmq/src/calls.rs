@@ -27,6 +27,7 @@ use std::future::{pending, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::oneshot;
@@ -35,10 +36,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::listening::AnswerListener;
 use self::open_calls::{CallOutcome, OpenCalls};
 use super::control;
-use super::fault::AmqpFault;
-use super::link::{Link, LiveConnection};
+use super::link::Link;
 use super::message::Envelope;
-use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest, Published};
+use super::publisher::{
+    ConfirmPublisher, Message, MessageOwner, PublishPolicy, PublishRequest, Published,
+};
 use super::store::Storage;
 use super::topology::QueueKind;
 use super::values::{BEGUN, TELL, WAITS, random_id, text};
@@ -66,10 +68,14 @@ impl Calls {
         let Storage {
             config, out, scope, ..
         } = &**storage;
-        let (publisher, inbox) = ConfirmPublisher::new();
         let id = random_id();
         let open = Arc::new(OpenCalls::new(&id));
         let listener = Arc::new(AnswerListener::new(&id, &open, config, link));
+        // What a restart took is to be noticed on each connection.
+        let preparing = Arc::clone(&listener);
+        let prepare = move |connection| Arc::clone(&preparing).prepare(connection).boxed();
+        let publisher =
+            ConfirmPublisher::start_prepared(Some(Box::new(prepare)), config, out, scope);
         let calls = Arc::new(Self {
             storage: Arc::clone(storage),
             open: Arc::clone(&open),
@@ -77,7 +83,6 @@ impl Calls {
             publisher,
         });
         scope.spawn_until_closed(listener.listen());
-        inbox.start(Arc::clone(&calls), config, out, scope);
         let until = scope.clone();
         scope.spawn(async move {
             until.closed().await;
@@ -121,13 +126,16 @@ impl Calls {
             let config = &self.storage.config;
             let mode = if config.durable_calls { 2 } else { 1 };
             let properties = message.properties.with_delivery_mode(mode);
-            let mut request = PublishRequest::new(Message {
+            let message = Message {
                 properties,
                 ..message
-            });
-            request.number = number;
-            request.give_up_at = Some(Instant::now() + config.answer_timeout);
-            request.expires_at = until.map(|(_, until)| until);
+            };
+            let policy = PublishPolicy {
+                expires_at: until.map(|(_, until)| until),
+                owner: Some((Arc::clone(self) as _, number)),
+                ..PublishPolicy::until(Instant::now() + config.answer_timeout)
+            };
+            let request = PublishRequest::new(message, policy);
             self.publisher.try_send(request).err()
         };
         Box::pin(async move {
@@ -161,9 +169,9 @@ impl Calls {
     }
 
     /// Stores a request as a job is stored, which declares its queue.
-    fn store_request(&self, request: PublishRequest) {
+    fn store_request(&self, number: u64, request: PublishRequest) {
         let (storage, was_sent) = (Arc::clone(&self.storage), request.tries > 0);
-        self.store(request.number, was_sent, async move {
+        self.store(number, was_sent, async move {
             storage.store_request(request).await
         });
     }
@@ -195,40 +203,22 @@ impl Calls {
     }
 }
 
-impl PublishPolicy for Calls {
-    // What a restart took is to be noticed on each connection.
-    const EAGER: bool = true;
-
-    async fn prepare(&self, connection: &LiveConnection) -> Result<(), AmqpFault> {
-        self.listener.prepare(connection).await?;
-        control::declare(connection).await;
-        Ok(())
-    }
-
-    fn before_send(&self, request: PublishRequest) -> Option<PublishRequest> {
-        let number = request.number;
-        if number == 0 {
-            return Some(request);
-        }
+impl MessageOwner for Calls {
+    fn before_send(&self, number: u64, request: PublishRequest) -> Option<PublishRequest> {
         // A call that has ended meanwhile is not made.
         self.open.sent(number)?;
         if self.storage.goes_alone(&request.message) {
-            self.store_request(request);
+            self.store_request(number, request);
             return None;
         }
         Some(request)
     }
 
-    fn on_outcome(&self, request: PublishRequest, outcome: Published) {
-        let number = request.number;
-        // A cancel that does not get through is as if it was not made.
-        if number == 0 {
-            return;
-        }
+    fn on_outcome(&self, number: u64, request: PublishRequest, outcome: Published) {
         match outcome {
             // A call waits for its worker, so there has to be a queue to wait in.
             Published::Unroutable if self.open.sent(number).is_some() => {
-                self.store_request(request);
+                self.store_request(number, request);
             }
             Published::Safe | Published::Unroutable => {}
             other => {
@@ -298,8 +288,8 @@ impl PendingCall {
     fn cancel(&self, reason: &str) {
         let until = Instant::now() + self.calls.storage.config.answer_timeout;
         let id = self.calls.open.id_of(self.number);
-        let mut cancel = control::cancel(&self.queue, &id, reason);
-        cancel.give_up_at = Some(until);
+        // One that does not get through is as if it was not made.
+        let cancel = control::cancel(&self.queue, &id, reason, until);
         if self.calls.publisher.try_send(cancel).is_err() {
             tracing::warn!("could not cancel a call: too many messages wait for the broker");
         }

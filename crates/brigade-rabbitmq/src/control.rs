@@ -14,11 +14,11 @@ use futures_util::future::try_join_all;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, ExchangeKind};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::fault::AmqpFault;
 use super::link::{Link, LiveConnection};
-use super::publisher::{Message, PublishRequest};
+use super::publisher::{Message, PublishPolicy, PublishRequest};
 use super::values::{table, text, text_of};
 use crate::error::ErrorKind;
 
@@ -32,7 +32,12 @@ const BINDINGS: usize = 128;
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// A cancel of a call.
-pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) -> PublishRequest {
+pub(super) fn cancel(
+    queue: &ShortString,
+    correlation_id: &str,
+    reason: &str,
+    until: Instant,
+) -> PublishRequest {
     let headers = table([(CANCEL, text(correlation_id))]);
     let properties = BasicProperties::default().with_headers(headers);
     let message = Message {
@@ -40,9 +45,12 @@ pub(super) fn cancel(queue: &ShortString, correlation_id: &str, reason: &str) ->
         body: reason.as_bytes().to_vec().into(),
         properties,
     };
-    let mut request = PublishRequest::new(message);
+    let policy = PublishPolicy {
+        give_up_at: Some(until),
+        ..PublishPolicy::optional()
+    };
+    let mut request = PublishRequest::new(message, policy);
     request.exchange = EXCHANGE.into();
-    request.is_optional = true;
     request
 }
 

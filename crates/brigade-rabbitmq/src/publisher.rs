@@ -6,17 +6,17 @@
 //! that none waits for another: two for jobs (the second for queues whose confirms may take their
 //! time), one for requests of calls, one for answers.
 //!
-//! A publisher only reports outcomes. What follows from one (the queue is declared and the message
-//! sent again, another message goes in its place) is the code that waits for it; the maker of calls
-//! has its own [`PublishPolicy`] instead, as no task waits for each call. A request that the broker
-//! returned, as its queue does not exist, has the outcome `Unroutable`, although the broker
-//! confirms it too.
+//! Each message has a [`PublishPolicy`]: whether a queue has to take it, for how long it is
+//! published again, who hears of its outcome. A publisher only reports outcomes. What follows from
+//! one (the queue is declared and the message sent again, another message goes in its place) is
+//! decided by the code that waits for it, or by the owner of the message: no task waits for each
+//! call. A message that the broker returned, as its queue does not exist, has the outcome
+//! `Unroutable`, although the broker confirms it too.
 //!
 //! Bounds: [`WAITING_MAX`] groups of requests wait to be sent, then their senders wait. In
 //! `channel`: the requests and bytes that are sent and not confirmed.
 
 mod channel;
-mod policy;
 mod request;
 
 use std::sync::Arc;
@@ -24,9 +24,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::channel::ChannelPublisher;
-pub(super) use self::policy::PublishPolicy;
-pub(super) use self::request::{Message, PublishRequest, Published};
+use self::channel::{ChannelPublisher, ConnectionSetup};
+pub(super) use self::request::{Message, MessageOwner, PublishPolicy, PublishRequest, Published};
 use super::fault::AmqpFault;
 use super::link::Link;
 use super::url::RabbitMqConfig;
@@ -40,21 +39,23 @@ const WAITING_MAX: usize = 1024;
 #[derive(Clone)]
 pub(super) struct ConfirmPublisher(mpsc::Sender<Vec<PublishRequest>>);
 
-/// The requests of a publisher that has not been started.
-pub(super) struct PublisherInbox(mpsc::Receiver<Vec<PublishRequest>>);
-
 impl ConfirmPublisher {
-    /// For a policy that publishes itself: it is started with the inbox.
-    pub(super) fn new() -> (Self, PublisherInbox) {
-        let (sender, inbox) = mpsc::channel(WAITING_MAX);
-        (Self(sender), PublisherInbox(inbox))
+    /// Publishes what is handed over, for as long as the broker is there.
+    pub(super) fn start(config: &Arc<RabbitMqConfig>, link: &Link, scope: &Scope) -> Self {
+        Self::start_prepared(None, config, link, scope)
     }
 
-    /// One that only reports outcomes.
-    pub(super) fn start(config: &Arc<RabbitMqConfig>, link: &Link, scope: &Scope) -> Self {
-        let (publisher, inbox) = Self::new();
-        inbox.start(Arc::new(()), config, link, scope);
-        publisher
+    /// The same, with what has to be done on each connection before anything is published by it.
+    pub(super) fn start_prepared(
+        setup: Option<Box<ConnectionSetup>>,
+        config: &Arc<RabbitMqConfig>,
+        link: &Link,
+        scope: &Scope,
+    ) -> Self {
+        let (sender, inbox) = mpsc::channel(WAITING_MAX);
+        let publisher = ChannelPublisher::new(setup, config, link, inbox);
+        scope.spawn_until_closed(publisher.run());
+        Self(sender)
     }
 
     /// Hands a request over now.
@@ -88,15 +89,11 @@ impl ConfirmPublisher {
         if messages.is_empty() {
             return Vec::new();
         }
-        let request = |message: Arc<Message>| {
-            let mut request = PublishRequest::new(message);
-            request.give_up_at = Some(give_up_at);
-            request
-        };
+        let request = |message| PublishRequest::new(message, PublishPolicy::until(give_up_at));
         self.publish_all(messages.into_iter().map(request)).await
     }
 
-    /// The same for requests with deadlines of their own, or none.
+    /// The same for messages with policies of their own.
     pub(super) async fn publish_all(
         &self,
         requests: impl IntoIterator<Item = PublishRequest>,
@@ -115,18 +112,5 @@ impl ConfirmPublisher {
             outcomes.push(outcome.await.unwrap_or_else(|_| closed(true)));
         }
         outcomes
-    }
-}
-
-impl PublisherInbox {
-    /// Publishes the requests that are handed over, for as long as the broker is there.
-    pub(super) fn start<P: PublishPolicy>(
-        self,
-        policy: Arc<P>,
-        config: &Arc<RabbitMqConfig>,
-        link: &Link,
-        scope: &Scope,
-    ) {
-        scope.spawn_until_closed(ChannelPublisher::new(policy, config, link, self.0).run());
     }
 }

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use super::fault::AmqpFault;
 use super::intake::Intake;
 use super::link::LiveConnection;
-use super::publisher::{ConfirmPublisher, Message, PublishRequest};
+use super::publisher::{ConfirmPublisher, Message, PublishPolicy, PublishRequest};
 use super::values::random_id;
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
@@ -180,10 +180,11 @@ fn request(queue: ShortString, body: Vec<u8>, properties: BasicProperties) -> Pu
         body: body.into(),
         properties: properties.with_message_id(random_id().as_str().into()),
     };
-    let mut request = PublishRequest::new(message);
-    request.is_optional = true;
-    request.give_up_at = Some(Instant::now() + ANSWERED_WITHIN);
-    request
+    let policy = PublishPolicy {
+        give_up_at: Some(Instant::now() + ANSWERED_WITHIN),
+        ..PublishPolicy::optional()
+    };
+    PublishRequest::new(message, policy)
 }
 
 /// The exchange, made if it is not there, and a queue of this process with a consumer of it.

@@ -16,6 +16,7 @@ use lapin::options::{BasicAckOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::time::sleep;
 
+use super::super::control;
 use super::super::fault::AmqpFault;
 use super::super::link::{Link, LiveConnection};
 use super::super::url::RabbitMqConfig;
@@ -74,10 +75,15 @@ impl AnswerListener {
 
     /// Sees to it, on each connection that publishes, that there is a queue for answers, and ends
     /// the calls that a restart of the broker took.
-    pub(super) async fn prepare(&self, connection: &LiveConnection) -> Result<(), AmqpFault> {
+    pub(super) async fn prepare(
+        self: Arc<Self>,
+        connection: LiveConnection,
+    ) -> Result<(), AmqpFault> {
         let channel = connection.channel().await?;
-        declare(connection, &channel, &self.answers).await?;
-        self.look_for_restart(connection).await
+        declare(&connection, &channel, &self.answers).await?;
+        self.look_for_restart(&connection).await?;
+        control::declare(&connection).await;
+        Ok(())
     }
 
     async fn listen_on(&self, connection: &LiveConnection) -> Result<(), AmqpFault> {

@@ -25,7 +25,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::poll_fn;
+use futures_util::future::{BoxFuture, poll_fn};
 use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::sync::mpsc;
@@ -37,7 +37,6 @@ use super::super::fit;
 use super::super::link::{Link, LiveConnection};
 use super::super::pause::Pauses;
 use super::super::url::{Blocked, RabbitMqConfig};
-use super::policy::PublishPolicy;
 use super::request::{PublishRequest, Published};
 use crate::error::ErrorKind;
 
@@ -51,8 +50,13 @@ const UNSENT_MAX: usize = 8192;
 /// The longest pause before another channel is opened.
 const CHANNEL_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-pub(super) struct ChannelPublisher<P> {
-    policy: Arc<P>,
+/// What has to be done on each connection before anything is published by it.
+pub(in super::super) type ConnectionSetup =
+    dyn Fn(LiveConnection) -> BoxFuture<'static, Result<(), AmqpFault>> + Send + Sync;
+
+pub(super) struct ChannelPublisher {
+    /// With this, a channel is opened on each connection, also if there is nothing to publish.
+    setup: Option<Box<ConnectionSetup>>,
     link: Link,
     config: Arc<RabbitMqConfig>,
     inbox: mpsc::Receiver<Vec<PublishRequest>>,
@@ -72,15 +76,15 @@ pub(super) struct ChannelPublisher<P> {
     has_confirmed: bool,
 }
 
-impl<P: PublishPolicy> ChannelPublisher<P> {
+impl ChannelPublisher {
     pub(super) fn new(
-        policy: Arc<P>,
+        setup: Option<Box<ConnectionSetup>>,
         config: &Arc<RabbitMqConfig>,
         link: &Link,
         inbox: mpsc::Receiver<Vec<PublishRequest>>,
     ) -> Self {
         Self {
-            policy,
+            setup,
             link: link.clone(),
             config: Arc::clone(config),
             inbox,
@@ -114,7 +118,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
     /// The connection to publish on; `None` when the broker was dropped. Requests whose deadline
     /// comes before fail.
     async fn next_connection(&mut self) -> Option<LiveConnection> {
-        if !P::EAGER && self.unsent.is_empty() {
+        if self.setup.is_none() && self.unsent.is_empty() {
             let first = self.inbox.recv().await?;
             self.unsent.extend(first);
         }
@@ -144,7 +148,9 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             // First: a broker that takes nothing opens no channel either.
             self.wait_until_free(connection).await;
             let opening = async {
-                self.policy.prepare(connection).await?;
+                if let Some(prepare) = &self.setup {
+                    prepare(connection.clone()).await?;
+                }
                 connection.confirming_channel().await
             };
             match opening.await {
@@ -178,7 +184,10 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             let has_room = self.unsent.is_empty()
                 && self.unconfirmed.len() < UNCONFIRMED_MAX
                 && self.unconfirmed_bytes < UNCONFIRMED_BYTES_MAX;
-            let due = self.unconfirmed.front().and_then(|(one, _)| one.give_up_at);
+            let due = self
+                .unconfirmed
+                .front()
+                .and_then(|(one, _)| one.policy.give_up_at);
             tokio::select! {
                 confirmed = next_confirm(&mut self.unconfirmed), if !self.unconfirmed.is_empty() => {
                     // Most come together with others: those take no wait of their own.
@@ -224,7 +233,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         let publishing = self.batch.iter().map(|request| {
             let message = &request.message;
             let options = BasicPublishOptions {
-                mandatory: !request.is_optional,
+                mandatory: !request.policy.is_optional,
                 immediate: false,
             };
             channel.basic_publish(
@@ -263,7 +272,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             && let Some(request) = self.unsent.pop_front()
         {
             self.suspects = self.suspects.saturating_sub(1);
-            let Some(mut request) = self.policy.before_send(request) else {
+            let Some(mut request) = request.before_send() else {
                 continue;
             };
             if fit::fits(&request.message.properties, frame_max) {
@@ -274,7 +283,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
             let bytes = fit::frame_bytes(&request.message.properties);
             let uncertain = request.tries > 0;
             let outcome = Published::failed(&AmqpFault::over_frame(bytes, frame_max), uncertain);
-            self.policy.on_outcome(request, outcome);
+            request.finish(outcome);
         }
     }
 
@@ -333,7 +342,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         } else {
             outcome
         };
-        self.policy.on_outcome(request, outcome);
+        request.finish(outcome);
         Ok(())
     }
 
@@ -357,26 +366,29 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         } else if let Some(request) = self.unsent.pop_front() {
             // What was refused for its size was refused each time.
             let uncertain = request.tries > 1 && fault.kind() != ErrorKind::TooLarge;
-            self.policy
-                .on_outcome(request, Published::failed(fault, uncertain));
+            request.finish(Published::failed(fault, uncertain));
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.unsent.iter().filter_map(|one| one.give_up_at).min()
+        self.unsent
+            .iter()
+            .filter_map(|one| one.policy.give_up_at)
+            .min()
     }
 
     /// Requests whose deadline is over fail. Whether there were any.
     fn fail_late(&mut self, fault: &AmqpFault) -> bool {
         let now = Instant::now();
         self.fail(fault, |request| {
-            request.give_up_at.is_some_and(|deadline| deadline <= now)
+            let deadline = request.policy.give_up_at;
+            deadline.is_some_and(|deadline| deadline <= now)
         })
     }
 
     /// Requests that have a deadline fail.
     fn fail_all(&mut self, fault: &AmqpFault) -> bool {
-        self.fail(fault, |request| request.give_up_at.is_some())
+        self.fail(fault, |request| request.policy.give_up_at.is_some())
     }
 
     fn fail(&mut self, fault: &AmqpFault, which: impl Fn(&PublishRequest) -> bool) -> bool {
@@ -387,7 +399,7 @@ impl<P: PublishPolicy> ChannelPublisher<P> {
         for (index, request) in std::mem::take(&mut self.unsent).into_iter().enumerate() {
             if which(&request) {
                 let outcome = Published::failed(fault, request.tries > 0);
-                self.policy.on_outcome(request, outcome);
+                request.finish(outcome);
             } else {
                 suspects += usize::from(index < self.suspects);
                 self.unsent.push_back(request);

@@ -1,6 +1,16 @@
-//! A message, its outcome, and a request to publish it.
+//! A message, what it wants of its publisher, its outcome, and a request to publish it.
 //!
-//! A request carries what its publisher needs: its deadline, how often it was sent, whether the
+//! | message | no queue takes it | its confirm is lost | outcome |
+//! |---|---|---|---|
+//! | job, copy of a held job | reported | sent again until its deadline, then it may have arrived | awaited |
+//! | answer, call that goes on | reported | sent again until it is confirmed | awaited |
+//! | call | reported | as a job | given to its owner, which may have ended it before it is sent |
+//! | progress, cancel, roll call | it is dropped | as a job | ignored, or awaited |
+//!
+//! A message that the broker declines (a nack) is reported so after its first try. After a
+//! further one it may have arrived.
+//!
+//! A request carries what its publisher needs: its policy, how often it was sent, whether the
 //! broker has returned it. The ids of its message stay the same however often it is sent, so that
 //! the process that takes it can drop a copy.
 
@@ -74,21 +84,54 @@ impl Published {
     }
 }
 
-/// A message on its way, with what is to be done for it.
-pub(in super::super) struct PublishRequest {
-    pub(in super::super) message: Arc<Message>,
-    /// The default exchange if empty.
-    pub(in super::super) exchange: ShortString,
-    /// Dropped by the broker if no queue takes it, not returned.
+/// What a message wants of its publisher. A call site says only this.
+#[derive(Clone, Default)]
+pub(in super::super) struct PublishPolicy {
+    /// The broker drops the message if no queue takes it, and does not return it.
     pub(in super::super) is_optional: bool,
-    /// By which its policy knows it; 0 if it need not.
-    pub(in super::super) number: u64,
-    outcome: Option<oneshot::Sender<Published>>,
     /// It ends as failed if it has no outcome by then. Without this it is published again until
     /// it has one.
     pub(in super::super) give_up_at: Option<Instant>,
     /// The broker drops it if it is not consumed by then.
     pub(in super::super) expires_at: Option<Instant>,
+    /// Who decides about it, and the number by which the owner knows it.
+    pub(in super::super) owner: Option<(Arc<dyn MessageOwner>, u64)>,
+}
+
+impl PublishPolicy {
+    /// For a message that is to arrive by this moment.
+    pub(in super::super) fn until(moment: Instant) -> Self {
+        Self {
+            give_up_at: Some(moment),
+            ..Self::default()
+        }
+    }
+
+    /// For a message that may be lost: it is dropped if no queue takes it.
+    pub(in super::super) fn optional() -> Self {
+        Self {
+            is_optional: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// The owner of messages whose outcomes no task awaits.
+pub(in super::super) trait MessageOwner: Send + Sync {
+    /// Runs before a message is sent; takes it if it is not to go with the others.
+    fn before_send(&self, number: u64, request: PublishRequest) -> Option<PublishRequest>;
+
+    /// The outcome of a message is known, and its publisher does nothing more for it.
+    fn on_outcome(&self, number: u64, request: PublishRequest, outcome: Published);
+}
+
+/// A message on its way, with what is to be done for it.
+pub(in super::super) struct PublishRequest {
+    pub(in super::super) message: Arc<Message>,
+    /// The default exchange if empty.
+    pub(in super::super) exchange: ShortString,
+    pub(in super::super) policy: PublishPolicy,
+    outcome: Option<oneshot::Sender<Published>>,
     /// How often it was published and may have arrived.
     pub(in super::super) tries: u32,
     /// The broker has returned it, and its confirm has not come yet.
@@ -96,15 +139,12 @@ pub(in super::super) struct PublishRequest {
 }
 
 impl PublishRequest {
-    pub(in super::super) fn new(message: impl Into<Arc<Message>>) -> Self {
+    pub(in super::super) fn new(message: impl Into<Arc<Message>>, policy: PublishPolicy) -> Self {
         Self {
             message: message.into(),
             exchange: "".into(),
-            is_optional: false,
-            number: 0,
+            policy,
             outcome: None,
-            give_up_at: None,
-            expires_at: None,
             tries: 0,
             is_returned: false,
         }
@@ -114,10 +154,7 @@ impl PublishRequest {
     pub(in super::super) fn again(&self) -> Self {
         Self {
             exchange: self.exchange.clone(),
-            is_optional: self.is_optional,
-            give_up_at: self.give_up_at,
-            expires_at: self.expires_at,
-            ..Self::new(Arc::clone(&self.message))
+            ..Self::new(Arc::clone(&self.message), self.policy.clone())
         }
     }
 
@@ -128,9 +165,19 @@ impl PublishRequest {
         (Self { outcome, ..self }, answered)
     }
 
+    /// The request, if it is to be sent with the others.
+    pub(super) fn before_send(self) -> Option<Self> {
+        match self.policy.owner.clone() {
+            Some((owner, number)) => owner.before_send(number, self),
+            None => Some(self),
+        }
+    }
+
     /// Nothing more is done for it.
-    pub(super) fn finish(self, outcome: Published) {
-        if let Some(waiting) = self.outcome {
+    pub(super) fn finish(mut self, outcome: Published) {
+        if let Some((owner, number)) = self.policy.owner.take() {
+            owner.on_outcome(number, self, outcome);
+        } else if let Some(waiting) = self.outcome {
             // The one that waited may be gone.
             waiting.send(outcome).ok();
         }
@@ -138,7 +185,7 @@ impl PublishRequest {
 
     /// What the broker counts is the time from when it has the message.
     pub(in super::super) fn set_expiration(&mut self) {
-        if let Some(at) = self.expires_at {
+        if let Some(at) = self.policy.expires_at {
             let left = at.saturating_duration_since(Instant::now()).as_millis();
             let message = Arc::make_mut(&mut self.message);
             message.properties =
