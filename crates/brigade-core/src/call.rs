@@ -27,6 +27,7 @@ use crate::outcome::CallError;
 use crate::registry::{self, TaskEntry};
 use crate::request::{AttemptOf, CallTarget, Request};
 use crate::retry::Retry;
+use crate::sandbox::Sandbox;
 use crate::traceparent::TraceParent;
 use crate::traceparent::ambient::{AmbientTrace, InTrace};
 

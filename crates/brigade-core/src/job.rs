@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::attempt_report::{AttemptReport, StopReceipt};
 use crate::options::{Options, option_setters};
 use crate::retry::Retry;
+use crate::sandbox::Sandbox;
 use crate::tick::Tick;
 use crate::traceparent::TraceParent;
 

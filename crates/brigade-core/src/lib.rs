@@ -67,6 +67,8 @@ pub mod request;
 #[doc(hidden)]
 pub mod retry;
 #[doc(hidden)]
+pub mod sandbox;
+#[doc(hidden)]
 pub mod schedule;
 #[doc(hidden)]
 pub mod signature;
@@ -118,6 +120,7 @@ pub use payload::Bytes;
 pub use place::Place;
 pub use progress::Progress;
 pub use retry::Retry;
+pub use sandbox::{Sandbox, SandboxBuilder};
 pub use schedule::{Missed, Recurrence, Schedule, Scheduled};
 pub use statistics::{Durations, MinuteCounts, StatisticsFilter, TaskCounts};
 pub use store::{

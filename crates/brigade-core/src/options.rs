@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::attempt_limits::AttemptLimits;
 use crate::clock::FAR;
 use crate::retry::Retry;
+use crate::sandbox::Sandbox;
 use crate::tick::Tick;
 use crate::traceparent::TraceParent;
 
@@ -82,6 +83,9 @@ pub struct Options {
     /// See [`Job::file_size`](crate::Job::file_size).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_size: Option<u64>,
+    /// See [`Job::sandbox`](crate::Job::sandbox).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Sandbox>,
     /// See [`Job::label`](crate::Job::label).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<Box<str>>,
@@ -138,6 +142,7 @@ pub(crate) static NO_OPTIONS: Options = Options {
     files: None,
     processes: None,
     file_size: None,
+    sandbox: None,
     label: None,
     keep: None,
     tick: None,
@@ -238,6 +243,7 @@ impl Options {
     pub fn of_attempt(&self) -> Self {
         let mut options = Self {
             timeout: self.timeout,
+            sandbox: self.sandbox.clone(),
             label: self.label.clone(),
             traceparent: self.traceparent.clone(),
             retries: Some(0),
@@ -314,6 +320,17 @@ macro_rules! option_setters {
         /// task's registration says, otherwise no limit but the system's.
         pub fn file_size(self, bytes: u64) -> Self {
             self.set(|options| options.file_size = Some(bytes))
+        }
+
+        /// What an attempt may do to the rest of the machine. Default: what the task's registration
+        /// says, otherwise the pool's or the consumer's (`Builder::sandbox`), otherwise no sandbox.
+        ///
+        /// It runs in a worker that has this very sandbox, or takes it on with this attempt and
+        /// keeps it until it ends; what has no sandbox runs in workers without one. Where the
+        /// kernel lacks what the sandbox needs, the call is refused as `Unsupported`, and an
+        /// attempt of a job fails as rejected.
+        pub fn sandbox(self, sandbox: Sandbox) -> Self {
+            self.set(|options| options.sandbox = Some(sandbox))
         }
 
         /// Requests of a higher priority leave the queue first; within one priority the order is

@@ -11,7 +11,13 @@ pub enum Refused {
     BadArguments(String),
     OtherBuild(String),
     Unencodable(String),
-    ResultTooLarge { bytes: u64, max: u64 },
+    ResultTooLarge {
+        bytes: u64,
+        max: u64,
+    },
+    /// Its host lacks what the call needs.
+    Unsupported(String),
+    BadOption(String),
 }
 
 impl Refused {
@@ -24,6 +30,8 @@ impl Refused {
                 format!("pass arguments to {task:?}: {why}"),
             ),
             Self::OtherBuild(why) => Error::new(ErrorKind::OtherBuild, why),
+            Self::Unsupported(why) => Error::new(ErrorKind::Unsupported, why),
+            Self::BadOption(why) => Error::new(ErrorKind::BadOption, why),
             Self::Unencodable(why) => Error::new(
                 ErrorKind::Encode,
                 format!("return the result of {task:?}: {why}"),

@@ -174,6 +174,7 @@ impl Request {
         let options = self.options.get_or_insert_default();
         options.timeout = options.timeout.or(of_task.timeout);
         options.set_limits(options.limits().or(of_task.limits()));
+        options.sandbox = options.sandbox.take().or(of_task.sandbox);
         if of_another_pool {
             return;
         }

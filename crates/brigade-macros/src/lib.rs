@@ -21,6 +21,7 @@ use proc_macro::TokenStream;
 /// | `queue = "emails"` | the queue of its jobs at a broker | the name |
 /// | `timeout = "30s"` | longest run of one attempt (`ms`, `s`, `m`, `h`) | none |
 /// | `queue_timeout = "5s"` | longest wait for a worker | none |
+/// | `sandbox = "no-network"` | a profile (`no-network`, `read-only`, `compute`) or an expression that is a `Sandbox` | none |
 /// | `memory = "512MiB"` | memory an attempt may add to its worker's (`KiB`, `MiB`, `GiB`, `kB`, `MB`, `GB`) | none |
 /// | `retries = 3` | attempts after the first that failed, panicked or crashed | 0 |
 /// | `retry_base = "1s"`, `retry_cap = "5m"` | first and longest pause between attempts | the place's |

@@ -47,6 +47,10 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
                 let setter = syn::Ident::new(&option, Span::call_site());
                 options.setters.extend(quote!(.#setter(#count)));
             }
+            "sandbox" => {
+                let sandbox = sandbox(meta.value()?.parse()?)?;
+                options.setters.extend(quote!(.sandbox(#sandbox)));
+            }
             "retry_base" | "retry_cap" | "retry_within" => {
                 let millis = duration_millis(&meta.value()?.parse()?)?;
                 let field = syn::Ident::new(option.trim_start_matches("retry_"), Span::call_site());
@@ -70,7 +74,7 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
                 return Err(meta.error(
                     "unknown option: there are name, aliases, queue, codec, timeout, \
                         queue_timeout, memory, address_space, cpu, files, processes, file_size, \
-                        retries, retry_base, retry_cap, retry_within, priority, labels and \
+                        sandbox, retries, retry_base, retry_cap, retry_within, priority, labels and \
                         idempotent",
                 ));
             }
@@ -135,6 +139,27 @@ fn codec(literal: &LitStr) -> Result<&'static str> {
         _ => Err(Error::new(
             literal.span(),
             "codec is \"messagepack\" (the default), \"json\" or \"postcard\"",
+        )),
+    }
+}
+
+/// A profile by its name, or an expression that is a sandbox.
+fn sandbox(value: syn::Expr) -> Result<TokenStream> {
+    let syn::Expr::Lit(syn::ExprLit {
+        lit: syn::Lit::Str(name),
+        ..
+    }) = &value
+    else {
+        return Ok(quote!(#value));
+    };
+    match name.value().as_str() {
+        "no-network" => Ok(quote!(::brigade::Sandbox::no_network())),
+        "read-only" => Ok(quote!(::brigade::Sandbox::read_only())),
+        "compute" => Ok(quote!(::brigade::Sandbox::compute())),
+        _ => Err(Error::new(
+            name.span(),
+            "sandbox is \"no-network\", \"read-only\" or \"compute\", or an expression of the type \
+                brigade::Sandbox",
         )),
     }
 }
