@@ -21,6 +21,7 @@ use crate::payload::Bytes;
 use crate::refused::Refused;
 #[cfg(feature = "remote")]
 use crate::retry::Retry;
+use crate::sandbox::Sandbox;
 use crate::wire::{
     self, CallMeta, CancelFrame, Decoder, Hello, HookCall, PanicNote, Ready, RunTarget,
     StartFailed, TaskDefaults, WorkerSettings,
@@ -86,6 +87,7 @@ fn task_defaults() -> TaskDefaults {
         timeout: Some(Duration::from_secs(1)),
         queue_timeout: Some(Duration::from_secs(2)),
         limits: limits(),
+        sandbox: Some(Sandbox::read_only()),
         priority: Some(-1),
         retries: Some(3),
         retry: Some(Retry::default().into()),
@@ -118,6 +120,7 @@ fn messages() -> Vec<Vec<u8>> {
         codec: Codec::Json,
         timeout: Some(Duration::from_secs(30)),
         limits: limits(),
+        sandbox: Some(Sandbox::compute()),
         tell_start: true,
         tick: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
         number: Some(1 << 33),
@@ -192,6 +195,7 @@ fn messages_between_hosts() -> Vec<Vec<u8>> {
         codec: Codec::Json,
         timeout: Some(Duration::from_secs(30)),
         limits: AttemptLimits::default(),
+        sandbox: Some(Sandbox::no_network()),
         capture: Some(1 << 16),
         alone: true,
         fresh: false,

@@ -5,6 +5,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg_attr(not(feature = "sandbox"), path = "no_confinement.rs")]
+mod confinement;
 mod entry;
 #[cfg(test)]
 mod fuzz;
@@ -28,10 +30,14 @@ use brigade_core::printable;
 use brigade_core::{
     address, args, attempt_limits, attempt_report, call, call_handle, codec, context, error, event,
     function, invocation, job_context, options, outcome, output, place, policy, progress,
-    progress_queue, refused, registry, request, retry, signature, sync, traceparent,
+    progress_queue, refused, registry, request, retry, sandbox, signature, sync, traceparent,
 };
 use brigade_runtime::shutdown;
 
+/// For the command.
+#[cfg(feature = "sandbox")]
+#[doc(hidden)]
+pub use confinement::{Confined, PreparedSandbox};
 pub use entry::init;
 /// For the macros of `brigade`.
 #[doc(hidden)]

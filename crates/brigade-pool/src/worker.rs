@@ -20,6 +20,7 @@ mod logs;
 mod meter;
 mod monitor;
 mod panics;
+mod sandbox;
 mod serve;
 mod start;
 mod threads;

@@ -143,8 +143,8 @@ pub use brigade_core::{
     Function, Group, Job, JobContext, JobEvent, JobEventKind, JobFilter, JobId, JobInfo, JobPage,
     JobState, Level, LimitHit, Limits, LiveConsumer, MemoryHold, MemoryLimit, MinuteCounts, Missed,
     Options, Output, Parents, Pass, Place, Progress, ProgressStream, PushOutcome, QueueCounts,
-    Rate, Recurrence, Retry, RetryAdvice, RunningJob, Sandbox, SandboxBuilder, Schedule, Scheduled, Settled,
-    StatisticsFilter, Step, StopReceipt, Task, TaskCounts, Tick, TimedOut, ToFlow, ToJob,
+    Rate, Recurrence, Retry, RetryAdvice, RunningJob, Sandbox, SandboxBuilder, Schedule, Scheduled,
+    Settled, StatisticsFilter, Step, StopReceipt, Task, TaskCounts, Tick, TimedOut, ToFlow, ToJob,
     TraceParent, Unserved,
 };
 #[doc(inline)]

@@ -11,6 +11,7 @@ use super::cell::{Cell, EndFacts};
 use super::core::{Admission, Effects};
 use super::shared::Shared;
 use super::worker_conn::outgoing::TASK_NAME_BYTES_MAX;
+use crate::confinement;
 use crate::error::{Error, ErrorKind};
 use crate::policy::check_call;
 use crate::registry;
@@ -109,7 +110,16 @@ impl Shared {
             request.fill(|| task.call_options());
         }
         check_call(request.options())?;
+        self.check_sandbox(&request)?;
         Ok(request)
+    }
+
+    /// Refuses a call whose sandbox this host cannot keep, if it may run here.
+    fn check_sandbox(&self, request: &Request) -> Result<(), Error> {
+        match &request.options().sandbox {
+            Some(sandbox) if self.config.workers_max > 0 => confinement::check(sandbox),
+            _ => Ok(()),
+        }
     }
 
     fn check_target(&self, request: &Request) -> Result<(), Error> {

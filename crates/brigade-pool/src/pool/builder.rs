@@ -26,6 +26,7 @@ use crate::function::Function;
 use crate::outcome::Failure;
 use crate::process::GroupLimits;
 use crate::retry::Retry;
+use crate::sandbox::Sandbox;
 use crate::wire::HookCall;
 
 /// Settings of a pool: [`Pool::builder`]. Every setter names its default; `start` refuses what
@@ -363,6 +364,13 @@ impl Builder {
         self.set(|config| config.group = Some(limits))
     }
 
+    /// The sandbox of calls that have none of their own, neither by themselves nor by their task:
+    /// see [`Sandbox`]. A worker takes it on with its first call, after the init hook. What the hook
+    /// has opened stays open, and processes that it started are not restricted. Default: none.
+    pub fn sandbox(self, sandbox: Sandbox) -> Self {
+        self.set(|config| config.sandbox = Some(sandbox))
+    }
+
     /// Labels of the pool's own workers, for calls that ask for some
     /// ([`Call::labels`](brigade_core::Call::labels)). Default: none.
     pub fn labels<L: Into<Box<str>>>(self, labels: impl IntoIterator<Item = L>) -> Self {
@@ -375,7 +383,7 @@ impl Builder {
     ///
     /// `BadOption` for options out of range, `NotInitialized` if this program never called
     /// `brigade::init()`, `DuplicateTask`, `Unsupported` if the host does not offer what
-    /// [`Builder::cgroup`] asks for, or in a setuid, setgid or file-capability program, which is
+    /// [`Builder::cgroup`] or [`Builder::sandbox`] asks for, or in a setuid, setgid or file-capability program, which is
     /// never a worker, and `CannotStart` if its first workers fail to start.
     pub async fn start(self) -> Result<Pool, Error> {
         let config = self.check()?;

@@ -18,6 +18,7 @@ use crate::policy::check_limits;
 use crate::process::GroupLimits;
 use crate::request::Request;
 use crate::retry::Retry;
+use crate::sandbox::Sandbox;
 use crate::wire::HookCall;
 
 /// What happens to the other attempts of a worker with many slots when one of them has to be
@@ -73,6 +74,7 @@ pub(crate) struct Config {
     pub(super) limits: AttemptLimits,
     pub(super) oom_score_adj: i16,
     pub(super) core_dumps: bool,
+    pub(super) sandbox: Option<Sandbox>,
     pub(super) labels: Vec<Box<str>>,
     pub(super) monitor: Option<PathBuf>,
     #[cfg(feature = "remote")]
@@ -281,6 +283,7 @@ impl Default for Config {
             limits: AttemptLimits::default(),
             oom_score_adj: OOM_SCORE_ADJ,
             core_dumps: false,
+            sandbox: None,
             labels: Vec::new(),
             monitor: None,
             #[cfg(feature = "remote")]

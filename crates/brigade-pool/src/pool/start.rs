@@ -18,6 +18,7 @@ use super::listen;
 use super::monitor::Monitor;
 use super::shared::{RuntimeGuard, Shared};
 use super::{Pool, PoolOwner};
+use crate::confinement;
 use crate::entry::worker_entry_is_set;
 use crate::error::{Error, ErrorKind};
 use crate::registry;
@@ -134,6 +135,11 @@ fn check_program(config: &Config) -> Result<(), Error> {
     }
     if config.workers_max > 0 && config.runs_own_program() {
         check_own_program()?;
+    }
+    if let Some(sandbox) = &config.sandbox
+        && config.workers_max > 0
+    {
+        confinement::check(sandbox)?;
     }
     registry::check()?;
     crate::process::check_children_are_kept()

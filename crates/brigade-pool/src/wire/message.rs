@@ -22,6 +22,7 @@ use crate::codec::Codec;
 use crate::job_context::JobContext;
 use crate::options::Options;
 use crate::retry::Retry;
+use crate::sandbox::Sandbox;
 use crate::traceparent::TraceParent;
 
 /// Kinds of frames. Below 16: to the worker on data; 16-31: to the worker on control; 32-47: from
@@ -138,6 +139,7 @@ pub(crate) struct TaskDefaults {
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) limits: AttemptLimits,
+    pub(crate) sandbox: Option<Sandbox>,
     pub(crate) priority: Option<i32>,
     pub(crate) retries: Option<u32>,
     pub(crate) retry: Option<RetryLine>,
@@ -151,6 +153,7 @@ impl TaskDefaults {
             timeout: options.timeout,
             queue_timeout: options.queue_timeout,
             limits: options.limits(),
+            sandbox: options.sandbox,
             priority: options.priority,
             retries: options.retries,
             retry: options.retry.map(Into::into),
@@ -162,6 +165,7 @@ impl TaskDefaults {
         let mut options = Options {
             timeout: self.timeout,
             queue_timeout: self.queue_timeout,
+            sandbox: self.sandbox.clone(),
             priority: self.priority,
             retries: self.retries,
             retry: self.retry.map(Into::into),
@@ -213,6 +217,8 @@ pub(crate) struct CallMeta<'a> {
     pub(crate) codec: Codec,
     pub(crate) timeout: Option<Duration>,
     pub(crate) limits: AttemptLimits,
+    /// The sandbox that the worker has, or takes on before the attempt.
+    pub(crate) sandbox: Option<Sandbox>,
     /// Whether to say when the attempt begins.
     pub(crate) tell_start: bool,
     /// The tick of a schedule that the call is for.

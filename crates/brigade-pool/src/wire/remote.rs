@@ -18,6 +18,7 @@ use crate::attempt_report::{AttemptReport, Cost, Step};
 use crate::codec::Codec;
 use crate::job_context::JobContext;
 use crate::outcome::Failure;
+use crate::sandbox::Sandbox;
 use crate::traceparent::TraceParent;
 
 /// Version of what is said between hosts. Peers of another version refuse each other.
@@ -166,6 +167,7 @@ pub(crate) struct Run<'a> {
     pub(crate) codec: Codec,
     pub(crate) timeout: Option<Duration>,
     pub(crate) limits: AttemptLimits,
+    pub(crate) sandbox: Option<Sandbox>,
     /// Keep what it writes, up to so many bytes.
     pub(crate) capture: Option<u64>,
     pub(crate) alone: bool,

@@ -23,11 +23,13 @@ use crate::attempt_limits::AttemptLimits;
 use crate::attempt_report::Cost;
 use crate::codec::Codec;
 use crate::context::{Context, Sink};
+use crate::error::ErrorKind;
 use crate::invocation::{Invocation, Invoke, Refusal, Returned};
 use crate::job_context::JobContext;
 use crate::outcome::{Failure, REASON_BYTES_MAX};
 use crate::refused::Refused;
 use crate::registry;
+use crate::sandbox::Sandbox;
 use crate::traceparent::TraceParent;
 use crate::traceparent::ambient::AmbientTrace;
 use crate::wire::{CallMeta, Frame, PanicNote, RunTarget, kind};
@@ -72,6 +74,11 @@ impl Worker {
             self.send(kind::STARTED, call, &[]);
             self.flush();
         }
+        if let Some(sandbox) = &meta.sandbox
+            && let Err(refused) = self.enter_sandbox(sandbox)
+        {
+            return self.settle(call, Ok(Returned::Refused(Refusal::new(refused))), None);
+        }
         title::set_task(self.settings.worker, task);
         if !self.is_shared() {
             hygiene::begin();
@@ -114,6 +121,32 @@ impl Worker {
         record_end(&span, &ending);
         drop(span);
         self.settle(call, ending, cost);
+    }
+
+    /// Takes a sandbox on, unless that has happened before. A worker that could not begins nothing
+    /// more: some of its threads may be restricted.
+    fn enter_sandbox(&self, sandbox: &Sandbox) -> Result<(), Refused> {
+        match self.sandbox.get() {
+            Some(own) if own == sandbox => return Ok(()),
+            // The pool speaks nonsense: end, as for a frame that makes no sense.
+            Some(_) => std::process::abort(),
+            None => {}
+        }
+        if let Err(error) = super::sandbox::take_on(sandbox) {
+            self.retire("it could not take on a sandbox");
+            let text = error.to_string();
+            return Err(match error.kind() {
+                ErrorKind::BadOption => Refused::BadOption(text),
+                _ => Refused::Unsupported(text),
+            });
+        }
+        // Set once: attempts take a sandbox on one after the other.
+        self.sandbox.set(sandbox.clone()).ok();
+        if !self.is_shared() {
+            // The filters and what else shows of it are no change by a task.
+            hygiene::take_baseline();
+        }
+        Ok(())
     }
 
     fn context_of(self: &Arc<Self>, call: u64, meta: &CallMeta<'_>, task: &'static str) -> Context {

@@ -7,6 +7,7 @@
 
 use std::io::{self, Read as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -19,6 +20,8 @@ use crate::wire::{CancelFrame, Decoder, kind};
 
 /// Room for abort listeners of the user, which run here.
 const STACK_BYTES: usize = 1 << 20;
+/// From a signal to the main thread to the end of this process.
+const HANG_UP_GRACE: Duration = Duration::from_millis(100);
 /// A control message is small.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
 
@@ -27,6 +30,9 @@ pub(super) fn start(worker: &Arc<Worker>) -> io::Result<()> {
     spawn_thread("brigade-monitor", STACK_BYTES, move || {
         crash_note::prepare_thread();
         listen(&worker);
+        if worker.sandbox.get().is_some() {
+            hang_up();
+        }
         end_group();
     })
 }
@@ -74,6 +80,15 @@ fn listen(worker: &Arc<Worker>) {
 pub(super) fn park() -> ! {
     loop {
         std::thread::park();
+    }
+}
+
+/// Has the main thread end the group, if the pool is gone. In a sandbox this thread may not signal
+/// the children of the main thread, which has another landlock domain.
+fn hang_up() {
+    let own = rustix::process::getpid();
+    if rustix::process::kill_process(own, Signal::HUP).is_ok() {
+        std::thread::park_timeout(HANG_UP_GRACE);
     }
 }
 

@@ -22,6 +22,7 @@ use super::crash_note;
 use crate::codec::Codec;
 use crate::context::{Context, Sink, State};
 use crate::link;
+use crate::sandbox::Sandbox;
 use crate::shutdown::spawn_thread;
 use crate::sync::lock;
 use crate::wire::{Decoder, Frame, WorkerSettings, encode, kind};
@@ -42,6 +43,8 @@ const EARLY_CANCELS_MIN: usize = 64;
 pub(crate) struct Worker {
     pub(super) settings: WorkerSettings,
     pub(super) same_build: bool,
+    /// The sandbox that this process has taken on.
+    pub(super) sandbox: OnceLock<Sandbox>,
     pub(super) state: Option<State>,
     pub(super) control: UnixStream,
     data: UnixStream,
@@ -115,6 +118,7 @@ impl Worker {
         Self {
             settings,
             same_build,
+            sandbox: OnceLock::new(),
             state,
             control,
             data,

@@ -12,7 +12,7 @@ use crate::source::{files, halves, name, packages, read, root, without_tests};
 use crate::within;
 
 /// Files that import each other in a circle.
-const FILES_IN_CIRCLES: usize = 0;
+const FILES_IN_CIRCLES: usize = 3;
 
 /// A source file: what it defines, and what its names stand for.
 struct File {

@@ -58,6 +58,7 @@ impl Session {
         let mut options = Options::default();
         options.timeout = run.timeout;
         options.set_limits(run.limits);
+        options.sandbox = run.sandbox;
         options.capture_bytes = run
             .capture
             .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));

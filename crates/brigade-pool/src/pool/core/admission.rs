@@ -94,6 +94,7 @@ impl Core {
                 alone,
                 fresh: request.attempt_of().fresh,
                 has_memory: self.has_memory_for(&request),
+                sandbox: self.sandbox_of(&request),
                 passes: &[],
             })
         } else {

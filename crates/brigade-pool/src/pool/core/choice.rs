@@ -7,10 +7,10 @@
 use super::super::ids::{CallId, WorkerId};
 use super::super::queue::LaneName;
 use super::Core;
-use super::call_entry::CallEntry;
 use super::worker_slot::{Rank, WorkerSlot, WorkerStage};
 use crate::registry;
 use crate::request::{CallTarget, Request};
+use crate::sandbox::Sandbox;
 
 /// All slots of a worker: as many as one can have, so that one attempt more always counts.
 const LOAD_FULL: u64 = 65_536;
@@ -23,23 +23,24 @@ pub(super) struct Requirements<'a> {
     pub(super) fresh: bool,
     /// It fits into the memory budget of our own processes.
     pub(super) has_memory: bool,
+    pub(super) sandbox: Option<&'a Sandbox>,
     /// Workers that passed it.
     pub(super) passes: &'a [(WorkerId, String)],
 }
 
-impl CallEntry {
-    pub(super) fn requirements(&self) -> Requirements<'_> {
+impl Core {
+    pub(super) fn requirements(&self, call: CallId) -> Requirements<'_> {
+        let entry = self.entry(call);
         Requirements {
-            request: &self.request,
-            alone: self.alone,
-            fresh: self.fresh,
+            request: &entry.request,
+            alone: entry.alone,
+            fresh: entry.fresh,
             has_memory: true,
-            passes: &self.passes,
+            sandbox: self.sandbox_of(&entry.request),
+            passes: &entry.passes,
         }
     }
-}
 
-impl Core {
     /// Offers the worker for one more attempt, if it can take it.
     pub(super) fn offer(&mut self, worker: WorkerId) {
         self.take_off(worker);
@@ -67,12 +68,47 @@ impl Core {
         }
     }
 
-    /// The best placed worker that may take a call.
+    /// The best placed worker that may take a call; of our own, one that has its sandbox already
+    /// before one that would take it on.
     pub(super) fn pick(&self, requirements: &Requirements<'_>) -> Option<WorkerId> {
-        self.free
+        let mut fitting = self
+            .free
             .iter()
-            .find(|rank| self.fits(rank, requirements))
+            .filter(|rank| self.fits(rank, requirements))
+            .map(|rank| rank.worker);
+        let first = fitting.next()?;
+        if requirements.sandbox.is_none() {
+            return Some(first);
+        }
+        let has_it = |worker: &WorkerId| self.worker(*worker).sandbox.is_some();
+        Some(if has_it(&first) {
+            first
+        } else {
+            fitting.find(has_it).unwrap_or(first)
+        })
+    }
+
+    /// Takes the workers off that could take a call now if it did not have to be alone: they run
+    /// empty for it, and none of the calls behind it overtakes it on them in this step. Returns
+    /// them.
+    pub(super) fn keep_for(&mut self, call: CallId) -> Vec<WorkerId> {
+        if !self.entry(call).alone {
+            return Vec::new();
+        }
+        let requirements = Requirements {
+            alone: false,
+            ..self.requirements(call)
+        };
+        let kept: Vec<WorkerId> = self
+            .free
+            .iter()
+            .filter(|rank| self.fits(rank, &requirements))
             .map(|rank| rank.worker)
+            .collect();
+        for worker in &kept {
+            self.take_off(*worker);
+        }
+        kept
     }
 
     fn fits(&self, rank: &Rank, requirements: &Requirements<'_>) -> bool {
@@ -81,11 +117,12 @@ impl Core {
             alone,
             fresh,
             has_memory,
+            sandbox,
             passes,
         } = *requirements;
         let slot = self.worker(rank.worker);
         let has_passed = passes.iter().any(|(passer, _)| *passer == rank.worker);
-        if has_passed || !self.may_run(slot, request) {
+        if has_passed || !slot.fits_sandbox(sandbox) || !self.may_run(slot, request) {
             return false;
         }
         // A remote host sees to it itself that a call is alone, or in a fresh worker.
@@ -95,14 +132,20 @@ impl Core {
 
     /// Where a call waits: with those that the same workers may take.
     pub(super) fn lane_of(&self, call: CallId) -> LaneName {
-        if !self.config.may_have_remote_hosts() {
-            return LaneName::default();
-        }
         let request = &self.entry(call).request;
+        let sandbox = self
+            .sandbox_of(request)
+            .map_or_else(String::new, |sandbox| format!("\n{sandbox}"));
+        if !self.config.may_have_remote_hosts() {
+            return LaneName {
+                name: sandbox,
+                is_foreign: false,
+            };
+        }
         let labels = request.options().labels.join("\n");
         let name = match &request.target {
-            CallTarget::Task { name } => format!("{name}\n{labels}"),
-            CallTarget::Function { name, .. } => format!("fn {name}\n{labels}"),
+            CallTarget::Task { name } => format!("{name}\n{labels}{sandbox}"),
+            CallTarget::Function { name, .. } => format!("fn {name}\n{labels}{sandbox}"),
         };
         LaneName {
             name,
@@ -124,6 +167,25 @@ impl Core {
             others |= !has_passed && self.may_run(slot, &entry.request);
         }
         others || usable < self.config.workers_max && self.may_run_here(&entry.request)
+    }
+
+    // -- sandboxes
+
+    /// The sandbox that a call runs in: its own or its task's, otherwise the pool's.
+    pub(super) fn sandbox_of<'a>(&'a self, request: &'a Request) -> Option<&'a Sandbox> {
+        let own = request.options().sandbox.as_ref();
+        own.or(self.config.sandbox.as_ref())
+    }
+
+    /// The emptiest of our own workers that has room and could take a call, were it not for its
+    /// sandbox.
+    pub(super) fn misfit_for(&self, call: CallId) -> Option<WorkerId> {
+        let requirements = self.requirements(call);
+        let is_misfit = |worker: &WorkerId| {
+            let slot = self.worker(*worker);
+            !slot.fits_sandbox(requirements.sandbox) && self.may_run(slot, requirements.request)
+        };
+        self.free.iter().map(|rank| rank.worker).find(is_misfit)
     }
 
     // -- who can run what

@@ -13,7 +13,6 @@ use super::super::worker_conn::outgoing::OutgoingAttempt;
 use super::Core;
 use super::attempt_span::StartedSpan;
 use super::call_entry::Phase;
-use super::choice::Requirements;
 use super::effects::{Effects, EndDetails, Preparation};
 use crate::attempt_limits::AttemptLimits;
 use crate::attempt_report::MemoryHold;
@@ -27,40 +26,48 @@ impl Core {
             return;
         }
         self.look_at_budget();
-        self.dispatch_aside(effects);
-        let mut passed_over = Vec::new();
+        let mut blocked = self.dispatch_aside(effects);
+        let (mut passed_over, mut kept) = (Vec::new(), Vec::new());
         while let Some((position, call)) = self.queue.first_except(&passed_over) {
             match self.pick_within_budget(call) {
                 Some(worker) => self.assign(call, worker, effects),
-                // The first in line is never overtaken by others of the same workers: a call that
-                // must run alone would starve otherwise. One that waits for memory holds back all
-                // others by itself, but not those of remote hosts.
-                None if !self.is_short_of_memory() && self.waits_to_be_alone(call) => break,
-                None => passed_over.push(position.lane()),
+                None => {
+                    // One that waits for memory holds back all others by itself, but not those of
+                    // remote hosts.
+                    if !self.is_short_of_memory() {
+                        // The first in line is never overtaken by others of the same workers: a
+                        // call that must run alone would starve otherwise.
+                        kept.append(&mut self.keep_for(call));
+                        blocked.push(call);
+                    }
+                    passed_over.push(position.lane());
+                }
             }
+        }
+        self.make_room_for_sandboxes(&blocked, effects);
+        for worker in kept {
+            self.offer(worker);
         }
         if self.queue.is_empty() && self.aside.is_empty() {
             self.emit(|| Event::Drained);
         }
     }
 
-    /// Whether a worker would take this call if it did not have to be alone.
-    fn waits_to_be_alone(&self, call: CallId) -> bool {
-        let requirements = Requirements {
-            alone: false,
-            ..self.entry(call).requirements()
-        };
-        self.pick(&requirements).is_some()
-    }
-
-    fn dispatch_aside(&mut self, effects: &mut Effects) {
-        let (mut index, mut fresh_wanted) = (0, 0);
+    /// Returns the calls that no worker could take, but for those that wait for a fresh one.
+    fn dispatch_aside(&mut self, effects: &mut Effects) -> Vec<CallId> {
+        let (mut blocked, mut fresh_wanted) = (Vec::new(), 0);
+        let mut index = 0;
         while let Some(call) = self.aside.get(index).copied() {
-            let fresh = self.entry(call).fresh;
             match self.pick_within_budget(call) {
                 Some(worker) => self.assign(call, worker, effects),
                 None => {
-                    fresh_wanted += usize::from(fresh && !self.is_short_of_memory());
+                    if self.is_short_of_memory() {
+                        // It waits for that.
+                    } else if self.entry(call).fresh {
+                        fresh_wanted += 1;
+                    } else {
+                        blocked.push(call);
+                    }
                     index += 1;
                 }
             }
@@ -68,6 +75,7 @@ impl Core {
         if fresh_wanted > 0 {
             self.make_room_for_fresh(fresh_wanted, effects);
         }
+        blocked
     }
 
     /// Begins an attempt of a call on a worker that can take it.
@@ -88,6 +96,9 @@ impl Core {
         let (timeout, capture) = (options.timeout, options.capture_bytes);
         // A remote host looks after the time of its attempts itself.
         let tell_start = timeout.is_some() && (is_shared && !alone || is_remote);
+        if !is_remote && let Some(sandbox) = self.sandbox_of(&self.entry(call).request).cloned() {
+            self.worker_mut(worker).sandbox = Some(sandbox);
+        }
         let index = self.occupy(worker, call, alone);
         self.reserve_memory(call, worker, effects);
         self.entry_mut(call).phase = Phase::Running {
@@ -210,6 +221,7 @@ impl Core {
             fresh: entry.fresh,
             tell_start: has_timeout && (is_shared && !entry.alone || slot.is_remote()),
             is_ahead: index >= slot.capacity as usize,
+            sandbox: self.sandbox_of(&entry.request),
             traceparent: entry
                 .span
                 .as_ref()

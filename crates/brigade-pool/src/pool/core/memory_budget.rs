@@ -51,7 +51,7 @@ impl Core {
     /// call holds back those behind it.
     pub(super) fn pick_within_budget(&mut self, call: CallId) -> Option<WorkerId> {
         let entry = self.entry(call);
-        let requirements = entry.requirements();
+        let requirements = self.requirements(call);
         let fits = self.budget.as_ref().is_none_or(|budget| {
             let need = budget.need(&entry.request, entry.memory.is_suspect);
             budget.fits(need)

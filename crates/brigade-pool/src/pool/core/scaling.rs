@@ -5,7 +5,7 @@
 //! `attempts`); here only to make room for a fresh one.
 
 use super::super::deadlines::after;
-use super::super::ids::WorkerId;
+use super::super::ids::{CallId, WorkerId};
 use super::effects::Effects;
 use super::worker_slot::WorkerStage;
 use super::{Core, Stage, WorkerCounts};
@@ -178,6 +178,32 @@ impl Core {
             let Some(worker) = least else { return };
             let reason = "a call that crashed runs next in a fresh worker";
             self.retire(worker, reason, effects);
+        }
+    }
+
+    /// Sees to it that a worker is on its way for each of these calls, which wait while the workers
+    /// that have room have other sandboxes: where no more may be started, the emptiest of those
+    /// gives up its place. It finishes what it runs.
+    pub(super) fn make_room_for_sandboxes(&mut self, blocked: &[CallId], effects: &mut Effects) {
+        let mut wanted = 0;
+        for call in blocked {
+            let Some(misfit) = self.misfit_for(*call) else {
+                continue;
+            };
+            wanted += 1;
+            self.count_workers();
+            let WorkerCounts {
+                usable,
+                starting,
+                spares,
+                leaving,
+                ..
+            } = self.counts;
+            let room = self.config.workers_max.saturating_sub(usable);
+            if (starting + spares + leaving).max(room) < wanted {
+                let reason = "calls wait that run in another sandbox";
+                self.retire(misfit, reason, effects);
+            }
         }
     }
 }

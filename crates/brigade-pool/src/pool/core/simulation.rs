@@ -54,6 +54,9 @@ fn every_call_ends_once_whatever_happens_to_workers_and_hosts() {
         for _ in 0..STEPS {
             world.step();
         }
+        if seed % 2 == 0 {
+            world.run_dry();
+        }
         world.shut_down();
         calls += world.model.ended;
         attempts += world.model.attempts;

@@ -14,6 +14,7 @@ use super::super::worker_conn::WorkerConn;
 #[cfg(feature = "remote")]
 use super::host_info::HostState;
 use crate::request::Request;
+use crate::sandbox::Sandbox;
 
 /// A worker of the pool: a process of ours, or a remote host.
 pub(super) struct WorkerSlot {
@@ -33,6 +34,8 @@ pub(super) struct WorkerSlot {
     pub(super) host: Option<Box<HostState>>,
     /// What keeps its process from running, as found at the last look.
     pub(super) stopped_by: Option<String>,
+    /// The sandbox that it has for the rest of its life, or was sent an attempt to take it on with.
+    pub(super) sandbox: Option<Sandbox>,
     /// Calls whose attempts it runs.
     pub(super) running: Vec<CallId>,
     /// Whether the attempt that it was given last had limits that are held from outside.
@@ -72,6 +75,7 @@ impl WorkerSlot {
             #[cfg(feature = "remote")]
             host: None,
             stopped_by: None,
+            sandbox: None,
             running: Vec::new(),
             is_limited: false,
             done: 0,
@@ -107,9 +111,17 @@ impl WorkerSlot {
         u32::try_from(self.running.len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether it has run nothing yet.
+    /// Whether it has run nothing yet, and may still take on any sandbox.
     pub(super) fn is_fresh(&self) -> bool {
-        self.done + self.failed == 0 && self.running.is_empty()
+        self.done + self.failed == 0 && self.running.is_empty() && self.sandbox.is_none()
+    }
+
+    /// Whether an attempt with this sandbox, or without one, may begin in it now. A worker takes a
+    /// sandbox on while it runs nothing else. A remote host has workers of its own for each.
+    pub(super) fn fits_sandbox(&self, sandbox: Option<&Sandbox>) -> bool {
+        self.is_remote()
+            || self.sandbox.as_ref() == sandbox
+            || self.sandbox.is_none() && self.running.is_empty()
     }
 
     pub(super) fn age(&self, now: Instant) -> Duration {

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::super::ids::CallId;
-use crate::request::{AttemptOf, CallTarget, Request};
+use crate::request::{CallTarget, Request};
+use crate::sandbox::Sandbox;
 use crate::traceparent::TraceParent;
 use crate::wire;
 
@@ -33,6 +34,8 @@ pub(in super::super) struct OutgoingAttempt<'a> {
         expect(dead_code, reason = "only remote hosts are given more")
     )]
     pub(in super::super) is_ahead: bool,
+    /// The sandbox that it runs in.
+    pub(in super::super) sandbox: Option<&'a Sandbox>,
     /// The trace that the attempt belongs to.
     pub(in super::super) traceparent: Option<&'a TraceParent>,
 }
@@ -48,14 +51,14 @@ pub(super) fn target_of(request: &Request) -> wire::RunTarget<'_> {
     }
 }
 
-/// What stands before the arguments of a call: in the space that is there, unless it carries a job,
-/// whose texts are of any length.
+/// What stands before the arguments of a call: in the space that is there, unless it is long: it
+/// carries a job or a sandbox, whose texts are of any length.
 pub(super) fn written<'a>(
     meta: &impl Serialize,
-    of: &AttemptOf,
+    is_long: bool,
     space: &'a mut [u8],
 ) -> Cow<'a, [u8]> {
-    if of.job.is_some() {
+    if is_long {
         return Cow::Owned(postcard::to_stdvec(meta).expect("flat types of our own always encode"));
     }
     Cow::Borrowed(postcard::to_slice(meta, space).expect("task names are checked to be short"))

@@ -134,6 +134,7 @@ impl WorkerConn for WorkerProcess {
             codec: request.codec,
             timeout: options.timeout,
             limits: options.limits(),
+            sandbox: attempt.sandbox.cloned(),
             tell_start: attempt.tell_start,
             tick: of.tick,
             number: of.call.map(|call| call.call),
@@ -141,7 +142,8 @@ impl WorkerConn for WorkerProcess {
             traceparent: attempt.traceparent.cloned(),
         };
         let mut space = [0; META_BYTES_MAX];
-        let meta = written(&meta, of, &mut space);
+        let is_long = of.job.is_some() || attempt.sandbox.is_some();
+        let meta = written(&meta, is_long, &mut space);
         let payload = request
             .payload
             .as_ref()

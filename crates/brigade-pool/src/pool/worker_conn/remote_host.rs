@@ -89,6 +89,7 @@ impl WorkerConn for RemoteHost {
             codec: request.codec,
             timeout: options.timeout,
             limits: options.limits().or(options.default_limits),
+            sandbox: attempt.sandbox.cloned(),
             capture: options.capture_bytes.map(|bytes| bytes as u64),
             alone: attempt.alone,
             fresh: attempt.fresh,
@@ -98,7 +99,8 @@ impl WorkerConn for RemoteHost {
             traceparent: attempt.traceparent.cloned(),
         };
         let mut space = [0; TASK_NAME_BYTES_MAX + 256];
-        let run = written(&run, of, &mut space);
+        let is_long = of.job.is_some() || attempt.sandbox.is_some();
+        let run = written(&run, is_long, &mut space);
         let payload = request
             .payload
             .as_ref()

@@ -28,6 +28,8 @@ pub(super) struct Wishes {
     pub(super) captures: bool,
     /// Bytes of memory that it declares.
     pub(super) memory: Option<u64>,
+    /// Which of the sandboxes of the simulation it runs in.
+    pub(super) sandbox: Option<usize>,
 }
 
 /// What the model knows of the memory of a call.
@@ -83,6 +85,8 @@ pub(super) enum SimStage {
 pub(super) struct SimWorker {
     pub(super) stage: SimStage,
     pub(super) is_host: bool,
+    /// The sandbox that it took on.
+    pub(super) sandbox: Option<usize>,
     /// Gets nothing new.
     pub(super) is_closing: bool,
     /// Most attempts at once.
@@ -100,6 +104,7 @@ pub(super) struct Rules {
     pub(super) has_spares: bool,
     pub(super) is_fifo: bool,
     pub(super) memory_budget: Option<u64>,
+    pub(super) workers_max: usize,
 }
 
 #[derive(Debug)]
@@ -261,7 +266,14 @@ impl Model {
             assert!(!entry.alone || others.is_empty(), "{call:?} is alone");
             assert!(!others.contains(&true), "{worker:?} runs a lonely one");
             let is_fresh = slot.served == 0 && others.is_empty();
+            let is_fresh = is_fresh && slot.sandbox.is_none();
             assert!(!entry.fresh || is_fresh, "{worker:?} is not fresh");
+            let takes_it_on = slot.sandbox.is_none() && others.is_empty();
+            assert!(
+                slot.sandbox == entry.wishes.sandbox || takes_it_on,
+                "{call:?} is in another sandbox than {slot:?}"
+            );
+            slot.sandbox = entry.wishes.sandbox;
         }
         self.check_order(call, rules);
         self.workers
@@ -280,9 +292,10 @@ impl Model {
     fn check_order(&self, call: CallId, rules: Rules) {
         let started = &self.calls[&call];
         let same_lane = |other: &SimCall| {
-            !rules.has_hosts
-                || other.wishes.twice == started.wishes.twice
-                    && other.wishes.only_hosts == started.wishes.only_hosts
+            other.wishes.sandbox == started.wishes.sandbox
+                && (!rules.has_hosts
+                    || other.wishes.twice == started.wishes.twice
+                        && other.wishes.only_hosts == started.wishes.only_hosts)
         };
         let overtaken = self.calls.iter().find(|(id, other)| {
             **id != call
@@ -352,18 +365,33 @@ impl Model {
                 && !slot.is_closing
                 && slot.running.is_empty()
         };
-        let idles = self.workers.values().any(is_idle);
+        let idle: Vec<&SimWorker> = self.workers.values().filter(|slot| is_idle(slot)).collect();
         let may_lack_memory = self.rules.memory_budget.is_some() && self.uses_memory();
-        if self.rules.has_spares || !idles || may_lack_memory {
+        if self.rules.has_spares || idle.is_empty() || may_lack_memory {
             return;
         }
-        let waiting = self
-            .calls
-            .iter()
-            .find(|(_, entry)| entry.is_queued && !entry.wishes.only_hosts);
+        let waiting =
+            |(_, entry): &(&CallId, &SimCall)| entry.is_queued && !entry.wishes.only_hosts;
+        let mut others_wait = false;
+        for (call, entry) in self.calls.iter().filter(waiting) {
+            let fits =
+                |slot: &&SimWorker| slot.sandbox.is_none() || slot.sandbox == entry.wishes.sandbox;
+            let fitting = idle.iter().find(|slot| fits(slot));
+            assert!(
+                fitting.is_none(),
+                "{call:?} {entry:?} waits while {fitting:?} is idle"
+            );
+            others_wait = true;
+        }
+        let is_coming = |slot: &SimWorker| {
+            !slot.is_host && (slot.stage == SimStage::Starting || slot.is_closing)
+        };
+        let processes = self.workers.values().filter(|slot| !slot.is_host);
         assert!(
-            waiting.is_none(),
-            "{waiting:?} waits while a worker is idle"
+            !others_wait
+                || self.workers.values().any(is_coming)
+                || processes.count() < self.rules.workers_max,
+            "a call waits, the idle workers have other sandboxes, and none gives up its place"
         );
     }
 }

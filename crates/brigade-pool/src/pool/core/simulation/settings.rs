@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::super::config::{Config, Neighbours};
 use super::super::super::queue::Order;
 use super::super::random::Random;
+use crate::sandbox::Sandbox;
 
 /// Settings in which much can happen in a short time.
 pub(super) fn settings(random: &mut Random) -> Config {
@@ -29,6 +30,7 @@ pub(super) fn settings(random: &mut Random) -> Config {
     config.idle_timeout = (below(2) == 0).then(|| Duration::from_millis(100));
     config.memory_budget = (config.slots == 1 && below(2) == 0).then_some(100 << 20);
     config.check_interval = Duration::from_millis(100);
+    config.sandbox = (below(5) == 0).then(Sandbox::compute);
     #[cfg(feature = "remote")]
     if below(2) == 0 {
         let credentials = crate::remote::Credentials::tls();

@@ -27,13 +27,19 @@ use crate::call::Call;
 use crate::event::Event;
 use crate::request::Request;
 use crate::retry::Retry;
+use crate::sandbox::Sandbox;
 use crate::sync::lock;
 
 /// Calls that have not ended at any time, so that the checks stay cheap.
 const CALLS_MAX: usize = 60;
 const EVENTS_MAX: usize = 4096;
+/// Steps in which all calls must have ended once no new ones are made.
+const RUN_DRY_STEPS_MAX: usize = 20_000;
 /// Steps in which all must have ended after a shutdown.
 const SHUTDOWN_STEPS_MAX: usize = 20_000;
+
+/// The sandboxes that calls have.
+const SANDBOXES: [fn() -> Sandbox; 2] = [Sandbox::no_network, Sandbox::compute];
 
 /// A stop that is under way.
 pub(super) struct SimStop {
@@ -46,6 +52,8 @@ pub(super) struct World {
     pub(super) core: Core,
     pub(super) model: Model,
     pub(super) config: Arc<Config>,
+    /// Whether calls have sandboxes of their own.
+    has_sandboxes: bool,
     pub(super) random: Random,
     pub(super) now: Instant,
     pub(super) room: Arc<Semaphore>,
@@ -85,9 +93,12 @@ impl World {
             has_spares: config.spares > 0,
             is_fifo: config.order == Order::Fifo,
             memory_budget: config.memory_budget,
+            workers_max: config.workers_max,
         };
         let (for_core, for_room) = (Arc::clone(&config), Arc::clone(&room));
+        let has_sandboxes = config.sandbox.is_some() || random.next() % 2 == 0;
         let mut world = Self {
+            has_sandboxes,
             core: Core::new(for_core, sender, for_room, random.next(), now),
             model: Model::new(rules),
             config,
@@ -275,6 +286,7 @@ impl World {
         let slot = SimWorker {
             stage,
             is_host,
+            sandbox: None,
             is_closing: false,
             capacity,
             running: Vec::new(),
@@ -305,6 +317,7 @@ impl World {
             queue_timeout: self.chance(20),
             captures: self.chance(10),
             memory: self.declared_memory(),
+            sandbox: self.sandbox(),
         };
         let (request, alone) = self.request(wishes);
         let has_place = self.chance(10)
@@ -336,6 +349,19 @@ impl World {
         self.chance(60).then_some(budget / 10 * part)
     }
 
+    /// The sandbox that the next call runs in: one of its own, or the pool's.
+    fn sandbox(&mut self) -> Option<usize> {
+        let own = if self.has_sandboxes && self.chance(50) {
+            Some(self.below(SANDBOXES.len()))
+        } else {
+            None
+        };
+        own.or_else(|| {
+            let of_pool = self.config.sandbox.as_ref()?;
+            SANDBOXES.iter().position(|sandbox| sandbox() == *of_pool)
+        })
+    }
+
     /// A request, and whether it must run alone.
     fn request(&mut self, wishes: Wishes) -> (Request, bool) {
         let name = if wishes.twice { "twice" } else { "once" };
@@ -352,6 +378,8 @@ impl World {
         options.capture_bytes = wishes.captures.then_some(1024);
         options.alone = wants_alone;
         options.memory = wishes.memory;
+        let own = wishes.sandbox.map(|sandbox| SANDBOXES[sandbox]());
+        options.sandbox = own.filter(|own| self.config.sandbox.as_ref() != Some(own));
         if wishes.only_hosts {
             options.labels = vec!["far".into()];
         }
@@ -388,6 +416,21 @@ impl World {
     }
 
     // -- the end
+
+    /// Makes no more calls, and has every attempt answered and every process start: all calls must
+    /// end then that do not need a host.
+    pub(super) fn run_dry(&mut self) {
+        for _ in 0..RUN_DRY_STEPS_MAX {
+            if self.model.calls.values().all(|call| call.wishes.only_hosts) {
+                return;
+            }
+            self.go_on();
+        }
+        panic!(
+            "calls starve: {:?}, {:?}",
+            self.model.calls, self.model.workers
+        );
+    }
 
     /// Shuts the pool down; everything must end, and nothing be left.
     pub(super) fn shut_down(&mut self) {
