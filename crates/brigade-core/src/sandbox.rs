@@ -116,6 +116,11 @@ impl Sandbox {
         SandboxBuilder::default()
     }
 
+    /// What this sandbox allows, to add to.
+    pub fn to_builder(&self) -> SandboxBuilder {
+        SandboxBuilder(self.rules().clone())
+    }
+
     fn of(rules: SandboxRules) -> Self {
         Self(Arc::new(rules))
     }
@@ -148,8 +153,10 @@ impl Sandbox {
     }
 }
 
+type NewSandbox = fn() -> Sandbox;
+
 /// The profiles by their names.
-const PROFILES: [(&str, fn() -> Sandbox); 3] = [
+const PROFILES: [(&str, NewSandbox); 3] = [
     ("no-network", Sandbox::no_network),
     ("read-only", Sandbox::read_only),
     ("compute", Sandbox::compute),
@@ -196,7 +203,7 @@ impl SandboxBuilder {
     /// # Errors
     ///
     /// `BadOption` for more than 64 paths to read or to write, and for a path that is not absolute,
-    /// has more than 4,095 bytes or a NUL.
+    /// has more than 4,095 bytes or a NUL; and for paths where all files may be used anyway.
     pub fn build(self) -> Result<Sandbox, Error> {
         self.0.check()?;
         Ok(Sandbox::of(self.0))
@@ -206,6 +213,13 @@ impl SandboxBuilder {
 impl SandboxRules {
     fn check(&self) -> Result<(), Error> {
         let bad = |text: String| Err(Error::new(ErrorKind::BadOption, text));
+        if self.all_files && !(self.read.is_empty() && self.write.is_empty()) {
+            return bad(
+                "make a sandbox with paths that restricts no files: begin with read-only or \
+                    compute, or leave the paths out"
+                    .to_owned(),
+            );
+        }
         for (what, paths) in [("read", &self.read), ("write", &self.write)] {
             if paths.len() > PATHS_MAX {
                 return bad(format!(

@@ -47,10 +47,7 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Options> {
                 let setter = syn::Ident::new(&option, Span::call_site());
                 options.setters.extend(quote!(.#setter(#count)));
             }
-            "sandbox" => {
-                let sandbox = sandbox(meta.value()?.parse()?)?;
-                options.setters.extend(quote!(.sandbox(#sandbox)));
-            }
+            "sandbox" => options.setters.extend(sandbox(meta.value()?.parse()?)?),
             "retry_base" | "retry_cap" | "retry_within" => {
                 let millis = duration_millis(&meta.value()?.parse()?)?;
                 let field = syn::Ident::new(option.trim_start_matches("retry_"), Span::call_site());
@@ -143,19 +140,19 @@ fn codec(literal: &LitStr) -> Result<&'static str> {
     }
 }
 
-/// A profile by its name, or an expression that is a sandbox.
+/// The setter of a profile by its name, or of an expression that is a sandbox.
 fn sandbox(value: syn::Expr) -> Result<TokenStream> {
     let syn::Expr::Lit(syn::ExprLit {
         lit: syn::Lit::Str(name),
         ..
     }) = &value
     else {
-        return Ok(quote!(#value));
+        return Ok(quote!(.sandbox(#value)));
     };
     match name.value().as_str() {
-        "no-network" => Ok(quote!(::brigade::Sandbox::no_network())),
-        "read-only" => Ok(quote!(::brigade::Sandbox::read_only())),
-        "compute" => Ok(quote!(::brigade::Sandbox::compute())),
+        "no-network" => Ok(quote!(.sandbox(::brigade::Sandbox::no_network()))),
+        "read-only" => Ok(quote!(.sandbox(::brigade::Sandbox::read_only()))),
+        "compute" => Ok(quote!(.sandbox(::brigade::Sandbox::compute()))),
         _ => Err(Error::new(
             name.span(),
             "sandbox is \"no-network\", \"read-only\" or \"compute\", or an expression of the type \

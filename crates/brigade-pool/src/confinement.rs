@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use landlock::PathFd;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use seccompiler::BpfProgram;
 
 use crate::error::{Error, ErrorKind};
@@ -110,8 +111,29 @@ fn os_error(error: &seccompiler::Error) -> io::Error {
     io::Error::from_raw_os_error(code.unwrap_or(libc::EBUSY))
 }
 
-/// Restricts this thread by a landlock ruleset. Async-signal-safe.
+/// What a privileged user keeps in a sandbox: rights about files and users. The others are rights
+/// about the kernel, the network and other processes, some of which go before landlock: with
+/// CAP_PERFMON the memory maps and the environment of any process can be read.
+const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::NET_BIND_SERVICE);
+
+/// Restricts this thread by a landlock ruleset, and takes capabilities off it; no program that it
+/// executes gets them back, as it has no_new_privs. Async-signal-safe.
 pub(crate) fn restrict_thread(ruleset: RawFd) -> io::Result<()> {
+    let has = capabilities(None)?;
+    let sets = CapabilitySets {
+        effective: has.effective & CAPABILITIES,
+        permitted: has.permitted & CAPABILITIES,
+        inheritable: has.inheritable & CAPABILITIES,
+    };
+    set_capabilities(None, sets)?;
     // SAFETY: a system call with two numbers; it changes nothing but this thread's credentials.
     let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) };
     if result == 0 {

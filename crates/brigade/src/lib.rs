@@ -167,6 +167,10 @@ pub use brigade_pool::{
     MonitoredWorker, Neighbours, Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo,
     WorkerState, init,
 };
+/// For the command.
+#[cfg(feature = "sandbox")]
+#[doc(hidden)]
+pub use brigade_pool::{Confined, PreparedSandbox};
 
 /// Pushing within a transaction of the application's own, in the SQLite file that has the jobs.
 #[cfg(feature = "sqlite")]

@@ -365,8 +365,8 @@ impl Builder {
     }
 
     /// The sandbox of calls that have none of their own, neither by themselves nor by their task:
-    /// see [`Sandbox`]. A worker takes it on with its first call, after the init hook. What the hook
-    /// has opened stays open, and processes that it started are not restricted. Default: none.
+    /// see [`Sandbox`]. A worker takes it on with its first call, after the init hook. What the
+    /// hook has opened stays open, and processes that it started are not restricted. Default: none.
     pub fn sandbox(self, sandbox: Sandbox) -> Self {
         self.set(|config| config.sandbox = Some(sandbox))
     }

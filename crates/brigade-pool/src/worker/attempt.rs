@@ -30,6 +30,7 @@ use crate::outcome::{Failure, REASON_BYTES_MAX};
 use crate::refused::Refused;
 use crate::registry;
 use crate::sandbox::Sandbox;
+use crate::sync::lock;
 use crate::traceparent::TraceParent;
 use crate::traceparent::ambient::AmbientTrace;
 use crate::wire::{CallMeta, Frame, PanicNote, RunTarget, kind};
@@ -126,7 +127,9 @@ impl Worker {
     /// Takes a sandbox on, unless that has happened before. A worker that could not begins nothing
     /// more: some of its threads may be restricted.
     fn enter_sandbox(&self, sandbox: &Sandbox) -> Result<(), Refused> {
-        match self.sandbox.get() {
+        // Attempts that come at the same time wait for the first one of them.
+        let mut own = lock(&self.sandbox);
+        match &*own {
             Some(own) if own == sandbox => return Ok(()),
             // The pool speaks nonsense: end, as for a frame that makes no sense.
             Some(_) => std::process::abort(),
@@ -140,8 +143,7 @@ impl Worker {
                 _ => Refused::Unsupported(text),
             });
         }
-        // Set once: attempts take a sandbox on one after the other.
-        self.sandbox.set(sandbox.clone()).ok();
+        *own = Some(sandbox.clone());
         if !self.is_shared() {
             // The filters and what else shows of it are no change by a task.
             hygiene::take_baseline();

@@ -16,6 +16,7 @@ use super::serve::Worker;
 use crate::codec::Codec;
 use crate::process::end_own_strays;
 use crate::shutdown::spawn_thread;
+use crate::sync::lock;
 use crate::wire::{CancelFrame, Decoder, kind};
 
 /// Room for abort listeners of the user, which run here.
@@ -30,7 +31,7 @@ pub(super) fn start(worker: &Arc<Worker>) -> io::Result<()> {
     spawn_thread("brigade-monitor", STACK_BYTES, move || {
         crash_note::prepare_thread();
         listen(&worker);
-        if worker.sandbox.get().is_some() {
+        if lock(&worker.sandbox).is_some() {
             hang_up();
         }
         end_group();

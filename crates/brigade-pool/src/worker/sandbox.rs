@@ -1,11 +1,11 @@
 //! A worker takes a sandbox on, with all of its threads.
 //!
 //! The filters of seccomp(2) reach all threads at once. Landlock restricts the thread that asks
-//! (from Linux 7.0 on it could reach all, which this crate does not use yet), and a worker has other
-//! threads: its monitor, its async runtime, those of the init hook. Therefore each of them is sent a
-//! signal, one after the other, whose handler restricts its thread, until a look at `/proc/self/task`
-//! finds no thread that was not restricted. What a restricted thread starts is restricted too, so
-//! there is no way past that. No attempt runs meanwhile.
+//! (from Linux 7.0 on it can reach all, which is not used here yet), and a worker has other
+//! threads: its monitor, its async runtime, those of the init hook. Therefore each of them is sent
+//! a signal, one after the other, whose handler restricts its thread, until a look at
+//! `/proc/self/task` finds no thread that was not restricted. What a restricted thread starts is
+//! restricted too, so there is no way past that. No attempt runs meanwhile.
 //!
 //! A thread that blocks every signal cannot be restricted. Then the call is refused, nothing more
 //! is begun here, and the worker is replaced: one unrestricted thread in the same memory would be a

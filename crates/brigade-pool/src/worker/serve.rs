@@ -44,7 +44,7 @@ pub(crate) struct Worker {
     pub(super) settings: WorkerSettings,
     pub(super) same_build: bool,
     /// The sandbox that this process has taken on.
-    pub(super) sandbox: OnceLock<Sandbox>,
+    pub(super) sandbox: Mutex<Option<Sandbox>>,
     pub(super) state: Option<State>,
     pub(super) control: UnixStream,
     data: UnixStream,
@@ -118,7 +118,7 @@ impl Worker {
         Self {
             settings,
             same_build,
-            sandbox: OnceLock::new(),
+            sandbox: Mutex::default(),
             state,
             control,
             data,

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::disposition::EndedAttempt;
 use super::panic_text::text_of;
+use crate::Sandbox;
 use crate::attempt_report::StopReceipt;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
@@ -150,6 +151,12 @@ impl LeasedJob {
     /// How long the handler may run for it; the consumer stops it then.
     pub fn timeout(&self) -> Option<Duration> {
         self.leased.job.options.timeout
+    }
+
+    /// The sandbox that it asks for: for the handler to keep, by running the job in a pool or as a
+    /// program of its own.
+    pub fn sandbox(&self) -> Option<&Sandbox> {
+        self.leased.job.options.sandbox.as_ref()
     }
 
     /// The payload, JSON text.

@@ -60,6 +60,15 @@ impl RunningConsumer {
         if let Some(entry) = entry.filter(|_| self.pool.is_none()) {
             call.request.fill(|| entry.call_options());
         }
+        if self.pool.is_none()
+            && let Some(sandbox) = &call.request.options().sandbox
+        {
+            let text = format!(
+                "run a job in the sandbox {sandbox} within this process, which has none: run it in \
+                    worker processes, which is the default (without Consumer::in_process)"
+            );
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         // A job that ended a worker or a consumer runs alone in a fresh worker: it can hurt no
         // other job, and no earlier attempt can be at fault.
         let is_suspect = leased.crashed > 0 || leased.lost >= LOSSES_BESIDE_OTHERS;

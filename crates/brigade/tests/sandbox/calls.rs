@@ -134,7 +134,7 @@ fn start_helper() -> Result<Helper, std::io::Error> {
 /// Has the thread of the init hook connect; returns its error.
 #[task]
 fn connect_elsewhere(cx: &Context, port: u16) -> Option<i32> {
-    let helper = cx.state::<Helper>().unwrap();
+    let helper = cx.state::<Helper>();
     helper.ask.lock().unwrap().send(port).unwrap();
     helper.told.lock().unwrap().recv().unwrap()
 }
@@ -304,7 +304,7 @@ async fn jobs() {
             (true, true),
         ),
     ] {
-        let pushed = broker.push(job.job().keep(keep)).await.unwrap();
+        let pushed = broker.push(job.keep(keep)).await.unwrap();
         broker.consumer().run_until_empty().await.unwrap();
         let info = broker.job(pushed.id()).await.unwrap().unwrap();
         let result: (bool, bool) = serde_json::from_str(info.result.as_deref().unwrap()).unwrap();

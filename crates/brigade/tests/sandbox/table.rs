@@ -27,7 +27,7 @@ fn attack(target: Target) -> BTreeMap<String, Option<i32>> {
 }
 
 #[task]
-fn pid() -> u32 {
+fn process() -> u32 {
     std::process::id()
 }
 
@@ -71,7 +71,7 @@ async fn rows() {
             pool: std::process::id().cast_signed(),
             workers: workers
                 .iter()
-                .map(|worker| worker.pid.cast_signed())
+                .map(|worker| worker.pid.unwrap().cast_signed())
                 .collect(),
             directory: directory.path().to_owned(),
             tcp: tcp.local_addr().unwrap().port(),
@@ -83,7 +83,7 @@ async fn rows() {
         // The neighbour and the pool are as they were.
         let mut pids = Vec::new();
         for _ in 0..2 {
-            pids.push(pool.call(pid()).await.unwrap());
+            pids.push(pool.call(process()).await.unwrap());
         }
         println!("{column}: {pids:?}");
         pool.shutdown().await;

@@ -15,7 +15,7 @@ use crate::source::{files, read, root};
 /// concept each.
 const LIBRARIES: [&str; 4] = ["brigade-core", "brigade-runtime", "brigade-pool", "brigade"];
 
-const VALUES: [&str; 28] = [
+const VALUES: [&str; 29] = [
     "attempt_limits",
     "attempt_report",
     "codec",
@@ -37,6 +37,7 @@ const VALUES: [&str; 28] = [
     "progress_queue",
     "refused",
     "retry",
+    "sandbox",
     "schedule",
     "span",
     "statistics",
@@ -83,11 +84,20 @@ fn may_use(module: &str) -> Vec<&'static str> {
             &GROUND,
             &LINK,
             &USERS,
-            &["entry", "process", "remote"],
+            &["confinement", "entry", "process", "remote"],
         ]
         .concat(),
+        // A sandbox, and how it is applied.
+        "confinement" | "no_confinement" => VALUES.to_vec(),
         "entry" => vec!["worker"],
-        "worker" => [&VALUES[..], &GROUND, &LINK, &USERS, &["process"]].concat(),
+        "worker" => [
+            &VALUES[..],
+            &GROUND,
+            &LINK,
+            &USERS,
+            &["confinement", "process"],
+        ]
+        .concat(),
         // A host is a pool that runs what others send.
         "host" => [
             &VALUES[..],

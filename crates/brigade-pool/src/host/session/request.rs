@@ -55,10 +55,12 @@ impl Session {
                 ));
             }
         };
-        let mut options = Options::default();
-        options.timeout = run.timeout;
+        let mut options = Options {
+            timeout: run.timeout,
+            sandbox: run.sandbox,
+            ..Options::default()
+        };
         options.set_limits(run.limits);
-        options.sandbox = run.sandbox;
         options.capture_bytes = run
             .capture
             .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));

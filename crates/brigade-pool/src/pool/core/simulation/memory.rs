@@ -7,7 +7,7 @@
 
 use super::super::super::ids::{CallId, WorkerId};
 use super::super::super::stop_reason::StopReason;
-use super::model::Model;
+use super::model::{Model, SimCall, SimStage};
 use super::world::World;
 
 impl Model {
@@ -46,6 +46,23 @@ impl Model {
         self.check_held_back(call);
     }
 
+    /// Whether a worker of ours would have taken this call when another one began. With sandboxes a
+    /// call may wait for a worker as well as for memory, and holds no other back meanwhile.
+    fn has_worker_for(&self, call: &SimCall, started: CallId) -> bool {
+        let mut own = self.workers.values().filter(|slot| !slot.is_host);
+        // Of processes that are up it is not known here which are spares.
+        let is_known = !self.rules.has_spares;
+        !self.rules.has_sandboxes
+            || is_known
+                && own.any(|slot| {
+                    let before = slot.running.iter().filter(|call| **call != started).count();
+                    let has_room = before < if call.alone { 1 } else { slot.capacity };
+                    let fits = slot.sandbox == call.wishes.sandbox
+                        || slot.sandbox.is_none() && before == 0;
+                    slot.stage == SimStage::Up && !slot.is_closing && has_room && fits
+                })
+    }
+
     /// No call overtakes one that waits for memory and came before it.
     fn check_held_back(&self, call: CallId) {
         let started = &self.calls[&call];
@@ -57,6 +74,7 @@ impl Model {
             since.is_some_and(|since| started.serial >= since)
                 && other.is_queued
                 && other.wishes.priority >= started.wishes.priority
+                && self.has_worker_for(other, call)
         });
         assert!(
             overtaken.is_none(),

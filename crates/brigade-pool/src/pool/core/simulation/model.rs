@@ -105,6 +105,7 @@ pub(super) struct Rules {
     pub(super) is_fifo: bool,
     pub(super) memory_budget: Option<u64>,
     pub(super) workers_max: usize,
+    pub(super) has_sandboxes: bool,
 }
 
 #[derive(Debug)]

@@ -87,6 +87,7 @@ impl World {
         let (sender, events) = broadcast::channel(EVENTS_MAX);
         let room = Arc::new(Semaphore::new(config.queue_max));
         let now = Instant::now();
+        let has_sandboxes = config.sandbox.is_some() || random.next() % 2 == 0;
         let rules = Rules {
             has_slots: config.slots > 1,
             has_hosts: config.may_have_remote_hosts(),
@@ -94,9 +95,9 @@ impl World {
             is_fifo: config.order == Order::Fifo,
             memory_budget: config.memory_budget,
             workers_max: config.workers_max,
+            has_sandboxes,
         };
         let (for_core, for_room) = (Arc::clone(&config), Arc::clone(&room));
-        let has_sandboxes = config.sandbox.is_some() || random.next() % 2 == 0;
         let mut world = Self {
             has_sandboxes,
             core: Core::new(for_core, sender, for_room, random.next(), now),
