@@ -20,6 +20,7 @@ mod output;
 mod program;
 mod report;
 mod runner;
+mod sandbox;
 mod serve;
 mod stop;
 
@@ -52,6 +53,7 @@ impl Work {
             consumer: consumer.handle(),
             command: CommandLine::parse(&self.command),
             kill_after: self.kill_after,
+            sandbox: self.sandbox.prepare()?,
             url: if self.pass_broker_url {
                 Some(globals.url()?)
             } else {

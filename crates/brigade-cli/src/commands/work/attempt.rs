@@ -10,6 +10,7 @@ use super::outcome::{ProgramOutcome, Request};
 use super::output::{Head, Tail, feed};
 use super::program::{Pipes, Program, Refusal, new_mark};
 use super::runner::Runner;
+use super::sandbox::prepared;
 use crate::connection::URL_VARIABLE;
 use crate::times::rfc3339;
 
@@ -33,6 +34,10 @@ impl Runner {
         environment.extend(trace.map(|trace| ("TRACEPARENT", trace)));
         environment.extend(self.url.iter().map(|url| (URL_VARIABLE, url.clone())));
         let name = self.command.program().display();
+        let sandbox = match job.sandbox().map(prepared).transpose() {
+            Ok(own) => own.or_else(|| self.sandbox.clone()),
+            Err(error) => return ProgramOutcome::Failed(format!("cannot start {name}: {error}")),
+        };
         let mark = match new_mark() {
             Ok(mark) => mark,
             Err(error) => {
@@ -40,7 +45,8 @@ impl Runner {
             }
         };
         self.guard.expect(&mark).await;
-        let started = Program::start(self.command.program(), &arguments, environment, &mark);
+        let program = self.command.program();
+        let started = Program::start(program, &arguments, environment, &mark, sandbox);
         if let Ok((program, _)) = &started {
             self.orphans.leave(program.group());
         }
@@ -52,6 +58,9 @@ impl Runner {
             .await;
         match started {
             Ok((program, pipes)) => self.watch(request, program, pipes).await,
+            Err(Refusal::Ever(error)) if job.sandbox().is_some() => ProgramOutcome::Failed(
+                format!("cannot start {name} in the sandbox that the job asks for: {error}"),
+            ),
             Err(Refusal::Job(error)) => {
                 ProgramOutcome::Dead(format!("cannot start {name}: {error}"))
             }

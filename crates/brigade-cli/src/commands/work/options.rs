@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use super::sandbox::SandboxOptions;
 use crate::times;
 use crate::trace::TraceOptions;
 
@@ -26,6 +27,7 @@ use crate::trace::TraceOptions;
 #[command(after_long_help = "\
 Examples:
   brigade work emails -j 4 -- python3 send.py
+  brigade work scripts --sandbox compute --write /srv/out -- python3 -I -
   brigade work images --until-empty -- convert {file} -resize {width} out/{file}")]
 pub(crate) struct Work {
     /// Queue to serve
@@ -51,6 +53,9 @@ pub(crate) struct Work {
     /// Give programs the broker's URL, with its password, as BRIGADE_URL [default: not set]
     #[arg(long)]
     pub(super) pass_broker_url: bool,
+
+    #[command(flatten)]
+    pub(super) sandbox: SandboxOptions,
 
     #[command(flatten)]
     pub(super) trace: TraceOptions,

@@ -7,8 +7,9 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
-use brigade::Exit;
+use brigade::{Exit, PreparedSandbox};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, setpgid};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::io::Interest;
@@ -88,6 +89,7 @@ impl Program {
         arguments: &[OsString],
         environment: impl IntoIterator<Item = (&'a str, String)>,
         mark: &str,
+        sandbox: Option<Arc<PreparedSandbox>>,
     ) -> Result<(Self, Pipes), Refusal> {
         let mut command = Command::new(program);
         command
@@ -100,6 +102,9 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         lead_a_group(&mut command);
+        if let Some(sandbox) = sandbox {
+            confine(&mut command, sandbox);
+        }
         let mut child = command.spawn().map_err(Refusal::of)?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let pidfd = group
@@ -169,6 +174,16 @@ impl Program {
 fn lead_a_group(command: &mut Command) {
     // SAFETY: setpgid is a bare system call: it takes no lock and allocates nothing.
     unsafe { command.pre_exec(|| Ok(setpgid(None, None)?)) };
+}
+
+/// Has the program begin in a sandbox. The group comes first: a sandbox lets nothing leave it.
+#[expect(
+    unsafe_code,
+    reason = "there is no other way to run code between fork and exec"
+)]
+fn confine(command: &mut Command, sandbox: Arc<PreparedSandbox>) {
+    // SAFETY: it makes a few system calls; it takes no lock and allocates nothing.
+    unsafe { command.pre_exec(move || sandbox.apply()) };
 }
 
 /// A descriptor that becomes readable when the process ends.

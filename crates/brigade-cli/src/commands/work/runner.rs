@@ -1,9 +1,10 @@
 //! What all programs of one `brigade work` share.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 use std::time::Duration;
 
-use brigade::{Broker, ConsumerHandle};
+use brigade::{Broker, ConsumerHandle, PreparedSandbox};
 
 use super::arguments::CommandLine;
 use super::guard::Guard;
@@ -18,6 +19,8 @@ pub(super) struct Runner {
     pub(super) consumer: ConsumerHandle,
     pub(super) command: CommandLine,
     pub(super) kill_after: Duration,
+    /// The sandbox of programs whose job asks for none.
+    pub(super) sandbox: Option<Arc<PreparedSandbox>>,
     /// The broker's URL, if programs get it.
     pub(super) url: Option<String>,
     pub(super) guard: Guard,
