@@ -20,4 +20,5 @@ chapters! {
     "kubernetes.md": kubernetes,
     "remote.md": remote,
     "security.md": security,
+    "untrusted-code.md": untrusted_code,
 }
