@@ -35,5 +35,6 @@ mod start;
 mod states;
 mod surroundings;
 mod tasks;
+mod ten_endings;
 
 brigade::test_workers!();

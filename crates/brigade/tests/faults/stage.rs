@@ -21,7 +21,7 @@ use brigade_testkit::program::{DIRECTORY_VARIABLE, Program, ROLE_VARIABLE};
 pub(crate) type Roles = &'static [(&'static str, fn())];
 
 /// Everything that this binary can be started as.
-const ROLES: [Roles; 17] = [
+const ROLES: [Roles; 18] = [
     crate::cgroup::ROLES,
     crate::chaos::ROLES,
     crate::crash::ROLES,
@@ -39,6 +39,7 @@ const ROLES: [Roles; 17] = [
     crate::start::ROLES,
     crate::states::ROLES,
     crate::surroundings::ROLES,
+    crate::ten_endings::ROLES,
 ];
 
 /// Makes a test of each scenario, an `async fn()`, that runs it in a program of its own. Roles that

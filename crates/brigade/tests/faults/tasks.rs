@@ -138,7 +138,7 @@ pub(crate) fn misbehave(how: How) -> i64 {
     42
 }
 
-fn harm(how: How) {
+pub(crate) fn harm(how: How) {
     // SAFETY: none: to do harm is the purpose. Nothing here harms more than this process and its
     // descendants.
     unsafe {
