@@ -12,6 +12,7 @@
 //! `bwrap` is run if it is installed. procspawn is a program of its own
 //! (`scripts/bench.d/procspawn`, built by `cargo build --release` there): its workload `isolated`.
 
+#[expect(dead_code, reason = "workloads of other benches")]
 mod load;
 mod tasks;
 
