@@ -75,7 +75,9 @@ impl Builder {
         })
     }
 
-    /// Workers that stand by, ready, for one that dies. Default: 0.
+    /// Workers that stand by, ready, for one that dies or is replaced, from the start of the pool
+    /// on, in addition to those that [`Builder::workers`] allows. Each is replaced as soon as it is
+    /// used. Default: 0.
     pub fn spares(self, count: usize) -> Self {
         self.set(|config| config.spares = count)
     }
@@ -296,20 +298,26 @@ impl Builder {
     /// [`Stats::memory`](crate::Stats::memory) and
     /// [`Event::CallWaitsForMemory`](brigade_core::Event::CallWaitsForMemory) show that.
     ///
-    /// What the calls really take is measured every 10 ms, with all processes that they start and
-    /// without what their workers held before. Over the budget the largest attempt is stopped. Its
-    /// call is not charged and runs again from its beginning, alone; tasks must bear that. If it is
-    /// over the budget once more, it ends as
+    /// What the calls really take is measured every 10 ms, with all processes that they start:
+    /// everything beyond what their workers held when they became ready, so what earlier calls left
+    /// in a worker counts as well. A worker that keeps more than half of its share of the budget is
+    /// replaced. Over the budget the largest attempt is stopped. Its call is not charged and runs
+    /// again from its beginning, while nothing else runs; tasks must bear that, and calls of code
+    /// that you do not trust should have a memory limit and a timeout of their own. If it is over
+    /// the budget once more, it ends as
     /// [`Crashed`](brigade_core::CallError::Crashed), with
     /// [`MemoryLimit::Budget`](brigade_core::MemoryLimit::Budget) in its report.
     ///
-    /// A call that declares more than the budget is refused (`BadOption`). Attempts on hosts that
-    /// joined do not count.
+    /// A call that declares more than the budget is refused (`BadOption`), unless hosts may join;
+    /// attempts there do not count, and here it runs alone.
     pub fn memory_budget(self, bytes: u64) -> Self {
         self.set(|config| config.memory_budget = Some(bytes))
     }
 
-    /// A fresh process for each call. With [`Builder::spares`] the next one is ready in advance.
+    /// A fresh process for each call. With [`Builder::spares`] the next ones are ready in advance:
+    /// as long as some are, a call begins as fast as in a worker that is used again. A process
+    /// takes one or two milliseconds of CPU time to start, so that much is the price of each call,
+    /// and the spares should be as many as calls come in a burst.
     pub fn fresh_per_call(self) -> Self {
         self.recycle_after(1)
     }

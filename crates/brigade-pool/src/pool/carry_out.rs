@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::core::{Effects, EndedSpan, HealthCheck, SpanRequest};
+use super::core::{Effects, EndedSpan, HealthCheck, Preparation, SpanRequest};
 use super::event_log;
 use super::memory_use;
 use super::shared::Shared;
@@ -23,7 +23,8 @@ impl Shared {
             end.read_stderr();
         }
         for measure in effects.memory_measures {
-            memory_use::begin(self, measure);
+            self.scope
+                .spawn(memory_use::follow(Arc::clone(self), measure));
         }
         for write in effects.writes {
             if write.is_now {
@@ -72,39 +73,47 @@ impl Shared {
             self.changed.notify_waiters();
         }
         for preparation in effects.preparations {
-            if let (Some(bytes_max), Some(process)) =
-                (preparation.capture, preparation.conn.process())
-            {
-                process.begin_capture(bytes_max);
-            }
-            let (call, worker) = (preparation.call, preparation.worker);
-            if let Some(limits) = preparation.limits {
-                match stop::hold_limits(self, &preparation.conn, (call, worker), limits) {
-                    Ok(hold) => self.peek(|core| core.on_held(call, worker, hold)),
-                    Err(error) => {
-                        self.step(|core, effects| core.on_not_held(call, worker, error, effects));
-                        continue;
-                    }
-                }
-            }
-            let mut span = preparation.span.map(SpanRequest::begin);
-            self.step(|core, effects| core.on_prepared(call, worker, &mut span, effects));
-            // Where the attempt has ended meanwhile, its span ends here, without the lock.
-            drop(span);
+            self.prepare(preparation);
         }
         if let Some(check) = effects.health_check {
             self.check_health(check);
         }
     }
 
+    /// Does what an attempt needs before it is sent.
+    fn prepare(self: &Arc<Self>, preparation: Preparation) {
+        if let (Some(bytes_max), Some(process)) = (preparation.capture, preparation.conn.process())
+        {
+            process.begin_capture(bytes_max);
+        }
+        let (call, worker) = (preparation.call, preparation.worker);
+        if let Some(limits) = preparation.limits {
+            match stop::hold_limits(self, &preparation.conn, (call, worker), limits) {
+                Ok(hold) => self.peek(|core| core.on_held(call, worker, hold)),
+                Err(error) => {
+                    return self
+                        .step(|core, effects| core.on_not_held(call, worker, error, effects));
+                }
+            }
+        }
+        let mut span = preparation.span.map(SpanRequest::begin);
+        self.step(|core, effects| core.on_prepared(call, worker, &mut span, effects));
+        // Where the attempt has ended meanwhile, its span ends here, without the lock.
+        drop(span);
+    }
+
     /// Looks at the workers and gives the dispatcher what it found.
     fn check_health(self: &Arc<Self>, check: HealthCheck) {
         let wants_memory = self.config.recycle_memory.is_some();
+        let has_budget = self.config.memory_budget.is_some();
         let look = |(worker, conn): (_, Arc<dyn WorkerConn>)| {
             let process = conn.process()?;
             let mut health = process.look(check.is_in_time);
             if wants_memory {
                 health.used_bytes = process.used_bytes();
+            }
+            if has_budget {
+                health.grown_bytes = process.grown_bytes();
             }
             Some((worker, health))
         };

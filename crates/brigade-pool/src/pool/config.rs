@@ -105,6 +105,9 @@ impl Config {
             return Ok(());
         }
         self.check_attempt_limits(&format!("call {:?}", request.task_name()), &limits)?;
+        if self.may_have_remote_hosts() {
+            return Ok(());
+        }
         let (Some(budget), Some(memory)) = (self.memory_budget, limits.memory) else {
             return Ok(());
         };

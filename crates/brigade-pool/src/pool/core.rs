@@ -83,7 +83,7 @@ pub(super) use self::admission::Admission;
 pub(super) use self::answers::is_answer;
 pub(super) use self::attempt_span::{EndedSpan, SpanRequest};
 pub(super) use self::deaths::WorkerExit;
-pub(super) use self::effects::{Effects, HealthCheck, MemoryMeasure, StopOrder};
+pub(super) use self::effects::{Effects, HealthCheck, MemoryMeasure, Preparation, StopOrder};
 #[cfg(feature = "remote")]
 pub(super) use self::host_info::{HostInfo, TaskFacts};
 #[cfg(feature = "remote")]

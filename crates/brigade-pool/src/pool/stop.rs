@@ -41,6 +41,7 @@ async fn ask_host(order: &StopOrder) {
         conn,
         ended,
         hurry,
+        ..
     } = order;
     conn.ask_to_stop(*call, reason, hurry.is_cancelled());
     tokio::select! {
@@ -53,12 +54,13 @@ async fn ask_host(order: &StopOrder) {
 async fn escalate(shared: &Arc<Shared>, order: &StopOrder, process: &dyn OwnProcess) {
     let StopOrder {
         call,
+        start,
         reason,
         conn,
         ended,
         hurry,
     } = order;
-    let call = *call;
+    let (call, start) = (*call, *start);
     // Memory or processes that run out leave no time to ask.
     let ask = if reason.is_urgent() {
         Duration::ZERO
@@ -73,14 +75,15 @@ async fn escalate(shared: &Arc<Shared>, order: &StopOrder, process: &dyn OwnProc
     }
     let spare = shared.config.neighbours == Neighbours::Spare;
     let mut when_alone = None;
-    shared.step(|core, effects| when_alone = core.schedule_kill(call, spare, effects));
+    shared.step(|core, effects| when_alone = core.schedule_kill(call, start, spare, effects));
     let Some(when_alone) = when_alone else { return };
     tokio::select! {
-        _ = when_alone => {}
+        biased;
         () = ended.cancelled() => return,
+        _ = when_alone => {}
     }
     if !reason.is_urgent() && !hurry.is_cancelled() {
-        if !shared.peek(|core| core.take_step(call, Step::Terminated)) {
+        if !shared.peek(|core| core.take_step(call, start, Step::Terminated)) {
             return;
         }
         process.signal(Signal::TERM);
@@ -88,7 +91,7 @@ async fn escalate(shared: &Arc<Shared>, order: &StopOrder, process: &dyn OwnProc
             return;
         }
     }
-    if shared.peek(|core| core.take_step(call, Step::Killed)) {
+    if shared.peek(|core| core.take_step(call, start, Step::Killed)) {
         // Where even that does not end it, it is given up, and the attempt ends with it.
         process.kill().await;
         ended.cancelled().await;
@@ -126,6 +129,7 @@ pub(super) fn hold_limits(
         conn: Arc::downgrade(conn),
         call,
         worker,
+        start: shared.peek(|core| core.start_of(call)),
     };
     process.hold_limits(limits, Box::new(attempt))
 }
@@ -136,12 +140,14 @@ struct Limited {
     conn: Weak<dyn WorkerConn>,
     call: CallId,
     worker: WorkerId,
+    /// Which start of the call it is.
+    start: u32,
 }
 
 impl LimitedAttempt for Limited {
     fn is_running(&self) -> bool {
         let shared = self.shared.upgrade();
-        shared.is_some_and(|shared| shared.peek(|core| core.runs_on(self.call, self.worker)))
+        shared.is_some_and(|shared| shared.peek(|core| core.is_attempt(self.call, self.start)))
     }
 
     /// The ladder has one step for what is urgent, which is taken here at once: the runtime of the
@@ -152,10 +158,13 @@ impl LimitedAttempt for Limited {
         };
         let mut is_running = false;
         let attempt = (self.call, self.worker);
-        shared.step(|core, effects| is_running = core.on_over_limit(attempt, hit, effects));
+        shared.step(|core, effects| {
+            is_running =
+                core.is_attempt(self.call, self.start) && core.on_over_limit(attempt, hit, effects);
+        });
         if is_running
             && StopReason::Limit(hit).is_urgent()
-            && shared.peek(|core| core.take_step(self.call, Step::Killed))
+            && shared.peek(|core| core.take_step(self.call, self.start, Step::Killed))
             && let Some(process) = conn.process()
         {
             process.signal(Signal::KILL);

@@ -90,14 +90,15 @@ pub(super) trait OwnProcess: Send + Sync {
         attempt: Box<dyn LimitedAttempt>,
     ) -> Result<Option<MemoryHold>, Error>;
 
-    /// The memory that it and all that descends from it fill.
-    fn tree_bytes(&self) -> u64;
-
     /// The memory that it fills itself.
     fn used_bytes(&self) -> u64;
 
-    /// The memory of the worker process alone.
-    fn memory(&self) -> ProcessMemory;
+    /// The memory that it and the processes that it started fill, beyond what it filled itself
+    /// when it became ready.
+    fn grown_bytes(&self) -> u64;
+
+    /// The memory of the worker process when it became ready: kept since then.
+    fn memory_at_ready(&self) -> ProcessMemory;
 
     /// Pings it, and looks why it did not answer the last ping.
     fn look(&self, is_in_time: bool) -> Health;
@@ -120,14 +121,6 @@ pub(super) struct ProcessMemory {
     pub(super) peak: u64,
 }
 
-impl ProcessMemory {
-    /// By how much the process has grown that has this peak now; `None` if its peak is an older
-    /// one.
-    pub(super) fn grown_to(self, peak: u64) -> Option<u64> {
-        (peak > self.peak).then(|| peak.saturating_sub(self.resident))
-    }
-}
-
 /// What a look at a worker process found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Health {
@@ -137,4 +130,6 @@ pub(super) struct Health {
     pub(super) stopped_by: Option<String>,
     /// The memory that it fills itself; 0 where that is not limited.
     pub(super) used_bytes: u64,
+    /// What it has grown by since it was ready; 0 where the pool has no memory budget.
+    pub(super) grown_bytes: u64,
 }

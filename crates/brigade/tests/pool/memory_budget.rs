@@ -1,6 +1,8 @@
 //! The memory budget of a pool: which calls run together, and what becomes of those that take more
 //! than was expected.
 
+use std::time::Duration;
+
 use brigade::{AttemptOutcome, CallError, ErrorKind, Event, Events, MemoryLimit, Pool};
 use futures_util::future::join_all;
 
@@ -139,6 +141,43 @@ async fn an_attempt_that_is_over_the_budget_alone_has_failed_by_its_own_memory()
         let stats = pool.stats();
         assert_eq!((stats.interrupted, stats.crashed), (1, 1));
         assert_eq!(pool.call(add(1, 2)).await.unwrap(), 3);
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn memory_of_programs_that_a_task_starts_counts() {
+    soon(async {
+        let pool = pool_with_budget(2, 64).await;
+        let outcome = pool.call(fill_by_child(400 << 20)).await;
+        let Err(CallError::Crashed(report)) = outcome else {
+            panic!("it crashed: {outcome:?}")
+        };
+        assert_eq!(
+            report.ended,
+            AttemptOutcome::OutOfMemory(MemoryLimit::Budget)
+        );
+        assert_eq!(pool.stats().interrupted, 1);
+        pool.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_keeps_much_of_the_budget_is_replaced() {
+    soon(async {
+        let builder = Pool::builder().workers(1).memory_budget(300 * MIB);
+        let builder = builder.check_interval(Duration::from_millis(50));
+        let pool = builder.start().await.unwrap();
+        let mut events = pool.events();
+        let before = pool.call(leak(200 << 20)).await.unwrap();
+        let reason = event(&mut events, |event| match event {
+            Event::WorkerRetiring { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert!(reason.await.contains("budget"));
+        assert_ne!(pool.call(pid()).await.unwrap(), before);
         pool.shutdown().await;
     })
     .await;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use brigade::{Event, Pool};
+use brigade::{Event, Pool, WorkerState};
 use futures_util::future::join_all;
 
 use crate::gate::Gate;
-use crate::probe::{event, gone, pids, pool_of, soon};
+use crate::probe::{event, gone, pids, pool_of, soon, until};
 use crate::tasks::*;
 
 #[tokio::test]
@@ -26,6 +26,32 @@ async fn tp1_a_fresh_process_for_each_call() {
             assert_eq!(distinct.len(), 10);
             pool.shutdown().await;
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fresh_process_stands_by_before_the_first_call_and_after_each() {
+    soon(async {
+        let builder = Pool::builder().workers(0..=2).fresh_per_call().spares(2);
+        let pool = builder.start().await.unwrap();
+        for _ in 0..3 {
+            let stand_by = || {
+                let workers = pool.workers();
+                let ready = workers.iter().filter(|worker| {
+                    matches!(worker.state, WorkerState::Idle | WorkerState::Spare)
+                });
+                ready.filter_map(|worker| worker.pid).collect::<Vec<_>>()
+            };
+            until("the spares stand by", || stand_by().len() >= 2).await;
+            let before = stand_by();
+            let used = pool.call(pid()).await.unwrap();
+            assert!(
+                before.contains(&used),
+                "{used} did not stand by: {before:?}"
+            );
+        }
+        pool.shutdown().await;
     })
     .await;
 }

@@ -381,6 +381,17 @@ pub(crate) fn leak(bytes: usize) -> u32 {
     std::process::id()
 }
 
+/// Has a program fill memory: one that keeps a line of so many bytes.
+#[task]
+pub(crate) fn fill_by_child(bytes: usize) {
+    let script = format!("head -c {bytes} /dev/zero | tail -n 1 | wc -c");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+}
+
 /// Fills memory, then waits at a gate with it.
 #[task]
 pub(crate) fn fill(bytes: usize, gate: String, id: u32) -> usize {

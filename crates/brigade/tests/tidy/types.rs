@@ -7,7 +7,7 @@ use crate::none;
 use crate::source::{halves, libraries, name, read, sources, without_tests};
 
 /// Names that are defined more than once today. No name is added.
-const TWICE: &[&str] = &["Bytes", "Handler", "Rules"];
+const TWICE: &[&str] = &["Handler", "Rules"];
 
 /// Names of types that are defined at the top level of this code.
 fn types(code: &str) -> impl Iterator<Item = &str> {

@@ -143,6 +143,7 @@ impl Core {
             request,
             phase: Phase::New,
             attempt: 0,
+            starts: 0,
             crashes: 0,
             undelivered: 0,
             passes: Vec::new(),

@@ -97,6 +97,17 @@ impl Core {
         entry.is_some_and(|entry| entry.runs_on() == Some(worker))
     }
 
+    /// How often a call was given to a worker; 0 if it has ended.
+    pub(in super::super) fn start_of(&self, call: CallId) -> u32 {
+        self.find(call).map_or(0, |entry| entry.starts)
+    }
+
+    /// Whether that start of a call is the one that runs now.
+    pub(in super::super) fn is_attempt(&self, call: CallId, start: u32) -> bool {
+        let entry = self.find(call);
+        entry.is_some_and(|entry| entry.starts == start && entry.runs_on().is_some())
+    }
+
     /// Whether that very worker runs something.
     pub(in super::super) fn is_running(&self, worker: WorkerId) -> bool {
         self.find_worker(worker)
@@ -109,10 +120,12 @@ impl Core {
     pub(in super::super) fn schedule_kill(
         &mut self,
         call: CallId,
+        start: u32,
         spare_neighbours: bool,
         effects: &mut Effects,
     ) -> Option<oneshot::Receiver<()>> {
-        let worker = self.find(call)?.runs_on()?;
+        let entry = self.find(call).filter(|entry| entry.starts == start)?;
+        let worker = entry.runs_on()?;
         let (notify, when_alone) = oneshot::channel();
         self.close_worker(worker, "an attempt has to be stopped by force");
         if !spare_neighbours || self.all_stopping(worker) {

@@ -2,13 +2,18 @@
 //! on it.
 
 use super::super::learnt_memory::LearntMemory;
-use super::super::worker_conn::ProcessMemory;
 use crate::request::Request;
 
 /// A task of which nothing is known is expected to take this part of the budget.
 const GUESS_PARTS: u64 = 4;
-/// What an attempt took that ended before it could be measured.
-pub(super) const UNMEASURED_BYTES: u64 = 16 << 20;
+/// An attempt is expected to take this at least.
+const NEED_MIN: u64 = 1 << 20;
+/// A task of which all that is known is that its attempts end before they can be measured is
+/// expected to take this part of the budget, and not more than so much.
+const SHORT_PARTS: u64 = 64;
+const SHORT_BYTES_MAX: u64 = 16 << 20;
+/// A worker may keep this part of its share of the budget between two calls.
+const KEPT_PARTS: u64 = 2;
 
 /// The budget of a pool, and what is taken of it.
 #[derive(Debug)]
@@ -30,8 +35,8 @@ pub(super) struct CallMemory {
     pub(super) used: u64,
     /// The most that was measured.
     pub(super) peak: u64,
-    /// What its worker held before it.
-    pub(super) before: Option<ProcessMemory>,
+    /// Whether it was measured.
+    pub(super) is_measured: bool,
     /// It is being stopped and counts no more.
     pub(super) is_leaving: bool,
     /// An attempt was stopped because the pool was over its budget: the next one runs alone.
@@ -60,10 +65,35 @@ impl MemoryBudget {
         if is_suspect {
             return self.bytes;
         }
-        expected().map_or(self.bytes / GUESS_PARTS, |bytes| bytes.min(self.bytes))
+        let expected = expected().unwrap_or(self.bytes / GUESS_PARTS);
+        expected.max(NEED_MIN).min(self.bytes)
     }
 
     pub(super) fn fits(&self, need: u64) -> bool {
-        !self.is_short && (self.reserved == 0 || need <= self.bytes.saturating_sub(self.reserved))
+        !self.is_short && self.has_room_for(need)
+    }
+
+    /// Whether so much is free, whichever call comes first.
+    pub(super) fn has_room_for(&self, need: u64) -> bool {
+        self.reserved == 0 || need <= self.bytes.saturating_sub(self.reserved)
+    }
+
+    /// An attempt of a task has ended, which took so much; `None` if it was too short to be
+    /// measured.
+    pub(super) fn learn(&mut self, task: &str, taken: Option<u64>) {
+        match taken {
+            Some(taken) => self.learnt.learn(task, taken),
+            None if self.learnt.bytes(task).is_some() => {}
+            None => {
+                let short = (self.bytes / SHORT_PARTS).min(SHORT_BYTES_MAX);
+                self.learnt.learn(task, short);
+            }
+        }
+    }
+
+    /// Whether a worker that has grown by so much is to be replaced, where there are so many.
+    pub(super) fn is_too_large(&self, grown: u64, workers: usize) -> bool {
+        let workers = u64::try_from(workers).unwrap_or(u64::MAX).max(1);
+        grown > self.bytes / workers / KEPT_PARTS
     }
 }

@@ -30,6 +30,8 @@ pub(in super::super) struct CallEntry {
     pub(super) phase: Phase,
     /// Attempts that were begun.
     pub(super) attempt: u32,
+    /// How often it was given to a worker, also where that did not count as an attempt.
+    pub(super) starts: u32,
     pub(super) crashes: u32,
     /// Workers that died before they read it, and hosts that were lost with it.
     pub(super) undelivered: u32,

@@ -93,6 +93,8 @@ impl Core {
             effects.breaks.push((conn, how));
         } else if limit.is_some_and(|limit| health.used_bytes > limit) {
             self.retire(worker, "it uses much memory", effects);
+        } else if self.is_too_large_for_budget(health.grown_bytes) {
+            self.retire(worker, "it holds much of the memory budget", effects);
         }
     }
 

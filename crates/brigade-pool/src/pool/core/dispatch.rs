@@ -22,10 +22,10 @@ use crate::event::Event;
 impl Core {
     /// Gives waiting calls to free workers until one of the two runs out.
     pub(super) fn dispatch(&mut self, effects: &mut Effects) {
+        self.look_at_budget();
         if self.free.is_empty() || (self.queue.is_empty() && self.aside.is_empty()) {
             return;
         }
-        self.look_at_budget();
         let mut blocked = self.dispatch_aside(effects);
         let (mut passed_over, mut kept) = (Vec::new(), Vec::new());
         while let Some((position, call)) = self.queue.first_except(&passed_over) {
@@ -90,6 +90,8 @@ impl Core {
         let limits = self.limits_to_hold(call, worker);
         let entry = self.entry_mut(call);
         entry.attempt += 1;
+        entry.starts = entry.starts.wrapping_add(1);
+        entry.memory.is_announced = false;
         entry.cost = None;
         let (waited, alone) = (now - entry.since, entry.alone);
         let options = entry.request.options();

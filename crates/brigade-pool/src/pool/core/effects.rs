@@ -93,6 +93,8 @@ pub(in super::super) struct Write {
 /// An attempt to stop, by one step of the kill ladder after the other.
 pub(in super::super) struct StopOrder {
     pub(in super::super) call: CallId,
+    /// Which start of the call it is: a later one is none of its business.
+    pub(in super::super) start: u32,
     pub(in super::super) reason: StopReason,
     pub(in super::super) conn: Conn,
     /// Cancelled when the attempt has ended.
@@ -113,7 +115,8 @@ pub(in super::super) struct StopRequest {
 pub(in super::super) struct MemoryMeasure {
     pub(in super::super) conn: Conn,
     pub(in super::super) call: CallId,
-    pub(in super::super) worker: WorkerId,
+    /// Which start of the call it is.
+    pub(in super::super) start: u32,
 }
 
 /// What has to be done before a call is sent: its worker's output is captured, its limits are held,

@@ -17,9 +17,8 @@ use std::sync::Arc;
 use super::super::ids::{CallId, WorkerId};
 use super::super::stats::BudgetUse;
 use super::super::stop_reason::StopReason;
-use super::super::worker_conn::ProcessMemory;
 use super::Core;
-use super::budget::{CallMemory, MemoryBudget, UNMEASURED_BYTES};
+use super::budget::{CallMemory, MemoryBudget};
 use super::choice::Requirements;
 use super::effects::{Effects, MemoryMeasure};
 use crate::event::Event;
@@ -39,6 +38,25 @@ impl Core {
     /// Whether the first call in line waits for memory.
     pub(super) fn is_short_of_memory(&self) -> bool {
         self.budget.as_ref().is_some_and(|budget| budget.is_short)
+    }
+
+    /// Whether memory is what the first call in line waits for.
+    pub(super) fn first_waits_for_memory(&self) -> bool {
+        let first = self.aside.front().copied();
+        let first = first.or_else(|| self.queue.first_except(&[]).map(|(_, call)| call));
+        let (Some(budget), Some(first)) = (&self.budget, first) else {
+            return false;
+        };
+        let entry = self.entry(first);
+        let need = budget.need(&entry.request, entry.memory.is_suspect);
+        !budget.has_room_for(need)
+    }
+
+    /// Whether a worker has grown by too much to be kept.
+    pub(super) fn is_too_large_for_budget(&self, grown: u64) -> bool {
+        let workers = self.config.workers_max;
+        let is_too_large = |budget: &MemoryBudget| budget.is_too_large(grown, workers);
+        self.budget.as_ref().is_some_and(is_too_large)
     }
 
     /// Whether a new call fits into the budget.
@@ -63,7 +81,8 @@ impl Core {
             has_memory: false,
             ..requirements
         });
-        if elsewhere.is_none() && self.pick(&requirements).is_some() {
+        let is_first = !self.is_short_of_memory();
+        if elsewhere.is_none() && is_first && self.pick(&requirements).is_some() {
             self.hold_back_others(call);
         }
         elsewhere
@@ -110,13 +129,15 @@ impl Core {
             is_suspect,
             ..CallMemory::default()
         };
-        let conn = Arc::clone(self.worker(worker).conn());
+        let (conn, start) = (
+            Arc::clone(self.worker(worker).conn()),
+            self.entry(call).starts,
+        );
         if let Some(budget) = &mut self.budget {
             budget.reserved += need;
         }
-        effects
-            .memory_measures
-            .push(MemoryMeasure { conn, call, worker });
+        let measure = MemoryMeasure { conn, call, start };
+        effects.memory_measures.push(measure);
     }
 
     /// Takes back what an attempt reserved that has ended.
@@ -135,48 +156,52 @@ impl Core {
         }
     }
 
-    /// Learns from an attempt that ran on a process of ours and ends now.
+    /// Learns from an attempt that ran on a process of ours and ends now. Its report's peak is that
+    /// of the process so far, so it counts where it has risen.
     pub(super) fn learn_memory(&mut self, call: CallId, process_peak: Option<u64>) {
-        let (Some(budget), Some(entry)) = (&mut self.budget, self.calls.get(call.key())) else {
-            return;
-        };
-        if entry.memory.reserved == 0 {
+        if self.budget.is_none() || self.entry(call).memory.reserved == 0 {
             return;
         }
-        let by_report = process_peak.and_then(|peak| entry.memory.before?.grown_to(peak));
-        let peak = entry.memory.peak.max(by_report.unwrap_or(0));
-        let peak = if peak == 0 { UNMEASURED_BYTES } else { peak };
-        budget.learnt.learn(entry.request.task_name(), peak);
-    }
-
-    /// What a worker held before an attempt.
-    pub(in super::super) fn on_memory_before(
-        &mut self,
-        call: CallId,
-        worker: WorkerId,
-        before: ProcessMemory,
-    ) {
-        if self.runs_on(call, worker) {
-            self.entry_mut(call).memory.before = Some(before);
+        let entry = self.entry(call);
+        let (worker, memory) = (entry.runs_on(), entry.memory);
+        let by_report = worker.and_then(|worker| self.risen_to(worker, process_peak?));
+        let is_measured = memory.is_measured || process_peak.is_some();
+        let taken = is_measured.then(|| memory.peak.max(by_report.unwrap_or(0)));
+        if let (Some(budget), Some(entry)) = (&mut self.budget, self.calls.get(call.key())) {
+            budget.learn(entry.request.task_name(), taken);
         }
     }
 
-    /// What an attempt takes now, with all processes that it started.
+    /// By how much a worker has grown that has this peak now, if that is a new one.
+    fn risen_to(&mut self, worker: WorkerId, peak: u64) -> Option<u64> {
+        let slot = self.worker_mut(worker);
+        let ready = slot.conn().process()?.memory_at_ready();
+        let before = slot.memory_peak.max(ready.peak);
+        slot.memory_peak = before.max(peak);
+        (peak > before).then(|| peak.saturating_sub(ready.resident))
+    }
+
+    /// What an attempt takes now, with all processes that it started. Where that is more than was
+    /// expected, the rest is reserved as well.
     pub(in super::super) fn on_memory(
         &mut self,
         call: CallId,
-        worker: WorkerId,
+        start: u32,
         used: u64,
         effects: &mut Effects,
     ) {
-        if !self.runs_on(call, worker) || self.entry(call).memory.is_leaving {
+        if !self.is_attempt(call, start) || self.entry(call).memory.is_leaving {
             return;
         }
         let memory = &mut self.entry_mut(call).memory;
         let before = std::mem::replace(&mut memory.used, used);
         memory.peak = memory.peak.max(used);
+        memory.is_measured = true;
+        let more = used.saturating_sub(memory.reserved);
+        memory.reserved += more;
         if let Some(budget) = &mut self.budget {
             budget.used = budget.used - before + used;
+            budget.reserved += more;
         }
         self.enforce_budget(effects);
     }
@@ -189,10 +214,10 @@ impl Core {
             .filter(|budget| budget.used > budget.bytes)
         {
             let (used, bytes) = (budget.used, budget.bytes);
-            let running = self.calls_where(|entry| entry.memory.used > 0);
-            let largest = running
-                .into_iter()
-                .max_by_key(|call| self.entry(*call).memory.used);
+            let running = self
+                .processes()
+                .flat_map(|slot| slot.running.iter().copied());
+            let largest = running.max_by_key(|call| self.entry(*call).memory.used);
             let Some(call) = largest else { return };
             self.leave_for_memory(call, used, bytes, effects);
         }
@@ -252,7 +277,7 @@ impl Core {
             budget: budget.bytes,
             reserved: budget.reserved,
             used: budget.used,
-            is_short: budget.is_short && self.waiting() > 0,
+            is_short: self.first_waits_for_memory(),
         })
     }
 

@@ -47,8 +47,7 @@ impl Core {
         self.count_workers();
         let usable = self.counts.usable;
         // More workers would be no help to calls that wait for memory.
-        let lacks_workers = queued > 0 && !self.is_short_of_memory();
-        let wanted_for_calls = if self.free.is_empty() || lacks_workers {
+        let wanted_for_calls = if queued > 0 && !self.first_waits_for_memory() {
             usable + queued.div_ceil(self.config.slots as usize)
         } else {
             usable
@@ -73,12 +72,7 @@ impl Core {
             leaving,
             ..
         } = self.counts;
-        let spares_wanted = if usable > 0 || self.config.workers_min > 0 {
-            self.config.spares
-        } else {
-            0
-        };
-        (wanted + spares_wanted).saturating_sub(usable + spares + starting + leaving)
+        (wanted + self.config.spares).saturating_sub(usable + spares + starting + leaving)
     }
 
     fn count_workers(&mut self) {

@@ -62,8 +62,10 @@ impl Core {
             asked_at: self.now,
         };
         self.entry_mut(call).stop = Some(Box::new(stop));
+        let start = self.entry(call).starts;
         effects.stops.push(StopOrder {
             call,
+            start,
             reason,
             conn,
             ended,
@@ -142,8 +144,9 @@ impl Core {
     }
 
     /// Notes that a harder step is being taken. `false` if the attempt has ended.
-    pub(in super::super) fn take_step(&mut self, call: CallId, step: Step) -> bool {
-        let stop = self.find_mut(call).and_then(|entry| entry.stop.as_mut());
+    pub(in super::super) fn take_step(&mut self, call: CallId, start: u32, step: Step) -> bool {
+        let entry = self.find_mut(call).filter(|entry| entry.starts == start);
+        let stop = entry.and_then(|entry| entry.stop.as_mut());
         stop.map(|stop| stop.step = step).is_some()
     }
 

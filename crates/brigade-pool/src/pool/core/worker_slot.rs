@@ -40,6 +40,8 @@ pub(super) struct WorkerSlot {
     pub(super) running: Vec<CallId>,
     /// Whether the attempt that it was given last had limits that are held from outside.
     pub(super) is_limited: bool,
+    /// The most that its process has been known to have resident.
+    pub(super) memory_peak: u64,
     pub(super) done: u64,
     pub(super) failed: u64,
     /// Attempts until it is replaced.
@@ -78,6 +80,7 @@ impl WorkerSlot {
             sandbox: None,
             running: Vec::new(),
             is_limited: false,
+            memory_peak: 0,
             done: 0,
             failed: 0,
             lives: None,

@@ -43,7 +43,7 @@ use crate::error::Error;
 use crate::link::Channel;
 use crate::outcome::REASON_BYTES_MAX;
 use crate::output::Output;
-use crate::process::proc_fs::{memory_of, used_bytes};
+use crate::process::proc_fs::used_bytes;
 use crate::process::{LimitedAttempt, Pipe, Process, TreeUse};
 use crate::sync::lock;
 use crate::wire::{CallMeta, CancelFrame, kind};
@@ -71,6 +71,7 @@ pub(in super::super) struct WorkerProcess {
     /// Cancelled when it has nothing more to do.
     retire: CancellationToken,
     health: PingState,
+    memory_at_ready: ProcessMemory,
     reports: Mutex<FinalReports>,
     /// Cancelled when it must be ended for what it did to its link.
     broken: CancellationToken,
@@ -212,11 +213,6 @@ impl OwnProcess for WorkerProcess {
         self.process.gone.cancelled().boxed()
     }
 
-    fn tree_bytes(&self) -> u64 {
-        let tree = self.process.shown.map(TreeUse::of).unwrap_or_default();
-        tree.memory_shared_out()
-    }
-
     fn hold_limits(
         &self,
         limits: AttemptLimits,
@@ -230,13 +226,14 @@ impl OwnProcess for WorkerProcess {
         used_bytes(self.shown)
     }
 
-    fn memory(&self) -> ProcessMemory {
-        let [used, resident, peak] = memory_of(self.shown);
-        ProcessMemory {
-            used,
-            resident,
-            peak,
-        }
+    fn grown_bytes(&self) -> u64 {
+        let tree = self.process.shown.map(TreeUse::of).unwrap_or_default();
+        let used = tree.memory_shared_out();
+        used.saturating_sub(self.memory_at_ready.used)
+    }
+
+    fn memory_at_ready(&self) -> ProcessMemory {
+        self.memory_at_ready
     }
 
     fn look(&self, is_in_time: bool) -> Health {

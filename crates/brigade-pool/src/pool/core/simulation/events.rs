@@ -157,7 +157,13 @@ impl World {
     }
 
     /// The end of a process, by this signal. An attempt may be known to be at fault.
-    fn die(&mut self, worker: WorkerId, note: Option<CallId>, expected: bool, signal: i32) {
+    pub(super) fn die(
+        &mut self,
+        worker: WorkerId,
+        note: Option<CallId>,
+        expected: bool,
+        signal: i32,
+    ) {
         self.leaving.retain(|other| *other != worker);
         if self.chance(80) {
             self.event(|core, effects| core.on_ending(worker, effects));
@@ -349,12 +355,15 @@ impl World {
 
     /// The next step of the kill ladder for one attempt.
     fn go_on_with_a_stop(&mut self) {
-        self.stops.retain(|stop| !stop.order.ended.is_cancelled());
         let index = self.below(self.stops.len());
         let Some(stop) = self.stops.get_mut(index) else {
             return;
         };
-        let call = stop.order.call;
+        let (call, start) = (stop.order.call, stop.order.start);
+        if stop.order.ended.is_cancelled() {
+            self.stops.swap_remove(index);
+            return self.go_on_with_an_old_stop(call, start);
+        }
         let worker = self.model.calls[&call].runs_on.expect("it is stopped");
         if self.model.workers[&worker].is_host {
             return;
@@ -363,7 +372,7 @@ impl World {
             let spare = self.config.neighbours == Neighbours::Spare;
             let mut when_alone = None;
             self.event(|core, effects| {
-                when_alone = core.schedule_kill(call, spare, effects);
+                when_alone = core.schedule_kill(call, start, spare, effects);
             });
             self.stops[index].when_alone = when_alone;
             return;
@@ -376,11 +385,19 @@ impl World {
         } else {
             Step::Killed
         };
-        self.event(|core, _| assert!(core.take_step(call, step), "it is being stopped"));
+        self.event(|core, _| assert!(core.take_step(call, start, step), "it is being stopped"));
         self.model.call(call).is_forced = true;
         if self.chance(80) {
             self.die(worker, None, false, libc::SIGKILL);
         }
+    }
+
+    /// A ladder that has not noticed yet that its attempt has ended does nothing to a later one.
+    fn go_on_with_an_old_stop(&mut self, call: CallId, start: u32) {
+        self.event(|core, effects| {
+            assert!(core.schedule_kill(call, start, false, effects).is_none());
+            assert!(!core.take_step(call, start, Step::Killed));
+        });
     }
 
     /// Stops every call, for a shutdown.
@@ -437,6 +454,7 @@ impl World {
                 misses: if self.chance(3) { 20 } else { 0 },
                 stopped_by: self.chance(5).then(|| "SIGSTOP".to_owned()),
                 used_bytes: if self.chance(5) { 2 << 20 } else { 0 },
+                grown_bytes: if self.chance(5) { 90 << 20 } else { 0 },
             };
             self.event(|core, effects| core.on_health(worker, &health, effects));
         }

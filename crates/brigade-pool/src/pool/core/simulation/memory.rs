@@ -132,9 +132,10 @@ impl World {
         let Some(budget) = self.model.rules.memory_budget else {
             return self.answer();
         };
-        let Some((call, worker)) = self.attempt() else {
+        let Some((call, _)) = self.attempt() else {
             return;
         };
+        let start = self.core.entry(call).starts;
         let most = usize::try_from(budget / 2 * 3).expect("a small number");
         let used = self.below(most) as u64;
         let is_over = {
@@ -148,7 +149,19 @@ impl World {
         if is_over {
             self.model.leave_out_largest_if_stopped();
         }
-        self.event(|core, effects| core.on_memory(call, worker, used, effects));
+        self.event(|core, effects| core.on_memory(call, start, used, effects));
+        if self.chance(60) {
+            self.kill_one_over_budget();
+        }
+    }
+
+    /// The kill of an attempt that was stopped for the budget, before its worker answers.
+    fn kill_one_over_budget(&mut self) {
+        let is_over = |call: &&SimCall| call.stop == Some(StopReason::Budget);
+        let worker = self.model.calls.values().find(is_over);
+        if let Some(worker) = worker.and_then(|call| call.runs_on) {
+            self.die(worker, None, false, libc::SIGKILL);
+        }
     }
 }
 

@@ -82,6 +82,7 @@ impl PingState {
             self.excuse();
         }
         Health {
+            grown_bytes: 0,
             misses: if is_excused { 0 } else { misses },
             stopped_by: match cause {
                 SilenceCause::Stopped(by) => Some(by),

@@ -21,6 +21,7 @@ use super::super::super::config::Config;
 use super::super::super::ids::WorkerId;
 use super::super::super::logs;
 use super::super::super::shared::Shared;
+use super::super::ProcessMemory;
 use super::super::outgoing::TASK_NAME_BYTES_MAX;
 use super::health::PingState;
 use super::limits::LimitHolder;
@@ -32,7 +33,7 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, Channel};
 use crate::policy::check_call;
-use crate::process::proc_fs::starved_for;
+use crate::process::proc_fs::{memory_of, starved_for};
 use crate::process::{self, Command, ControlGroup, Pipe, Process, Spawned, WORKER_VARIABLE};
 use crate::wire::{
     self, Decoder, Hello, MAGIC, Ready, StartFailed, TaskDefaults, VERSION, WorkerSettings, kind,
@@ -88,6 +89,12 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<Started, Erro
     };
     let shown = process.shown;
     process.look_at_peak(shown);
+    let [used, resident, peak] = memory_of(shown);
+    let memory_at_ready = ProcessMemory {
+        used,
+        resident,
+        peak,
+    };
     let worker = WorkerProcess {
         id,
         process,
@@ -100,6 +107,7 @@ pub(super) async fn start(shared: &Shared, id: WorkerId) -> Result<Started, Erro
         limits: LimitHolder::new(group),
         retire: CancellationToken::new(),
         health: PingState::default(),
+        memory_at_ready,
         reports: Mutex::new(FinalReports::default()),
         broken: CancellationToken::new(),
         unread: AtomicBool::new(false),
