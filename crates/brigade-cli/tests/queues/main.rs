@@ -17,6 +17,7 @@ mod manager;
 mod migrate;
 mod push;
 mod rabbitmq;
+mod sandbox;
 mod signals;
 mod times;
 mod url;

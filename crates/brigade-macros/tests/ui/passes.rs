@@ -31,6 +31,17 @@ fn boxed(text: String) -> Result<Box<[u8]>, Box<dyn std::error::Error + Send + S
     Ok(text.into_bytes().into())
 }
 
+/// A profile, and rules of one's own.
+#[task(sandbox = "no-network")]
+fn in_a_profile() -> u8 {
+    1
+}
+
+#[task(sandbox = brigade::Sandbox::builder().system().build().unwrap())]
+fn by_rules() -> u8 {
+    2
+}
+
 #[brigade::main]
 async fn main() {
     let pool = Pool::builder().workers(0..=1).start().await.unwrap();
@@ -38,6 +49,11 @@ async fn main() {
     let length: usize = pool.call(everything(vec![1])).await.unwrap();
     let product: i64 = pool.run(|a: i64, b: i64| a * b, (3, 4)).await.unwrap();
     assert_eq!((sum, length, product), (3, 1, 12));
+    // This program is built without the cargo feature.
+    for call in [in_a_profile(), by_rules()] {
+        let error = pool.call(call).await.unwrap_err().to_string();
+        assert!(error.contains("cargo feature `sandbox`"), "{error}");
+    }
     assert_eq!(pool.call(double(4)).await.unwrap(), 8);
     assert_eq!(pool.call(reads("four".to_owned())).await.unwrap(), 4);
     assert!(pool.call(writes(String::new())).await.is_err());

@@ -23,6 +23,7 @@ scenarios! {
     a_path_that_is_missing_has_the_call_refused => missing_path,
     the_call_s_sandbox_goes_before_the_task_s_and_that_before_the_pool_s => precedence,
     a_job_runs_in_the_sandbox_that_it_was_pushed_with => jobs,
+    a_fork_bomb_in_a_sandbox_stays_within_its_limit_and_goes => fork_bomb,
 }
 
 const PROFILES: [fn() -> Sandbox; 3] = [Sandbox::no_network, Sandbox::read_only, Sandbox::compute];
@@ -292,6 +293,32 @@ async fn precedence() {
     pool.shutdown().await;
 }
 
+/// Starts programs until it may start no more.
+#[task]
+fn start_many() -> u32 {
+    let mut started = 0;
+    while started < 100 && Command::new("sleep").arg("60").spawn().is_ok() {
+        started += 1;
+        // The pool looks at the number of processes now and then.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    started
+}
+
+async fn fork_bomb() {
+    for sandbox in [Sandbox::no_network(), Sandbox::read_only()] {
+        let pool = pool(1, |builder| builder).await;
+        let bomb = start_many().sandbox(sandbox.clone()).processes(8);
+        match pool.call(bomb).await {
+            // A control group has it.
+            Ok(started) => assert!(started <= 8, "{started}"),
+            Err(error) => assert!(matches!(error, CallError::Crashed(_)), "{error}"),
+        }
+        assert_eq!(pool.call(add(1, 2).sandbox(sandbox)).await.unwrap(), 3);
+        pool.shutdown().await;
+    }
+}
+
 async fn jobs() {
     let broker = Broker::connect("sqlite::memory:").await.unwrap();
     let keep = Duration::from_secs(600);
@@ -310,4 +337,18 @@ async fn jobs() {
         let result: (bool, bool) = serde_json::from_str(info.result.as_deref().unwrap()).unwrap();
         assert_eq!(result, expected, "{info:?}");
     }
+    // Without worker processes there is no sandbox, and the task does not run.
+    let pushed = broker.push(rights_in_compute().keep(keep)).await.unwrap();
+    broker
+        .consumer()
+        .in_process()
+        .run_until_empty()
+        .await
+        .unwrap();
+    let info = broker.job(pushed.id()).await.unwrap().unwrap();
+    let reason = info.reason.as_deref().unwrap_or_default();
+    assert!(
+        info.result.is_none() && reason.contains("in_process"),
+        "{info:?}"
+    );
 }
