@@ -46,6 +46,6 @@ pub use pool::{
     BudgetUse, Builder, Events, Map, MonitorLine, MonitoredCall, MonitoredStats, MonitoredWorker,
     Neighbours, Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo, WorkerState,
 };
-pub use process::GroupLimits;
+pub use process::{Confinement, GroupLimits, ProgramTree};
 #[doc(hidden)]
 pub use worker::{Start, create_thread};

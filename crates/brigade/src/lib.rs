@@ -163,9 +163,9 @@ pub use brigade_pool::fuzzing;
 pub use brigade_pool::remote;
 #[doc(inline)]
 pub use brigade_pool::{
-    BudgetUse, Builder, Events, GroupLimits, Map, MonitorLine, MonitoredCall, MonitoredStats,
-    MonitoredWorker, Neighbours, Order, Pool, Shutdown, Stats, Times, WorkerCount, WorkerInfo,
-    WorkerState, init,
+    BudgetUse, Builder, Confinement, Events, GroupLimits, Map, MonitorLine, MonitoredCall,
+    MonitoredStats, MonitoredWorker, Neighbours, Order, Pool, ProgramTree, Shutdown, Stats, Times,
+    WorkerCount, WorkerInfo, WorkerState, init,
 };
 /// For the command.
 #[cfg(feature = "sandbox")]

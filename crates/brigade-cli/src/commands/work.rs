@@ -3,9 +3,9 @@
 //! A consumer of the library leases, renews, handles cancels and settles. Its handler sends each
 //! job to `serve`, one task that runs the programs, at most `-j` at once. `attempt` runs a program
 //! from its start to its end, `program` is one running program with its process group, `arguments`
-//! fills in its arguments, `output` passes its output on, `guard` kills the groups if this process
-//! is killed, `stop` handles the signals that stop this process, `orphans` reaps orphans in a
-//! container, `report` prints what happened.
+//! fills in its arguments, `limits` reads its limits, `output` passes its output on, `guard` kills
+//! the groups if this process is killed, `stop` handles the signals that stop this process,
+//! `orphans` reaps orphans in a container, `report` prints what happened.
 //!
 //! One task runs all programs, so that a child's number is registered before anything else can run
 //! (`orphans`).
@@ -13,6 +13,7 @@
 mod arguments;
 mod attempt;
 mod guard;
+mod limits;
 mod options;
 mod orphans;
 mod outcome;
@@ -27,6 +28,8 @@ mod stop;
 use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 
+use brigade::policy::check_limits;
+
 use self::arguments::CommandLine;
 use self::guard::Guard;
 pub(super) use self::guard::WorkGuard;
@@ -38,13 +41,15 @@ use self::runner::Runner;
 use self::serve::Serving;
 use self::stop::{Listener, Stop};
 use crate::connection::Globals;
-use crate::exit;
+use crate::exit::{self, usage};
 use crate::show::note;
 
 impl Work {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<ExitCode> {
         // Before anything starts that a signal to the whole group could hit.
         let signals = Listener::new()?;
+        check_limits("run programs", &self.limits.limits())
+            .map_err(|error| usage(error.to_string()))?;
         let _tracing = self.trace.start(false)?;
         let broker = globals.connect().await?;
         let (serving, consumer) = Serving::new(&self, &broker);
@@ -54,6 +59,8 @@ impl Work {
             command: CommandLine::parse(&self.command),
             kill_after: self.kill_after,
             sandbox: self.sandbox.prepare()?,
+            limits: self.limits.limits(),
+            core_dumps: self.core_dumps,
             url: if self.pass_broker_url {
                 Some(globals.url()?)
             } else {

@@ -12,6 +12,7 @@ mod escapes;
 mod guard;
 mod key;
 mod kill;
+mod limits;
 mod look;
 mod manager;
 mod migrate;

@@ -232,7 +232,7 @@ impl ControlGroup {
         Some(Duration::from_micros(micros))
     }
 
-    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         let v1 = [&self.memory, &self.pids]
             .into_iter()
             .flatten()

@@ -102,6 +102,22 @@ impl WatchedTree {
         }
     }
 
+    /// Of a program that the caller starts with its own group: all that it uses counts.
+    pub(crate) fn of_program(
+        root: u32,
+        limits: AttemptLimits,
+        group: Option<Arc<ControlGroup>>,
+        attempt: Box<dyn LimitedAttempt>,
+    ) -> Self {
+        Self {
+            root,
+            limits,
+            group,
+            before: Before::default(),
+            attempt,
+        }
+    }
+
     /// The limit that the tree is over, or the pause until the next look.
     fn look(&self) -> Result<Duration, (LimitHit, TreeUse)> {
         let mut pause = CPU_PAUSE_MAX;

@@ -48,6 +48,9 @@ pub(crate) struct Swept {
 
 enum SweepOrder {
     Sweep(Tree, oneshot::Sender<Swept>),
+    /// The same of a program that is no worker: what is orphaned is not reaped then, because the
+    /// program's own end is waited for elsewhere.
+    EndProgram(Tree, oneshot::Sender<Swept>),
     ReapOrphans,
 }
 
@@ -76,6 +79,28 @@ pub(crate) fn cookie() -> String {
 /// Kills every descendant of a worker that has been reaped, and returns when there is none, or with
 /// those that could not be ended.
 pub(crate) async fn sweep(process: &Process) -> Swept {
+    let tree = Tree {
+        cookie: process.cookie.clone(),
+        group: process.pid.as_raw_nonzero().get(),
+        since: process.started,
+        spare_group: false,
+    };
+    sweep_by(|reply| SweepOrder::Sweep(tree, reply)).await
+}
+
+/// Kills every process with this mark, and returns when there is none, or with those that could not
+/// be ended. The leader of the group has ended.
+pub(super) async fn end_program(mark: String, group: i32, since: u64) -> Swept {
+    let tree = Tree {
+        cookie: mark,
+        group,
+        since,
+        spare_group: false,
+    };
+    sweep_by(|reply| SweepOrder::EndProgram(tree, reply)).await
+}
+
+async fn sweep_by(order: impl FnOnce(oneshot::Sender<Swept>) -> SweepOrder) -> Swept {
     let unknown = Swept {
         is_unknown: true,
         ..Swept::default()
@@ -84,13 +109,7 @@ pub(crate) async fn sweep(process: &Process) -> Swept {
     let Ok(sweeper) = sweeper() else {
         return unknown;
     };
-    let tree = Tree {
-        cookie: process.cookie.clone(),
-        group: process.pid.as_raw_nonzero().get(),
-        since: process.started,
-        spare_group: false,
-    };
-    match sweeper.send(SweepOrder::Sweep(tree, reply)).await {
+    match sweeper.send(order(reply)).await {
         Ok(()) => swept.await.unwrap_or(unknown),
         Err(_) => unknown,
     }
@@ -138,9 +157,15 @@ fn serve(inbox: &mut mpsc::Receiver<SweepOrder>) {
     let mut orphans = Orphans::default();
     while let Some(first) = inbox.blocking_recv() {
         let orders = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok()));
-        let sweeps = orders.filter_map(|order| match order {
-            SweepOrder::Sweep(tree, reply) => Some((tree, reply)),
-            SweepOrder::ReapOrphans => None,
+        let mut reaps = false;
+        let sweeps = orders.filter_map(|order| {
+            reaps |= !matches!(order, SweepOrder::EndProgram(..));
+            match order {
+                SweepOrder::Sweep(tree, reply) | SweepOrder::EndProgram(tree, reply) => {
+                    Some((tree, reply))
+                }
+                SweepOrder::ReapOrphans => None,
+            }
         });
         let (trees, replies): (Vec<Tree>, Vec<_>) = sweeps.unzip();
         let mut swept: Vec<Swept> = trees.iter().map(|_| Swept::default()).collect();
@@ -149,7 +174,9 @@ fn serve(inbox: &mut mpsc::Receiver<SweepOrder>) {
         } else {
             kill_all(&trees)
         };
-        orphans.reap();
+        if reaps {
+            orphans.reap();
+        }
         match left {
             Some(left) => left
                 .into_iter()

@@ -32,8 +32,8 @@ use crate::outcome::{CallError, Cancelled, Failure, Pass};
 use crate::store::Leased;
 use crate::traceparent::TraceParent;
 use crate::traceparent::ambient::InTrace;
-use brigade_core::Tick;
 use brigade_core::printable::shorten;
+use brigade_core::{AttemptLimits, Tick};
 
 type Handling = Pin<Box<dyn Future<Output = EndedAttempt> + Send>>;
 
@@ -157,6 +157,13 @@ impl LeasedJob {
     /// program of its own.
     pub fn sandbox(&self) -> Option<&Sandbox> {
         self.leased.job.options.sandbox.as_ref()
+    }
+
+    /// What an attempt of it may use, as far as the job says so. The handler runs in this process,
+    /// which cannot be limited: a program that it starts can be
+    /// ([`ProgramTree`](crate::ProgramTree)).
+    pub fn limits(&self) -> AttemptLimits {
+        self.leased.job.options.limits()
     }
 
     /// The payload, JSON text.

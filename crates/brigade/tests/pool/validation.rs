@@ -16,7 +16,7 @@ async fn refused(builder: Builder) -> String {
 
 #[tokio::test]
 async fn wp9_pi2_pi40_bad_use_absurd_numbers_of_workers_are_refused() {
-    soon(async {
+    soon(Box::pin(async {
         let (many, few) = (4, 2);
         for builder in [
             Pool::builder().workers(0),
@@ -31,7 +31,7 @@ async fn wp9_pi2_pi40_bad_use_absurd_numbers_of_workers_are_refused() {
             let text = refused(builder).await;
             assert!(text.contains("1 to 4096"), "{text}");
         }
-    })
+    }))
     .await;
 }
 

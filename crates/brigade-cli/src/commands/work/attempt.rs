@@ -1,6 +1,6 @@
 //! One program for one job, from its start until no process of it is left.
 
-use brigade::{Exit, HandlerStop, Step, StopReceipt};
+use brigade::{Error, Exit, HandlerStop, LeasedJob, LimitHit, ProgramTree, Step, StopReceipt};
 use futures_util::future::{join, join3};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::outcome::{ProgramOutcome, Request};
 use super::output::{Head, Tail, feed};
-use super::program::{Pipes, Program, Refusal, new_mark};
+use super::program::{Containment, Pipes, Program, Refusal, new_mark};
 use super::runner::Runner;
 use super::sandbox::prepared;
 use crate::connection::URL_VARIABLE;
@@ -34,19 +34,19 @@ impl Runner {
         environment.extend(trace.map(|trace| ("TRACEPARENT", trace)));
         environment.extend(self.url.iter().map(|url| (URL_VARIABLE, url.clone())));
         let name = self.command.program().display();
-        let sandbox = match job.sandbox().map(prepared).transpose() {
-            Ok(own) => own.or_else(|| self.sandbox.clone()),
-            Err(error) => return ProgramOutcome::Failed(format!("cannot start {name}: {error}")),
-        };
         let mark = match new_mark() {
             Ok(mark) => mark,
             Err(error) => {
                 return ProgramOutcome::GivenBack(format!("cannot start {name} now: {error}"));
             }
         };
+        let (containment, tree) = match self.contain(job, &mark) {
+            Ok(contained) => contained,
+            Err(error) => return ProgramOutcome::Failed(format!("cannot start {name}: {error}")),
+        };
         self.guard.expect(&mark).await;
         let program = self.command.program();
-        let started = Program::start(program, &arguments, environment, &mark, sandbox);
+        let started = Program::start(program, &arguments, environment, &mark, containment);
         if let Ok((program, _)) = &started {
             self.orphans.leave(program.group());
         }
@@ -57,7 +57,7 @@ impl Runner {
             )
             .await;
         match started {
-            Ok((program, pipes)) => self.watch(request, program, pipes).await,
+            Ok((program, pipes)) => self.watch(request, program, pipes, tree).await,
             Err(Refusal::Ever(error)) if job.sandbox().is_some() => ProgramOutcome::Failed(
                 format!("cannot start {name} in the sandbox that the job asks for: {error}"),
             ),
@@ -76,8 +76,28 @@ impl Runner {
         }
     }
 
+    /// What the program of a job may do and use: what the job does not say, the command line says.
+    fn contain(&self, job: &LeasedJob, mark: &str) -> anyhow::Result<(Containment, ProgramTree)> {
+        let sandbox = job.sandbox().map(prepared).transpose()?;
+        let tree = ProgramTree::new(mark, job.limits().or(self.limits))?;
+        let containment = Containment {
+            confinement: tree.confinement(self.core_dumps)?,
+            sandbox: sandbox.or_else(|| self.sandbox.clone()),
+        };
+        Ok((containment, tree))
+    }
+
     /// From the start of a program until nothing of it is left.
-    async fn watch(&self, request: &mut Request, program: Program, pipes: Pipes) -> ProgramOutcome {
+    async fn watch(
+        &self,
+        request: &mut Request,
+        program: Program,
+        pipes: Pipes,
+        tree: ProgramTree,
+    ) -> ProgramOutcome {
+        let leader = program.group().as_raw_nonzero().get();
+        // Where its limits cannot be held, it does not run.
+        let held = tree.watch(leader.cast_unsigned());
         let Request { job, reply } = request;
         let (mut out, mut err, ended) =
             (Head::default(), Tail::default(), CancellationToken::new());
@@ -85,6 +105,8 @@ impl Runner {
             let end = async {
                 program.ended().await;
                 program.signal(Signal::KILL);
+                // What left its group, wherever it is.
+                tree.end(leader).await;
                 ended.cancel();
             };
             let Pipes {
@@ -100,12 +122,13 @@ impl Runner {
             let mut all = std::pin::pin!(join3(end, read, fed));
             let stop = tokio::select! {
                 _ = &mut all => None,
-                stop = job.cancelled() => Some(stop),
-                () = self.stop.halt.cancelled() => Some(HandlerStop::ConsumerEnds),
+                hit = over_limit(&tree, held) => Some(Stopped::OverLimit(hit)),
+                stop = job.cancelled() => Some(Stopped::By(stop)),
+                () = self.stop.halt.cancelled() => Some(Stopped::By(HandlerStop::ConsumerEnds)),
             };
             let asked = Instant::now();
             let mut has_ended = stop.is_none();
-            if let Some(HandlerStop::Cancelled(_) | HandlerStop::TimedOut(_)) = &stop {
+            if stop.as_ref().is_some_and(Stopped::is_asked_first) {
                 program.signal(Signal::TERM);
                 has_ended = tokio::select! {
                     _ = &mut all => true,
@@ -114,17 +137,15 @@ impl Runner {
                     () = reply.closed() => false,
                 };
             }
-            let step = if has_ended {
-                Step::Terminated
+            if has_ended {
+                (stop, StopReceipt::new(Step::Terminated, asked.elapsed()))
             } else {
-                Step::Killed
-            };
-            if !has_ended {
                 program.signal(Signal::KILL);
                 // Its output is not needed any more, so this does not wait for its reader.
                 tokio::select! { _ = &mut all => {}, () = program.ended() => {} }
+                tree.end(leader).await;
+                (stop, StopReceipt::new(Step::Killed, asked.elapsed()))
             }
-            (stop, StopReceipt::new(step, asked.elapsed()))
         };
         let (group, handled) = (program.group(), program.handled_signals());
         self.guard.remove(group).await;
@@ -136,23 +157,76 @@ impl Runner {
         };
         let stderr = err.text();
         match (stop, exit) {
-            (None, Ok(exit)) if is_interrupted => ProgramOutcome::GivenBack(with_stderr(
-                format!(
-                    "interrupted: the signal that stopped its consumer stopped its program too ({exit})"
-                ),
-                &stderr,
-            )),
-            (None, Ok(exit)) => outcome_of(exit, out, &stderr),
+            (Some(stop), _) => outcome_of_stop(stop, receipt, &stderr),
+            (None, Ok(exit)) if is_interrupted => interrupted(exit, &stderr),
+            (None, Ok(exit)) => match limit_met(exit, &tree) {
+                Some(hit) => over(&hit, &stderr),
+                None => outcome_of(exit, out, &stderr),
+            },
             (None, Err(error)) => {
                 ProgramOutcome::Failed(format!("cannot find out how its program ended: {error}"))
             }
-            (Some(stop), _) => outcome_of_stop(stop, receipt, &stderr),
         }
     }
 }
 
+fn interrupted(exit: Exit, stderr: &str) -> ProgramOutcome {
+    let why = format!(
+        "interrupted: the signal that stopped its consumer stopped its program too ({exit})"
+    );
+    ProgramOutcome::GivenBack(with_stderr(why, stderr))
+}
+
+/// Why a program was stopped.
+enum Stopped {
+    By(HandlerStop),
+    /// It went over a limit, or its limits could not be held.
+    OverLimit(Result<LimitHit, Error>),
+}
+
+impl Stopped {
+    /// Whether there is time for SIGTERM.
+    fn is_asked_first(&self) -> bool {
+        matches!(
+            self,
+            Self::By(HandlerStop::Cancelled(_) | HandlerStop::TimedOut(_))
+                | Self::OverLimit(Ok(LimitHit::Cpu { .. }))
+        )
+    }
+}
+
+async fn over_limit(tree: &ProgramTree, held: Result<(), Error>) -> Result<LimitHit, Error> {
+    held?;
+    Ok(tree.over_limit().await)
+}
+
+fn over(hit: &LimitHit, stderr: &str) -> ProgramOutcome {
+    ProgramOutcome::Failed(with_stderr(format!("over a limit: {hit}"), stderr))
+}
+
+/// The limit that made a program end as it did.
+fn limit_met(exit: Exit, tree: &ProgramTree) -> Option<LimitHit> {
+    let file_size = tree.limits().file_size;
+    let of_files = file_size.map(|allowed| LimitHit::FileSize { allowed });
+    match exit {
+        Exit::Code(0) => None,
+        Exit::Signal(libc::SIGXFSZ) => of_files,
+        // As shells say it of a child.
+        Exit::Code(code) if code == 128 + libc::SIGXFSZ => of_files,
+        _ => tree.limit_met(),
+    }
+}
+
 /// The outcome of a program that was stopped.
-fn outcome_of_stop(stop: HandlerStop, receipt: StopReceipt, stderr: &str) -> ProgramOutcome {
+fn outcome_of_stop(stop: Stopped, receipt: StopReceipt, stderr: &str) -> ProgramOutcome {
+    let stop = match stop {
+        Stopped::OverLimit(Ok(hit)) => return over(&hit, stderr),
+        Stopped::OverLimit(Err(error)) => {
+            let why = format!("cannot hold the limits of its program: {error}");
+            return ProgramOutcome::GivenBack(why);
+        }
+        Stopped::By(stop) => stop,
+    };
     match stop {
         HandlerStop::Cancelled(reason) => ProgramOutcome::Cancelled(reason, receipt),
         HandlerStop::TimedOut(after) => ProgramOutcome::Failed(with_stderr(

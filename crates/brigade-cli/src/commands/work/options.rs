@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use super::limits::LimitOptions;
 use super::sandbox::SandboxOptions;
 use crate::times;
 use crate::trace::TraceOptions;
@@ -18,7 +19,7 @@ use crate::trace::TraceOptions;
 /// Exit code 0 is done: if the job is kept, the first 64 KiB of standard output are its result, as
 /// JSON or else as a JSON string. Exit code 75 passes the job, uncharged. Any other end is a
 /// failure, with the end of standard error as the reason. Each program runs in its own process
-/// group, which is killed when the program ends.
+/// group. When it ends, all that it started is killed, also what left the group.
 ///
 /// After the first SIGINT or SIGTERM the command takes no more jobs and waits for the running
 /// programs; the second kills them and gives their jobs back, uncharged. If the same signal also
@@ -49,6 +50,13 @@ pub(crate) struct Work {
     /// Time from SIGTERM to SIGKILL for a program that is stopped
     #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "5s")]
     pub(super) kill_after: Duration,
+
+    #[command(flatten)]
+    pub(super) limits: LimitOptions,
+
+    /// Let a program that crashes leave a core dump, as far as the limit of this process allows
+    #[arg(long)]
+    pub(super) core_dumps: bool,
 
     /// Give programs the broker's URL, with its password, as BRIGADE_URL [default: not set]
     #[arg(long)]

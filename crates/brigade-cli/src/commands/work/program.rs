@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
-use brigade::{Exit, PreparedSandbox};
+use brigade::{Confinement, Exit, PreparedSandbox};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, setpgid};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::io::Interest;
@@ -54,6 +54,12 @@ pub(super) struct Pipes {
     pub(super) stderr: ChildStderr,
 }
 
+/// What a program may do and use.
+pub(super) struct Containment {
+    pub(super) confinement: Confinement,
+    pub(super) sandbox: Option<Arc<PreparedSandbox>>,
+}
+
 /// Why a program could not be started.
 pub(super) enum Refusal {
     /// Its arguments are too long: no consumer can start it for this job.
@@ -89,7 +95,7 @@ impl Program {
         arguments: &[OsString],
         environment: impl IntoIterator<Item = (&'a str, String)>,
         mark: &str,
-        sandbox: Option<Arc<PreparedSandbox>>,
+        containment: Containment,
     ) -> Result<(Self, Pipes), Refusal> {
         let mut command = Command::new(program);
         command
@@ -101,8 +107,8 @@ impl Program {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        lead_a_group(&mut command);
-        if let Some(sandbox) = sandbox {
+        lead_a_group(&mut command, containment.confinement);
+        if let Some(sandbox) = containment.sandbox {
             confine(&mut command, sandbox);
         }
         let mut child = command.spawn().map_err(Refusal::of)?;
@@ -162,7 +168,8 @@ impl Program {
     }
 }
 
-/// Has the program lead a process group of its own from its first instruction on.
+/// Has the program lead a process group of its own from its first instruction on, and sets its
+/// limits.
 ///
 /// A signal to our own group in the moment between fork and setpgid is not the program's: the child
 /// still has our handlers then, which do nothing in it. `process_group` would make it a
@@ -171,9 +178,14 @@ impl Program {
     unsafe_code,
     reason = "there is no other way to run code between fork and exec"
 )]
-fn lead_a_group(command: &mut Command) {
-    // SAFETY: setpgid is a bare system call: it takes no lock and allocates nothing.
-    unsafe { command.pre_exec(|| Ok(setpgid(None, None)?)) };
+fn lead_a_group(command: &mut Command, confinement: Confinement) {
+    // SAFETY: both are bare system calls: they take no lock and allocate nothing.
+    unsafe {
+        command.pre_exec(move || {
+            setpgid(None, None)?;
+            confinement.apply()
+        })
+    };
 }
 
 /// Has the program begin in a sandbox. The group comes first: a sandbox lets nothing leave it.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use brigade::{Broker, ConsumerHandle, PreparedSandbox};
+use brigade::{AttemptLimits, Broker, ConsumerHandle, PreparedSandbox};
 
 use super::arguments::CommandLine;
 use super::guard::Guard;
@@ -21,6 +21,9 @@ pub(super) struct Runner {
     pub(super) kill_after: Duration,
     /// The sandbox of programs whose job asks for none.
     pub(super) sandbox: Option<Arc<PreparedSandbox>>,
+    /// Of each program with all that it starts.
+    pub(super) limits: AttemptLimits,
+    pub(super) core_dumps: bool,
     /// The broker's URL, if programs get it.
     pub(super) url: Option<String>,
     pub(super) guard: Guard,

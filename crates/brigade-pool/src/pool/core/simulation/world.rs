@@ -87,7 +87,7 @@ impl World {
         let (sender, events) = broadcast::channel(EVENTS_MAX);
         let room = Arc::new(Semaphore::new(config.queue_max));
         let now = Instant::now();
-        let has_sandboxes = config.sandbox.is_some() || random.next() % 2 == 0;
+        let has_sandboxes = config.sandbox.is_some() || random.next().is_multiple_of(2);
         let rules = Rules {
             has_slots: config.slots > 1,
             has_hosts: config.may_have_remote_hosts(),
