@@ -133,8 +133,10 @@ async fn who_stops_a_job_gets_its_holder_s_receipt(subject: Subject) {
             .await
             .unwrap()
     };
-    let (stopped, settled) =
-        soon(async { tokio::join!(subject.broker.stop(&id, "enough"), holding) }).await;
+    let (stopped, settled) = soon(Box::pin(async {
+        tokio::join!(subject.broker.stop(&id, "enough"), holding)
+    }))
+    .await;
     let stopped = stopped.unwrap().unwrap();
     assert_eq!(
         (stopped.state, stopped.receipt, settled),
@@ -187,8 +189,10 @@ async fn a_job_that_ends_first_keeps_its_end(subject: Subject) {
             lease.cancel_asked().await;
             lease.clone().ack().await.unwrap()
         };
-        let (stopped, settled) =
-            soon(async { tokio::join!(subject.broker.stop(&id, "enough"), holding) }).await;
+        let (stopped, settled) = soon(Box::pin(async {
+            tokio::join!(subject.broker.stop(&id, "enough"), holding)
+        }))
+        .await;
         let stopped = stopped.unwrap().unwrap();
         assert_eq!(
             (stopped.state, settled),
