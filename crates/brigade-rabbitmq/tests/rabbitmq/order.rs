@@ -18,7 +18,7 @@ const LARGE: usize = 200 << 10;
 const CONSUMERS: usize = 8;
 
 fn text(number: usize) -> String {
-    "x".repeat(if number % 10 == 0 { LARGE } else { 0 })
+    "x".repeat(if number.is_multiple_of(10) { LARGE } else { 0 })
 }
 
 async fn filled(options: &str) -> Queue {

@@ -51,6 +51,10 @@ fn run_script(script: String) -> io::Result<Ran> {
     // Reading goes on meanwhile, so that neither side waits for the other. A script that does not
     // read its own text to the end ends by itself; its output says why.
     let stdin = python.stdin.take();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a program of a user, not the library"
+    )]
     let writer =
         std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(script.as_bytes())));
     let mut output = Vec::new();
