@@ -26,6 +26,7 @@ use futures_util::future::join_all;
 use lapin::message::Delivery as Received;
 use lapin::types::FieldTable;
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::consumer_channel::ConsumerChannel;
@@ -404,15 +405,18 @@ impl QueueConsumer {
             // The broker would go on sending jobs by those that are left.
             cancelled.inspect_err(|fault| self.fail(&opened, fault))?;
         }
+        // Their readers have been woken by what came before the answers.
+        yield_now().await;
         let surplus: Vec<_> = {
             let mut state = lock(&self.state);
             let hurries = std::mem::take(&mut state.hurries);
-            let kept = state.kept().min(state.ready.len());
-            // Those that came just now are for the next ask.
-            let old = state.ready.iter().skip(kept);
-            let old = old.take_while(|(one, _)| hurries || one.age() >= HAND_BACK);
-            let end = kept + old.count();
-            state.ready.drain(kept..end).collect()
+            let is_old = |since: Instant| hurries || since.elapsed() >= HAND_BACK;
+            // With the first of them go all behind it, which would overtake it here.
+            let from = match state.surplus() {
+                Some(since) if is_old(since) => state.kept(),
+                _ => state.ready.len(),
+            };
+            state.ready.drain(from..).collect()
         };
         self.notify_groups();
         let back = surplus
