@@ -298,7 +298,7 @@ impl Builder {
     /// [`Stats::memory`](crate::Stats::memory) and
     /// [`Event::CallWaitsForMemory`](brigade_core::Event::CallWaitsForMemory) show that.
     ///
-    /// What the calls really take is measured every 10 ms, with all processes that they start:
+    /// What the calls really take is measured about every 10 ms, with all processes that they start:
     /// everything beyond what their workers held when they became ready, so what earlier calls left
     /// in a worker counts as well. A worker that keeps more than half of its share of the budget is
     /// replaced. Over the budget the largest attempt is stopped. Its call is not charged and runs
