@@ -112,6 +112,19 @@ impl AttemptLimits {
         }
     }
 
+    /// These, and none above those of `outer`.
+    #[must_use]
+    pub fn within(self, outer: Self) -> Self {
+        Self {
+            memory: lower(self.memory, outer.memory),
+            address_space: lower(self.address_space, outer.address_space),
+            cpu: lower(self.cpu, outer.cpu),
+            files: lower(self.files, outer.files),
+            processes: lower(self.processes, outer.processes),
+            file_size: lower(self.file_size, outer.file_size),
+        }
+    }
+
     /// Whether nothing is limited.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -121,5 +134,27 @@ impl AttemptLimits {
     #[doc(hidden)]
     pub fn needs_a_watch(&self) -> bool {
         self.memory.is_some() || self.cpu.is_some() || self.processes.is_some()
+    }
+}
+
+fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_within_others_are_never_above_them() {
+        let outer = AttemptLimits::new().memory(100).processes(4);
+        let own = AttemptLimits::new().memory(200).processes(2).files(3);
+        assert_eq!(
+            own.within(outer),
+            AttemptLimits::new().memory(100).processes(2).files(3)
+        );
     }
 }

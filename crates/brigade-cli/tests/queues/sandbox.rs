@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use brigade::{Broker, Sandbox};
+
 use super::desk::Desk;
 
 /// Reads, writes and connects, and prints what worked.
@@ -16,13 +18,17 @@ kill -0 "$PPID" 2> /dev/null && printf 'signal '
 true
 "#;
 
-fn tried(options: &[&str]) -> String {
+/// What worked with these options, for a job that asks for a sandbox itself or for none.
+fn tried(options: &[&str], of_job: Option<Sandbox>) -> String {
     let desk = Desk::new();
     for name in ["read", "write"] {
         fs::create_dir(desk.path(name)).unwrap();
         fs::write(desk.path(name).join("file"), name.to_owned() + " ").unwrap();
     }
-    desk.push(&["q", "1", "--keep", "1h"]);
+    match of_job {
+        None => drop(desk.push(&["q", "1", "--keep", "1h"])),
+        Some(sandbox) => push(&desk, sandbox),
+    }
     let [read, write] = ["read", "write"].map(|name| desk.path(name).display().to_string());
     let mut line = vec!["work", "q", "--until-empty"];
     for option in options {
@@ -34,6 +40,28 @@ fn tried(options: &[&str]) -> String {
     }
     line.extend(["--", "sh", "-c", PROBE]);
     desk.ok(&line)
+}
+
+fn push(desk: &Desk, sandbox: Sandbox) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let url = format!("sqlite:{}", desk.path("jobs.db").display());
+        let broker = Broker::connect(&url).await.unwrap();
+        let job = broker.queue("q").job(&1).unwrap().sandbox(sandbox);
+        broker.push(job).await.unwrap();
+    });
+}
+
+#[test]
+fn a_job_is_allowed_no_more_than_the_command_line_says() {
+    let wide = || Some(Sandbox::no_network());
+    assert_eq!(tried(&["--sandbox", "read-only"], wide()), "passwd read ");
+    let narrow = Some(Sandbox::read_only());
+    assert_eq!(tried(&["--sandbox", "no-network"], narrow), "passwd read ");
+    assert_eq!(tried(&[], wide()), "passwd read write elsewhere ");
 }
 
 #[test]
@@ -50,7 +78,7 @@ fn a_program_does_what_its_sandbox_allows_and_nothing_else() {
         (&["--sandbox", "compute"], ""),
         (&["--sandbox", "compute", "--read", "READ"], "read "),
     ] {
-        assert_eq!(tried(options), expected, "{options:?}");
+        assert_eq!(tried(options, None), expected, "{options:?}");
     }
 }
 

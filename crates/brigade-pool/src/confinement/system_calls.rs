@@ -196,8 +196,11 @@ const NAMESPACES: [c_int; 8] = [
 ];
 /// Puts characters into a terminal as if they had been typed.
 const TERMINAL_REQUESTS: [u64; 2] = [0x5412, 0x541c];
-/// FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR.
-const ATTRIBUTE_REQUESTS: [u64; 2] = [0x4008_6602, 0x401c_5820];
+/// FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, FS_IOC_ENABLE_VERITY and FS_IOC_SETVERSION: the last two need
+/// only a descriptor for reading.
+const ATTRIBUTE_REQUESTS: [u64; 4] = [0x4008_6602, 0x401c_5820, 0x4080_6685, 0x4008_7602];
+/// F_NOTIFY of fcntl(2): signals what happens in a directory.
+const NOTIFY: u64 = 1026;
 /// A file in memory that can never be executed.
 const MFD_NOEXEC_SEAL: u64 = 8;
 /// The part of a socket's type that is not flags.
@@ -279,6 +282,8 @@ fn denied(rules: &SandboxRules, confined: Confined) -> Result<Rules, seccompiler
         denied.extend(calls.map(|call| (call, Vec::new())));
         denied.insert(libc::SYS_inotify_init1, Vec::new());
         requests.extend(ATTRIBUTE_REQUESTS);
+        let notify = vec![low(1, SeccompCmpOp::Eq, NOTIFY)?];
+        denied.insert(libc::SYS_fcntl, all([Ok(notify)])?);
     }
     let of_request = |request| Ok(vec![low(1, SeccompCmpOp::Eq, request)?]);
     denied.insert(libc::SYS_ioctl, all(requests.into_iter().map(of_request))?);
@@ -289,7 +294,9 @@ fn denied(rules: &SandboxRules, confined: Confined) -> Result<Rules, seccompiler
     if !rules.network {
         of_sockets(&mut denied)?;
     }
-    let mut clones: Vec<Conditions> = Vec::new();
+    // A child of this process's parent would be outside of the tree that its limits hold for.
+    let parent = u64::from(libc::CLONE_PARENT.unsigned_abs());
+    let mut clones: Vec<Conditions> = vec![vec![low(0, SeccompCmpOp::MaskedEq(parent), parent)?]];
     for namespace in NAMESPACES {
         let flag = u64::from(namespace.unsigned_abs());
         clones.push(vec![low(0, SeccompCmpOp::MaskedEq(flag), flag)?]);

@@ -76,13 +76,14 @@ impl Runner {
         }
     }
 
-    /// What the program of a job may do and use: what the job does not say, the command line says.
+    /// What the program of a job may do and use: no more than the command line says, whatever the
+    /// job asks for.
     fn contain(&self, job: &LeasedJob, mark: &str) -> anyhow::Result<(Containment, ProgramTree)> {
         let sandbox = job.sandbox().map(prepared).transpose()?;
-        let tree = ProgramTree::new(mark, job.limits().or(self.limits))?;
+        let tree = ProgramTree::new(mark, job.limits().within(self.limits))?;
         let containment = Containment {
             confinement: tree.confinement(self.core_dumps)?,
-            sandbox: sandbox.or_else(|| self.sandbox.clone()),
+            sandboxes: self.sandbox.iter().cloned().chain(sandbox).collect(),
         };
         Ok((containment, tree))
     }

@@ -57,7 +57,8 @@ pub(super) struct Pipes {
 /// What a program may do and use.
 pub(super) struct Containment {
     pub(super) confinement: Confinement,
-    pub(super) sandbox: Option<Arc<PreparedSandbox>>,
+    /// All of them hold.
+    pub(super) sandboxes: Vec<Arc<PreparedSandbox>>,
 }
 
 /// Why a program could not be started.
@@ -108,7 +109,7 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         lead_a_group(&mut command, containment.confinement);
-        if let Some(sandbox) = containment.sandbox {
+        for sandbox in containment.sandboxes {
             confine(&mut command, sandbox);
         }
         let mut child = command.spawn().map_err(Refusal::of)?;

@@ -1,4 +1,4 @@
-//! The sandbox of the programs: that of the command line, or that which a job asks for.
+//! The sandbox of the programs: that of the command line, and that which a job asks for.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) struct SandboxOptions {
 }
 
 impl SandboxOptions {
-    /// The sandbox of programs whose job asks for none.
+    /// The sandbox of all programs, beside the one that a job asks for.
     pub(super) fn prepare(&self) -> anyhow::Result<Option<Arc<PreparedSandbox>>> {
         let Some(profile) = &self.sandbox else {
             return Ok(None);
