@@ -29,7 +29,7 @@ impl tracing::field::Visit for Recorded<'_> {
 
 impl Subscriber for Notes {
     /// To be asked each time: what a subscriber wants always, `tracing` takes for wanted by the
-    /// tests beside and after this one, too.
+    /// tests that run with and after this one, too.
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
         Interest::sometimes()
     }

@@ -196,8 +196,8 @@ const NAMESPACES: [c_int; 8] = [
 ];
 /// Puts characters into a terminal as if they had been typed.
 const TERMINAL_REQUESTS: [u64; 2] = [0x5412, 0x541c];
-/// FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, FS_IOC_ENABLE_VERITY and FS_IOC_SETVERSION: the last two need
-/// only a descriptor for reading.
+/// FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, FS_IOC_ENABLE_VERITY and FS_IOC_SETVERSION; the last two
+/// work on a descriptor for reading.
 const ATTRIBUTE_REQUESTS: [u64; 4] = [0x4008_6602, 0x401c_5820, 0x4080_6685, 0x4008_7602];
 /// F_NOTIFY of fcntl(2): signals what happens in a directory.
 const NOTIFY: u64 = 1026;

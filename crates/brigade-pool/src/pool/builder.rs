@@ -298,13 +298,13 @@ impl Builder {
     /// [`Stats::memory`](crate::Stats::memory) and
     /// [`Event::CallWaitsForMemory`](brigade_core::Event::CallWaitsForMemory) show that.
     ///
-    /// What the calls really take is measured about every 10 ms, with all processes that they start:
-    /// everything beyond what their workers held when they became ready, so what earlier calls left
-    /// in a worker counts as well. A worker that keeps more than half of its share of the budget is
-    /// replaced. Over the budget the largest attempt is stopped. Its call is not charged and runs
-    /// again from its beginning, while nothing else runs; tasks must bear that, and calls of code
-    /// that you do not trust should have a memory limit and a timeout of their own. If it is over
-    /// the budget once more, it ends as
+    /// What the calls really take is measured about every 10 ms, large trees less often, with all
+    /// processes that they start: everything beyond what their workers held when they became ready,
+    /// so what earlier calls left in a worker counts as well. A worker that keeps more than half of
+    /// its share of the budget is replaced. Over the budget the largest attempt is stopped. Its
+    /// call is not charged and runs again from its beginning, while nothing else runs; tasks must
+    /// bear that, and calls of code that you do not trust should have a memory limit and a timeout
+    /// of their own. If it is over the budget once more, it ends as
     /// [`Crashed`](brigade_core::CallError::Crashed), with
     /// [`MemoryLimit::Budget`](brigade_core::MemoryLimit::Budget) in its report.
     ///

@@ -19,7 +19,7 @@ pub(super) struct Runner {
     pub(super) consumer: ConsumerHandle,
     pub(super) command: CommandLine,
     pub(super) kill_after: Duration,
-    /// The sandbox of all programs, beside the one that a job asks for.
+    /// The sandbox of all programs, in addition to the one that a job asks for.
     pub(super) sandbox: Option<Arc<PreparedSandbox>>,
     /// Of each program with all that it starts.
     pub(super) limits: AttemptLimits,

@@ -24,7 +24,7 @@ pub(crate) struct SandboxOptions {
 }
 
 impl SandboxOptions {
-    /// The sandbox of all programs, beside the one that a job asks for.
+    /// The sandbox of all programs, in addition to the one that a job asks for.
     pub(super) fn prepare(&self) -> anyhow::Result<Option<Arc<PreparedSandbox>>> {
         let Some(profile) = &self.sandbox else {
             return Ok(None);
