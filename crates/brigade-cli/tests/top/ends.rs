@@ -43,8 +43,9 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
     assert_eq!(terminal.modes(), CLEAN);
     assert_eq!(terminal.settings(), before);
     terminal.type_line("fg; echo ended $?");
-    terminal.wait_for("no queue has jobs");
-    assert_eq!(terminal.modes(), (true, false));
+    terminal.wait_until("the screen without a cursor", |screen| {
+        screen.contains("no queue has jobs") && terminal.modes() == (true, false)
+    });
     terminal.type_text("?");
     terminal.wait_for("reverse the order");
     terminal.keys(&["C-c"]);

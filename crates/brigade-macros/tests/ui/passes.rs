@@ -51,8 +51,11 @@ async fn main() {
     assert_eq!((sum, length, product), (3, 1, 12));
     // This program is built without the cargo feature.
     for call in [in_a_profile(), by_rules()] {
-        let error = pool.call(call).await.unwrap_err().to_string();
-        assert!(error.contains("cargo feature `sandbox`"), "{error}");
+        let error = pool.call(call).await.unwrap_err();
+        let brigade::CallError::Rejected(error) = error else {
+            panic!("{error}")
+        };
+        assert!(error.to_string().contains("cargo feature `sandbox`"), "{error}");
     }
     assert_eq!(pool.call(double(4)).await.unwrap(), 8);
     assert_eq!(pool.call(reads("four".to_owned())).await.unwrap(), 4);

@@ -15,6 +15,7 @@
 #![expect(unsafe_code, reason = "sched_setattr(2), which no safe wrapper offers")]
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -50,8 +51,9 @@ pub(crate) trait LimitedAttempt: Send + Sync {
     /// Whether it still runs; otherwise nothing looks at its tree any more.
     fn is_running(&self) -> bool;
 
-    /// It went over a limit: ends it. Called at most once, by the thread of the watch. `false` if
-    /// it had ended before.
+    /// It went over a limit: ends it. Called by the thread of the watch, at most once for its CPU
+    /// time, after which it may take a while to end, and once for another limit. `false` if it had
+    /// ended before.
     fn over(&self, hit: LimitHit) -> bool;
 }
 
@@ -63,6 +65,8 @@ pub(crate) struct WatchedTree {
     group: Option<Arc<ControlGroup>>,
     before: Before,
     attempt: Box<dyn LimitedAttempt>,
+    /// Its CPU time is over, and it is asked to stop. The other limits hold until it has ended.
+    is_asked: AtomicBool,
 }
 
 /// What the tree used before the attempt.
@@ -99,6 +103,7 @@ impl WatchedTree {
             group,
             before,
             attempt,
+            is_asked: AtomicBool::new(false),
         }
     }
 
@@ -115,6 +120,7 @@ impl WatchedTree {
             group,
             before: Before::default(),
             attempt,
+            is_asked: AtomicBool::new(false),
         }
     }
 
@@ -138,7 +144,9 @@ impl WatchedTree {
             let used = used.get_or_insert_with(|| TreeUse::of(self.root));
             pause = pause.min(self.look_at_tasks(allowed, used)?);
         }
-        if let Some(allowed) = self.limits.cpu {
+        if let Some(allowed) = self.limits.cpu
+            && !self.is_asked.load(Ordering::Relaxed)
+        {
             pause = pause.min(self.look_at_cpu(allowed, used)?);
         }
         Ok(pause)
@@ -286,10 +294,13 @@ impl LimitWatch {
                         entry.at = Instant::now() + pause;
                     }
                 }
+                Err((hit @ LimitHit::Cpu { .. }, _)) => {
+                    tree.is_asked.store(true, Ordering::Relaxed);
+                    tree.attempt.over(hit);
+                }
                 Err((hit, used)) => {
                     self.take_off(key, &tree);
-                    let is_ended = tree.attempt.over(hit);
-                    if is_ended && !matches!(hit, LimitHit::Cpu { .. }) {
+                    if tree.attempt.over(hit) {
                         // What left the group of the worker does not die with it.
                         used.members.iter().for_each(kill_member);
                     }

@@ -236,9 +236,15 @@ pub(crate) struct Filled {
 
 impl Filled {
     pub(crate) fn of(shown: u32) -> Self {
-        let status = fs::read_to_string(format!("/proc/{shown}/status")).unwrap_or_default();
+        let process = fs::read_to_string(format!("/proc/{shown}/status")).unwrap_or_default();
+        let status = if process.contains(OWN_MEMORY) {
+            process
+        } else {
+            // Its first thread has ended; the others have the memory.
+            status_of_a_thread(shown).unwrap_or_default()
+        };
         Self {
-            own: bytes_in(&status, "RssAnon:") + bytes_in(&status, "VmSwap:"),
+            own: bytes_in(&status, OWN_MEMORY) + bytes_in(&status, "VmSwap:"),
             shared: bytes_in(&status, "RssShmem:"),
         }
     }
@@ -246,6 +252,18 @@ impl Filled {
     pub(crate) fn total(self) -> u64 {
         self.own.saturating_add(self.shared)
     }
+}
+
+/// Memory of no file, in `/proc/<pid>/status`.
+const OWN_MEMORY: &str = "RssAnon:";
+
+/// The status of the first thread that has memory.
+fn status_of_a_thread(shown: u32) -> Option<String> {
+    let threads = fs::read_dir(format!("/proc/{shown}/task")).ok()?;
+    threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())
+        .find(|status| status.contains(OWN_MEMORY))
 }
 
 /// As [`Filled`], where what it shares with other processes counts by its part of it; `None`

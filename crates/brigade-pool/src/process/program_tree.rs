@@ -57,7 +57,7 @@ impl LimitedAttempt for Arc<WatchedProgram> {
     fn over(&self, hit: LimitHit) -> bool {
         let is_running = self.is_running();
         if is_running {
-            *lock(&self.hit) = Some(hit);
+            lock(&self.hit).get_or_insert(hit);
             self.came.notify_one();
         }
         is_running

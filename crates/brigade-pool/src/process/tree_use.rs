@@ -60,7 +60,8 @@ impl TreeUse {
             return;
         };
         self.cpu = self.cpu.saturating_add(numbers.cpu);
-        if stat.is_over() {
+        // Where only its first thread has ended, the others go on.
+        if stat.is_over() && numbers.threads <= 1 {
             return;
         }
         self.tasks = self.tasks.saturating_add(numbers.threads);
@@ -194,6 +195,8 @@ fn by_parents(root: u32) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -232,6 +235,37 @@ mod tests {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
         }
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_still_counts() {
+        let script = format!(
+            "import ctypes, threading, time\n\
+             def hog():\n    held = bytearray(b'x' * (32 << 20))\n    time.sleep(600)\n\
+             threading.Thread(target=hog).start()\n\
+             ctypes.CDLL(None).syscall({}, 0)",
+            libc::SYS_exit
+        );
+        #[expect(clippy::disallowed_methods, reason = "a child to find")]
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", &script])
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        let used = loop {
+            let used = TreeUse::of(child.id());
+            let is_over = Stat::of(child.id()).is_none_or(|stat| stat.is_over());
+            if is_over && used.memory >= 32 << 20 || began.elapsed() > Duration::from_secs(60) {
+                break used;
+            }
+            std::thread::yield_now();
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            used.memory >= 32 << 20 && used.members.len() == 1,
+            "{used:?}"
+        );
     }
 
     #[test]

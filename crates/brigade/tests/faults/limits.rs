@@ -33,6 +33,7 @@ scenarios! {
     a7_a_task_with_limits_that_leaves_processes_loses_its_worker => left_behind;
     memory,
     cpu,
+    memory_after_cpu,
     processes,
     files,
     file_size,
@@ -73,6 +74,9 @@ three_times! {
         a7_memory_is_held_without_rights_to_control_groups;
     cpu: a7_cpu_time_is_held_over_the_tree, a7_cpu_time_is_held_for_an_ordinary_user,
         a7_cpu_time_is_held_without_rights_to_control_groups;
+    memory_after_cpu: a7_memory_is_held_when_the_cpu_time_is_over,
+        a7_memory_is_held_for_a_user_when_the_cpu_time_is_over,
+        a7_memory_is_held_without_rights_to_groups_when_the_cpu_time_is_over;
     processes: a7_processes_are_held_over_the_tree, a7_processes_are_held_for_an_ordinary_user,
         a7_processes_are_held_without_rights_to_control_groups;
     files: a7_open_files_are_held, a7_open_files_are_held_for_an_ordinary_user,
@@ -338,6 +342,37 @@ async fn cpu() {
     }
     let call = shell("true".to_owned()).cpu(limit);
     assert_eq!(within("a short one", pool.call(call)).await.unwrap(), 0);
+    end(pool).await;
+}
+
+/// Computes until it is asked to stop, and fills memory then.
+#[task]
+fn fills_memory_when_asked(cx: &Context) -> usize {
+    while !cx.is_cancelled() {
+        std::hint::spin_loop();
+    }
+    let filled: Vec<Vec<u8>> = (0..512).map(|_| vec![1; 1 << 20]).collect();
+    filled.len()
+}
+
+/// The other limits hold until an attempt that used up its CPU time has ended.
+async fn memory_after_cpu() {
+    let long = Duration::from_secs(60);
+    let pool = Pool::builder()
+        .workers(1)
+        .kill_after(long, long)
+        .start()
+        .await
+        .unwrap();
+    let call = fills_memory_when_asked()
+        .cpu(Duration::from_millis(100))
+        .memory(64 << 20);
+    let error = within("both limits", pool.call(call)).await.unwrap_err();
+    let CallError::TimedOut(TimedOut::Cpu(report)) = &error else {
+        panic!("{error}")
+    };
+    let peak = report.cost.memory_peak.unwrap_or(u64::MAX);
+    assert!(peak < 256 << 20, "{peak}: {error}");
     end(pool).await;
 }
 
