@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -44,9 +45,20 @@ impl Service {
 }
 
 impl Drop for Service {
+    /// Ends it in good order, so that it leaves nothing; by force if it does not end.
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        // SAFETY: sends a signal to our own child, which was not waited for.
+        #[expect(unsafe_code, reason = "sends a signal")]
+        unsafe {
+            libc::kill(self.child.id().cast_signed(), libc::SIGTERM);
+        }
+        let began = Instant::now();
+        while let Ok(None) = self.child.try_wait() {
+            if began.elapsed() > Duration::from_secs(60) {
+                self.child.kill().ok();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
