@@ -190,6 +190,16 @@ pub(crate) const ATTACKS: &[Attack] = &[
         close(watch);
         added.map(drop)
     }),
+    row(
+        "watch a directory by signals",
+        Stopped::ByReadOnly,
+        |target| {
+            let directory = File::open(&target.directory)?;
+            let created = 4; // DN_CREATE of fcntl(2)
+            let watch = || unsafe { libc::fcntl(directory.as_raw_fd(), 1026, created) };
+            call(|| watch().into()).map(drop)
+        },
+    ),
     row("open /dev/null", Stopped::Never, |_| {
         OpenOptions::new().write(true).open("/dev/null").map(drop)
     }),

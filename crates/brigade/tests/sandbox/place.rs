@@ -46,7 +46,7 @@ pub(crate) use scenarios;
 
 /// No scenario takes this long, however loaded the machine is.
 const BOUND: Duration = Duration::from_secs(120);
-/// The user and group `nobody`.
+/// A user and group without rights.
 const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 
 /// Runs a role as this user, as an ordinary one, and in a user namespace of that one, where it has

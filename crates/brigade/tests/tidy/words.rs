@@ -23,7 +23,6 @@ const BUDGET: &[(&str, usize)] = &[
     ("crates/brigade/src/consume", 3),
     ("crates/brigade/tests/consume", 1),
     ("crates/brigade/tests/pool", 4),
-    ("crates/brigade/tests/sandbox", 1),
 ];
 
 #[test]
